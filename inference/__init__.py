@@ -1,0 +1,1 @@
+"""Pixels to findings: engines, model store and explanation. Knows neither network, database nor SR."""

@@ -1,0 +1,200 @@
+"""Result types of the inference room: what an engine found, in terms that a report can be written from.
+
+Only numpy is needed here, so that the room that writes reports does not load torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Presence(StrEnum):
+    """Whether a finding is there, read from the calibrated probability and its thresholds."""
+
+    PRESENT = "present"
+    """At or above the high threshold."""
+    INDETERMINATE = "indeterminate"
+    """At or above the low threshold, below the high one."""
+    ABSENT = "absent"
+    """Below the low threshold."""
+
+
+class Severity(StrEnum):
+    """Severity level of a finding (model card thresholds, seed document 000 section 6.2)."""
+
+    NONE = "none"
+    LOW = "low"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """A coded concept: value, coding scheme designator (PS3.16 section 8) and meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Operating thresholds on the calibrated probability, each in [0, 1], low <= high <= critical."""
+
+    low: float
+    high: float
+    critical: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.low <= self.high <= self.critical <= 1.0:
+            raise ValueError(f"thresholds must satisfy 0 <= low <= high <= critical <= 1, not {self}")
+
+    def presence(self, probability: float) -> Presence:
+        """Presence at a calibrated probability in [0, 1]."""
+        if probability >= self.high:
+            return Presence.PRESENT
+        return Presence.INDETERMINATE if probability >= self.low else Presence.ABSENT
+
+    def severity(self, probability: float) -> Severity:
+        """Severity level at a calibrated probability in [0, 1]."""
+        if probability >= self.critical:
+            return Severity.CRITICAL
+        if probability >= self.high:
+            return Severity.HIGH
+        return Severity.LOW if probability >= self.low else Severity.NONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """One output of a model: its name, the coded finding and, where it is known, the coded site.
+
+    ``finding`` is None where no verified code exists; the report then uses the private scheme.
+    """
+
+    name: str
+    thresholds: Thresholds
+    finding: Code | None = None
+    site: Code | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """Which model made a result, as the report has to name it."""
+
+    name: str
+    """Name in the model store, for example ``densenet121-res224-all``."""
+    version: str
+    """Version of the model: its card's version and the start of the weights' sha256."""
+    sha256: str
+    kind: str
+    """Engine kind, for example ``chest_xray``."""
+    manufacturer: str
+    licence: str
+    demonstration: bool = False
+    """True for bundled models: every object says "demonstration model, not for clinical use"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImage:
+    """The image that was analysed. ``frame`` is the 1-based frame number, None for a single frame."""
+
+    path: Path
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    rows: int
+    columns: int
+    frame: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A closed polygon around a finding.
+
+    ``points`` has shape (n, 2), float32: (column, row) in pixels of the source image, with (0.0, 0.0)
+    at the outer corner of the first pixel as PS3.3 section C.18.6.1.1 defines. The first point is not
+    repeated at the end.
+    """
+
+    points: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heatmap:
+    """Where the model looked for one label.
+
+    ``values`` is float32 in [0, 1], with the shape of the analysis' ``picture``; zero outside the
+    part of the image that the model saw.
+    """
+
+    values: NDArray[np.float32]
+    method: str
+    """Name for readers, for example ``Grad-CAM``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One label's result for one case."""
+
+    label: Label
+    logit: float
+    probability: float
+    """Model output in [0, 1]."""
+    calibrated_probability: float
+    """Probability after calibration and operating points, in [0, 1]; what thresholds apply to."""
+    ensemble_std: float | None = None
+    individual_predictions: tuple[float, ...] = ()
+    heatmap: Heatmap | None = None
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def presence(self) -> Presence:
+        return self.label.thresholds.presence(self.calibrated_probability)
+
+    @property
+    def severity(self) -> Severity:
+        return self.label.thresholds.severity(self.calibrated_probability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What one engine says of one case (an image here).
+
+    ``picture`` is the source image as a person would see it: uint8, shape (rows, columns), bright =
+    dense, at most 1024 pixels on its longer side, with the source's aspect ratio. ``findings`` has
+    the order of the model's labels.
+    """
+
+    source: SourceImage
+    model: ModelIdentity
+    findings: tuple[Finding, ...]
+    picture: NDArray[np.uint8] = field(repr=False)
+    device: str
+    inference_time_ms: float
+    ensemble_size: int = 1
+    tta_applied: bool = False
+    review_advised: str | None = None
+    """Why a person should look again, or None."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(finding.label.name for finding in self.findings)
+
+    @property
+    def heatmaps(self) -> dict[str, Heatmap]:
+        """Heat maps by label name, for the labels that have one."""
+        return {f.label.name: f.heatmap for f in self.findings if f.heatmap is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """An input that the engine does not take, with the reason an operator reads."""
+
+    path: Path
+    reason: str
