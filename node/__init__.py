@@ -1,0 +1,1 @@
+"""The application: configuration, processes, pipeline, command line and web."""

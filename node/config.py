@@ -1,0 +1,380 @@
+"""Configuration: config.toml and the environment, checked as a whole, into the settings of every room."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydicom.datadict import DicomDictionary, tag_for_keyword
+
+from db.database import DatabaseSettings
+from handlers.settings import Destination, ReceiverSettings, Source
+from inference.settings import EngineSettings
+from node.errors import ConfigurationError, Fault
+
+ENVIRONMENT_PREFIX = "OVERREAD_"
+DEFAULT_FILE = "config.toml"
+INSTANCES_KEYWORD = "instances"
+"""Condition on the number of instances in the series; every other condition is a DICOM keyword."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 table 6.2-1: at most 16 characters of the default repertoire, no backslash, not only spaces."""
+    if not value.strip() or len(value) > 16 or not value.isascii() or not value.isprintable() or "\\" in value:
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return value.strip()
+
+
+AETitle = Annotated[str, Field(min_length=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class NodeTable(_Table):
+    """``[node]``"""
+
+    ae_title: AETitle = "OVERREAD"
+    host: str = "0.0.0.0"  # noqa: S104 - a DICOM node listens to its network by default
+    port: Port = 11112
+    data_dir: str = "var"
+    receivers: Annotated[int, Field(ge=1, le=64)] = 2
+    private_sop_classes: tuple[str, ...] = ()
+
+    _check_ae_title = field_validator("ae_title")(_ae_title)
+
+
+class DatabaseTable(_Table):
+    """``[database]``"""
+
+    url: str = "sqlite:///var/overread.db"
+
+    @field_validator("url")
+    @classmethod
+    def _check_scheme(cls, value: str) -> str:
+        if not value.startswith(("sqlite:///", "postgresql+psycopg://")):
+            raise ValueError("use sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE")
+        return value
+
+
+class WebTable(_Table):
+    """``[web]``"""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+
+class CompletionTable(_Table):
+    """``[completion]``"""
+
+    quiet_seconds: Annotated[float, Field(gt=0, le=86400)] = 5.0
+
+
+class AccessTable(_Table):
+    """``[access]``"""
+
+    allow_unknown: bool = True
+
+
+class SourceTable(_Table):
+    """``[[source]]``"""
+
+    name: str
+    ae_title: AETitle
+    hosts: tuple[str, ...] = ()
+
+    _check_ae_title = field_validator("ae_title")(_ae_title)
+
+    @field_validator("hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            try:
+                ipaddress.ip_network(host, strict=False)
+            except ValueError:
+                raise ValueError(f"{host!r} is neither an address nor a network such as 10.1.0.0/16") from None
+        return value
+
+
+class DestinationTable(_Table):
+    """``[[destination]]``"""
+
+    name: str
+    ae_title: AETitle
+    host: str
+    port: Port
+
+    _check_ae_title = field_validator("ae_title")(_ae_title)
+
+
+class EngineTable(_Table):
+    """``[[engine]]``"""
+
+    name: str
+    kind: str
+    model: str
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    backend: Literal["auto", "torch", "openvino"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+class RangeCondition(_Table):
+    """``{min=, max=}``: the value is a number within the inclusive bounds."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @field_validator("max")
+    @classmethod
+    def _check_order(cls, value: float | None, info: Any) -> float | None:
+        low = info.data.get("min")
+        if value is not None and low is not None and value < low:
+            raise ValueError("max is below min")
+        return value
+
+
+class AbsentCondition(_Table):
+    """``{absent=true}``: the attribute is missing or empty."""
+
+    absent: Literal[True]
+
+
+Condition = str | tuple[str, ...] | RangeCondition | AbsentCondition
+
+
+class RouteTable(_Table):
+    """``[[route]]``"""
+
+    name: str
+    match: dict[str, Condition] = {}
+    engines: tuple[str, ...]
+    destinations: tuple[str, ...]
+    priority: int = 0
+
+    @field_validator("match")
+    @classmethod
+    def _check_match(cls, value: dict[str, Condition]) -> dict[str, Condition]:
+        for keyword, condition in value.items():
+            if keyword != INSTANCES_KEYWORD and tag_for_keyword(keyword) is None:
+                known = [entry[4] for entry in DicomDictionary.values()] + [INSTANCES_KEYWORD]
+                raise ValueError(f"{keyword!r} is no DICOM keyword{_nearest(keyword, known)}")
+            if isinstance(condition, str):
+                try:
+                    re.compile(condition)
+                except re.error as error:
+                    raise ValueError(f"{keyword}: not a regular expression ({error})") from None
+        return value
+
+
+class Configuration(_Table):
+    """A whole configuration that has been checked; ``file`` is where it came from."""
+
+    node: NodeTable = NodeTable()
+    database: DatabaseTable = DatabaseTable()
+    web: WebTable = WebTable()
+    completion: CompletionTable = CompletionTable()
+    access: AccessTable = AccessTable()
+    source: tuple[SourceTable, ...] = ()
+    destination: tuple[DestinationTable, ...] = ()
+    engine: tuple[EngineTable, ...] = ()
+    route: tuple[RouteTable, ...] = ()
+    file: Path = Field(default=Path(DEFAULT_FILE), exclude=True)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths start from: the configuration file's."""
+        return self.file.resolve().parent
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / self.node.data_dir
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.data_dir / "spool"
+
+    @property
+    def results_dir(self) -> Path:
+        return self.data_dir / "results"
+
+    @property
+    def models_dir(self) -> Path:
+        return self.data_dir / "models"
+
+    @property
+    def run_dir(self) -> Path:
+        """Where processes put the sockets by which they wake each other."""
+        return self.data_dir / "run"
+
+    def engine_named(self, name: str) -> EngineTable:
+        return next(engine for engine in self.engine if engine.name == name)
+
+    def database_settings(self) -> DatabaseSettings:
+        """Settings of the database room, with a relative SQLite file made absolute."""
+        url = self.database.url
+        prefix = "sqlite:///"
+        if url.startswith(prefix) and not url.startswith(prefix + "/"):
+            url = prefix + str(self.folder / url.removeprefix(prefix))
+        return DatabaseSettings(url=url)
+
+    def destinations(self) -> tuple[Destination, ...]:
+        return tuple(
+            Destination(name=d.name, ae_title=d.ae_title, host=d.host, port=d.port) for d in self.destination
+        )
+
+    def receiver_settings(self) -> ReceiverSettings:
+        """Settings of the DICOM acceptor, with the keywords that routing rules ask for."""
+        return ReceiverSettings(
+            ae_title=self.node.ae_title,
+            host=self.node.host,
+            port=self.node.port,
+            spool=self.spool_dir,
+            allow_unknown=self.access.allow_unknown,
+            sources=tuple(Source(name=s.name, ae_title=s.ae_title, hosts=s.hosts) for s in self.source),
+            destinations=self.destinations(),
+            private_sop_classes=self.node.private_sop_classes,
+            attributes=frozenset(
+                keyword for route in self.route for keyword in route.match if keyword != INSTANCES_KEYWORD
+            ),
+        )
+
+    def engine_settings(self, name: str) -> EngineSettings:
+        engine = self.engine_named(name)
+        model = engine.model
+        local = self.folder / model
+        if ("/" in model or "\\" in model) and local.exists():
+            model = str(local)
+        return EngineSettings(
+            name=engine.name,
+            kind=engine.kind,
+            model=model,
+            device=engine.device,
+            backend=engine.backend,
+            precision=engine.precision,
+        )
+
+
+def find_file(file: Path | None) -> Path:
+    """The configuration file: the given one, ``OVERREAD_CONFIG``, or config.toml in the working folder."""
+    chosen = file or Path(os.environ.get(ENVIRONMENT_PREFIX + "CONFIG") or DEFAULT_FILE)
+    if not chosen.is_file():
+        raise ConfigurationError(
+            chosen, [Fault(key="", message="no such file: name one with -c FILE or OVERREAD_CONFIG")]
+        )
+    return chosen
+
+
+def load(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Configuration:
+    """Read and check a configuration.
+
+    Raises:
+        ConfigurationError: with every fault, each by its dotted key and with the nearest valid name.
+    """
+    path = find_file(file)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(path, [Fault(key="", message=f"not valid TOML: {error}")]) from None
+    _apply_environment(raw, os.environ if environment is None else environment)
+    try:
+        configuration = Configuration.model_validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigurationError(path, _faults(error)) from None
+    configuration = configuration.model_copy(update={"file": path})
+    faults = _cross_faults(configuration)
+    if faults:
+        raise ConfigurationError(path, faults)
+    return configuration
+
+
+def _apply_environment(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put ``OVERREAD_<SECTION>__<KEY>`` over the file's values; values are TOML, or else plain text."""
+    for name, text in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
+            continue
+        section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        table = raw.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = value
+
+
+def _nearest(name: str, valid: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _faults(error: ValidationError) -> list[Fault]:
+    faults: dict[str, Fault] = {}
+    for item in error.errors(include_url=False):
+        location = item["loc"]
+        parts = [str(p) for p in location if not (isinstance(p, str) and p.endswith("Condition"))]
+        if "match" in parts:
+            parts = parts[: parts.index("match") + 2]
+        key = ".".join(parts)
+        if item["type"] == "extra_forbidden" and "match" not in parts:
+            name = str(location[-1])
+            faults[key] = Fault(key=key, message=f"unknown key{_nearest(name, _keys_at(location[:-1]))}")
+        elif "match" in parts and item["type"] != "value_error":
+            message = "use a list, a regular expression, {min=, max=} or {absent=true}"
+            faults.setdefault(key, Fault(key=key, message=message))
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            faults.setdefault(key, Fault(key=key, message=message[:1].lower() + message[1:]))
+    return list(faults.values())
+
+
+def _keys_at(location: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] = Configuration
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        arguments = getattr(annotation, "__args__", ())
+        candidate = arguments[0] if arguments else annotation
+        if not (isinstance(candidate, type) and issubclass(candidate, BaseModel)):
+            return []
+        model = candidate
+    return [name for name in model.model_fields if name != "file"]
+
+
+def _cross_faults(configuration: Configuration) -> list[Fault]:
+    """Faults that one table alone does not show: doubled names and references to nothing."""
+    faults: list[Fault] = []
+    for kind in ("source", "destination", "engine", "route"):
+        names = [entry.name for entry in getattr(configuration, kind)]
+        faults += [
+            Fault(key=f"{kind}.{i}.name", message=f"the name {name!r} is used twice")
+            for i, name in enumerate(names)
+            if name in names[:i]
+        ]
+    engines = [engine.name for engine in configuration.engine]
+    destinations = [destination.name for destination in configuration.destination]
+    for i, route in enumerate(configuration.route):
+        for field, names, valid in (
+            ("engines", route.engines, engines),
+            ("destinations", route.destinations, destinations),
+        ):
+            faults += [
+                Fault(
+                    key=f"route.{i}.{field}",
+                    message=f"there is no {field.removesuffix('s')} {name!r}{_nearest(name, valid)}",
+                )
+                for name in names
+                if name not in valid
+            ]
+    return faults

@@ -1,0 +1,40 @@
+"""Errors that a person at the command line reads.
+
+OverreadError
+├── ConfigurationError      the configuration cannot be used; every fault is listed
+└── CommandError            a command could not do what was asked
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class OverreadError(Exception):
+    """Something the operator has to act on; the message is one sentence that says what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is wrong with a configuration: where (dotted key) and what."""
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}" if self.key else self.message
+
+
+class ConfigurationError(OverreadError):
+    """The configuration cannot be used; all faults are reported together."""
+
+    def __init__(self, file: Path, faults: Sequence[Fault]) -> None:
+        self.file = file
+        self.faults = tuple(faults)
+        super().__init__("\n".join(f"{file}: {fault}" for fault in self.faults))
+
+
+class CommandError(OverreadError):
+    """A command could not do what was asked."""
