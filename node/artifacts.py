@@ -1,0 +1,59 @@
+"""Result files: written so that they survive a power cut, at a place that a rerun finds again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from io import BytesIO
+from pathlib import Path
+
+from db.records import Job, NewResult
+from sr_writer.attributes import result_attributes
+from sr_writer.writer import WrittenObject
+
+
+def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
+    """Write one DICOM object to the results folder, synced, and describe it for the database.
+
+    Raises:
+        OSError: the disk is full or broken; nothing but a temporary file is left behind.
+    """
+    dataset = written.dataset
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    data = buffer.getvalue()
+    relative = Path("results") / f"{job.id % 256:02x}" / str(job.id) / f"{dataset.SOPInstanceUID}.dcm"
+    write_synced(data_dir / relative, data)
+    return NewResult(
+        kind=written.kind,
+        study_instance_uid=str(dataset.StudyInstanceUID),
+        series_instance_uid=str(dataset.SeriesInstanceUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        sop_class_uid=str(dataset.SOPClassUID),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+        path=str(relative),
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        attributes=result_attributes(dataset),
+    )
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync it, rename it and sync its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

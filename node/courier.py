@@ -1,0 +1,141 @@
+"""The courier process: takes results out of the outbox to each destination, each on its own thread."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Iterator
+
+from db.database import Database
+from db.errors import DatabaseUnavailable, StaleLease
+from db.outbox import Outbox
+from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
+from db.wakeup import Wakeup
+from handlers.sender import FileToSend, Sender, SendResult
+from handlers.settings import Destination
+from node.config import Configuration
+
+log = logging.getLogger("overread.courier")
+
+LEASE_SECONDS = 120.0
+POLL_SECONDS = 1.0
+BATCH_SIZE = 64
+BACKOFF_FIRST_SECONDS = 1.0
+BACKOFF_CEILING_SECONDS = 600.0
+
+
+def backoff_seconds(attempts: int, jitter: float) -> float:
+    """Seconds to wait after ``attempts`` failed attempts: doubled each time, at most ten minutes.
+
+    ``jitter`` in [0, 1) takes away up to half, so that many nodes do not return to a PACS at one moment.
+    """
+    full = min(BACKOFF_FIRST_SECONDS * 2 ** min(attempts - 1, 20), BACKOFF_CEILING_SECONDS)
+    return float(full * (1 - jitter / 2))
+
+
+def outcome_of(result: SendResult, attempts: int, jitter: float) -> DeliveryOutcome:
+    """What a send result means for its delivery."""
+    if result.delivered:
+        return Sent(status=result.status or 0)
+    if result.transient:
+        return DeliveryRetry(
+            seconds=backoff_seconds(attempts, jitter), reason=result.reason, status=result.status
+        )
+    return DeliveryFailed(reason=result.reason, status=result.status)
+
+
+class DestinationCourier:
+    """Serves one destination; a stuck peer holds up nobody else."""
+
+    def __init__(self, configuration: Configuration, database: Database, name: str, destination: Destination) -> None:
+        self.destination = destination
+        self.outbox = Outbox(database)
+        self.data_dir = configuration.data_dir
+        self.sender = Sender(destination, configuration.node.ae_title)
+        self.name = f"{name}:{destination.name}"
+        self.wake = threading.Event()
+        self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
+
+    def serve(self, stop: threading.Event) -> None:
+        """Send until ``stop`` is set."""
+        self.outbox.release_sender(self.name)
+        while not stop.is_set():
+            try:
+                sent = self.step(stop)
+            except DatabaseUnavailable as error:
+                log.error("database_unavailable destination=%s error=%s", self.destination.name, error)
+                sent = False
+            if not sent:
+                self.wake.wait(POLL_SECONDS)
+                self.wake.clear()
+
+    def step(self, stop: threading.Event) -> bool:
+        """Send one batch over one association; False where nothing was due."""
+        deliveries = self.outbox.claim(self.destination.name, self.name, BATCH_SIZE, LEASE_SECONDS)
+        if not deliveries:
+            return False
+        for delivery, result in self._send(deliveries):
+            outcome = outcome_of(result, delivery.attempts, self._jitter.random())
+            try:
+                self.outbox.settle(delivery, outcome)
+            except StaleLease:
+                log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
+            if not result.delivered or result.status:
+                log.warning(
+                    "delivery_trouble delivery=%d destination=%s status=%s reason=%s",
+                    delivery.id,
+                    self.destination.name,
+                    "none" if result.status is None else f"{result.status:04X}",
+                    result.reason,
+                )
+            if stop.is_set():
+                break
+        return True
+
+    def _send(self, deliveries: list[Delivery]) -> Iterator[tuple[Delivery, SendResult]]:
+        by_uid = {delivery.sop_instance_uid: delivery for delivery in deliveries}
+        files = [
+            FileToSend(
+                path=self.data_dir / d.path,
+                sop_class_uid=d.sop_class_uid,
+                sop_instance_uid=d.sop_instance_uid,
+                transfer_syntax_uid=d.transfer_syntax_uid,
+            )
+            for d in deliveries
+        ]
+        for result in self.sender.send(files):
+            yield by_uid[result.file.sop_instance_uid], result
+
+
+class Courier:
+    """One thread for each destination, woken together."""
+
+    def __init__(self, configuration: Configuration, database: Database, name: str) -> None:
+        self.configuration = configuration
+        self.outbox = Outbox(database)
+        self.couriers = [
+            DestinationCourier(configuration, database, name, destination)
+            for destination in configuration.destinations()
+        ]
+
+    def serve(self, stop: threading.Event) -> None:
+        """Send until ``stop`` is set; the object in hand is finished first."""
+        wakeup = Wakeup(self.configuration.run_dir, "courier")
+        threads = [
+            threading.Thread(target=courier.serve, args=(stop,), name=f"courier-{courier.destination.name}")
+            for courier in self.couriers
+        ]
+        for thread in threads:
+            thread.start()
+        log.info("courier_started destinations=%d", len(threads))
+        while not stop.is_set():
+            if wakeup.wait(POLL_SECONDS):
+                for courier in self.couriers:
+                    courier.wake.set()
+        wakeup.close()
+        for courier in self.couriers:
+            courier.wake.set()
+        for thread in threads:
+            thread.join()
+        log.info("courier_stopped")

@@ -1,0 +1,147 @@
+"""The steps of a batch of jobs: read the inputs, infer, write the reports, and say how each job ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from db.database import Database
+from db.index import Index
+from db.queue import Queue
+from db.records import Done, Failed, Job, Outcome, RetryAfter, Skipped
+from db.results import Results
+from inference.engine import Case, Engine
+from inference.errors import InferenceError
+from inference.findings import Analysis, Refusal
+from inference.output import stage_summary
+from node import artifacts
+from sr_writer.writer import PredecessorReport, ReportContext, write_results
+
+log = logging.getLogger("overread.pipeline")
+
+RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The inputs of one job, read: cases to infer, or the outcome that it has already come to."""
+
+    job: Job
+    cases: tuple[Case, ...] = ()
+    outcome: Outcome | None = None
+
+
+class Pipeline:
+    """Runs jobs of one data folder and database. Thread-safe where the engine is."""
+
+    def __init__(self, database: Database, data_dir: Path, threads: int = 2) -> None:
+        self.index = Index(database)
+        self.queue = Queue(database)
+        self.results = Results(database)
+        self.data_dir = data_dir
+        self.readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
+
+    def run(self, engine: Engine, jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
+        """Run jobs of one engine as one batch; every job gets an outcome."""
+        prepared = list(self.readers.map(lambda job: self._prepare(engine, job), jobs))
+        outcomes = [(p.job, p.outcome) for p in prepared if p.outcome is not None]
+        ready = [p for p in prepared if p.outcome is None]
+        cases = [case for p in ready for case in p.cases]
+        if not cases:
+            return outcomes
+        try:
+            analyses = engine.infer(cases)
+        except InferenceError as error:
+            log.warning("batch_failed engine=%s jobs=%d", engine.settings.name, len(ready))
+            return [*outcomes, *((p.job, RetryAfter(seconds=RETRY_SECONDS, reason=str(error))) for p in ready)]
+        position = 0
+        for p in ready:
+            mine = analyses[position : position + len(p.cases)]
+            position += len(p.cases)
+            outcomes.append((p.job, self._write(p.job, mine)))
+        return outcomes
+
+    def _prepare(self, engine: Engine, job: Job) -> Prepared:
+        wanted = set(job.inputs)
+        instances = {
+            i.sop_instance_uid: i
+            for i in self.index.instances(job.study_instance_uid, job.series_instance_uid)
+            if i.sop_instance_uid in wanted
+        }
+        missing = wanted - instances.keys()
+        if missing:
+            return Prepared(job=job, outcome=Failed(reason=f"{len(missing)} of {len(wanted)} inputs are not indexed"))
+        files = [self.data_dir / instances[uid].path for uid in job.inputs]
+        try:
+            read = engine.prepare(files)
+        except OSError as error:
+            reason = f"the inputs cannot be read: {error.strerror}"
+            return Prepared(job=job, outcome=RetryAfter(seconds=RETRY_SECONDS, reason=reason))
+        cases = tuple(item for item in read if not isinstance(item, Refusal))
+        if not cases:
+            reasons = dict.fromkeys(item.reason for item in read if isinstance(item, Refusal))
+            return Prepared(
+                job=job, outcome=Skipped(reason="; ".join(reasons), model_version=engine.model.version)
+            )
+        return Prepared(job=job, cases=cases)
+
+    def _write(self, job: Job, analyses: Sequence[Analysis]) -> Outcome:
+        started = time.perf_counter()
+        version = analyses[0].model.version
+        context = ReportContext(
+            job_seed="|".join(
+                (
+                    job.study_instance_uid,
+                    job.series_instance_uid,
+                    str(job.engine),
+                    version,
+                    job.inputs_digest,
+                    str(job.revision),
+                )
+            ),
+            engine_name=str(job.engine),
+            content_datetime=job.created_at,
+            series_number=series_number(job),
+            predecessor=self._predecessor(job),
+        )
+        try:
+            written = write_results(analyses, context)
+            results = tuple(artifacts.store(item, job, self.data_dir) for item in written)
+        except OSError as error:
+            return RetryAfter(seconds=RETRY_SECONDS, reason=f"the results cannot be written: {error.strerror}")
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            # The report library refuses odd but legal source headers in many ways; the job is kept with the reason.
+            log.warning("report_failed job=%d error=%s", job.id, type(error).__name__)
+            return Failed(reason=f"the report cannot be written from this source ({type(error).__name__})")
+        advised = [a.review_advised for a in analyses if a.review_advised]
+        summary: dict[str, Any] = {
+            **stage_summary(analyses),
+            "write_ms": round(1000 * (time.perf_counter() - started), 1),
+            "review_advised": advised[0] if advised else None,
+        }
+        return Done(model_version=version, results=results, summary=summary, review_advised=bool(advised))
+
+    def _predecessor(self, job: Job) -> PredecessorReport | None:
+        former = job.predecessor_id
+        while former is not None:
+            for result in self.results.of_job(former):
+                if result.kind == "sr":
+                    return PredecessorReport(
+                        study_instance_uid=result.study_instance_uid,
+                        series_instance_uid=result.series_instance_uid,
+                        sop_class_uid=result.sop_class_uid,
+                        sop_instance_uid=result.sop_instance_uid,
+                    )
+            before = self.queue.get(former)
+            former = before.predecessor_id if before is not None else None
+        return None
+
+
+def series_number(job: Job) -> int:
+    """A series number far from those of modalities, the same for a rerun: 9000 upwards by revision."""
+    return 9000 + 10 * (job.revision - 1)

@@ -1,0 +1,71 @@
+"""What every process of the node shares: its name, its signals, its log."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from node.config import Configuration
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when its parent dies."""
+
+
+def process_name(configuration: Configuration, role: str, number: int = 0) -> str:
+    """The name under which a process holds leases; the same after a restart, so that it finds its own again."""
+    return f"{socket.gethostname()}:{configuration.node.port}:{role}-{number}"
+
+
+def configure_log(level: int = logging.INFO) -> None:
+    """Log to standard error, one event a line; libraries that could print values of datasets are quieted."""
+    logging.basicConfig(
+        level=level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        force=True,
+    )
+    for name in ("pynetdicom", "pydicom", "apscheduler", "alembic", "httpx", "PIL", "highdicom"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def stop_event_on_signals(also: Callable[[], None] | None = None) -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+
+    def handle(_signal: int, _frame: object) -> None:
+        stop.set()
+        if also is not None:
+            also()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return stop
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the supervisor dies, so that no orphan keeps a port or a lease."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def make_folders(configuration: Configuration) -> None:
+    """Create the data folder and its parts, and the folder of a SQLite file."""
+    for folder in (
+        configuration.spool_dir,
+        configuration.results_dir,
+        configuration.models_dir,
+        configuration.run_dir,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+    url = configuration.database_settings().url
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

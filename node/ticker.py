@@ -1,0 +1,98 @@
+"""The ticker process: decides when studies are complete and returns lost leases, all from database state."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from db.database import Database
+from db.errors import DatabaseUnavailable
+from db.index import Index
+from db.outbox import Outbox
+from db.queue import Queue
+from db.records import StudyProgress
+from db.wakeup import Wakeup, notify
+from node.config import Configuration
+from node.planning import plan_study
+
+log = logging.getLogger("overread.ticker")
+
+POLL_SECONDS = 0.25
+LEASE_CHECK_SECONDS = 5.0
+SINGLE_IMAGE_MODALITIES = frozenset({"CR", "DX", "MG", "PX", "IO"})
+"""Modalities that send all their images in one association: its release completes the study."""
+
+
+def is_complete(study: StudyProgress, now: datetime, quiet_seconds: float) -> bool:
+    """Whether nothing more is to be expected for a study, by evidence or by silence."""
+    if study.expected_instances is not None and study.instance_count >= study.expected_instances:
+        return True
+    if study.released and study.modalities and SINGLE_IMAGE_MODALITIES.issuperset(study.modalities):
+        return True
+    return now - study.last_instance_at >= timedelta(seconds=quiet_seconds)
+
+
+class Ticker:
+    """Looks at the database at short intervals, and at once when another process says so."""
+
+    def __init__(self, configuration: Configuration, database: Database) -> None:
+        self.configuration = configuration
+        self.index = Index(database)
+        self.queue = Queue(database)
+        self.outbox = Outbox(database)
+
+    def serve(self, stop: threading.Event) -> None:
+        """Tick until ``stop`` is set."""
+        scheduler = BackgroundScheduler(timezone=UTC)
+        scheduler.add_job(
+            self.reclaim, "interval", seconds=LEASE_CHECK_SECONDS, coalesce=True, max_instances=1, misfire_grace_time=60
+        )
+        scheduler.start()
+        wakeup = Wakeup(self.configuration.run_dir, "ticker")
+        log.info("ticker_started")
+        try:
+            while not stop.is_set():
+                try:
+                    self.complete_studies()
+                except DatabaseUnavailable as error:
+                    log.error("database_unavailable error=%s", error)
+                wakeup.wait(POLL_SECONDS)
+        finally:
+            wakeup.close()
+            scheduler.shutdown(wait=True)
+        log.info("ticker_stopped")
+
+    def complete_studies(self) -> int:
+        """Turn every complete study into jobs; the number of studies that were."""
+        now = datetime.now(UTC)
+        completed = 0
+        for study in self.index.receiving():
+            if not is_complete(study, now, self.configuration.completion.quiet_seconds):
+                continue
+            instances = self.index.instances(study.study_instance_uid)
+            plan = plan_study(self.configuration, instances)
+            jobs = self.queue.complete_study(study.study_instance_uid, study.instance_count, plan)
+            if jobs is None:
+                continue
+            completed += 1
+            log.info("study_complete instances=%d jobs=%d", len(instances), len(jobs))
+        if completed:
+            notify(self.configuration.run_dir, "worker")
+        return completed
+
+    def reclaim(self) -> None:
+        """Give back what processes that no longer answer had claimed."""
+        now = datetime.now(UTC)
+        try:
+            jobs = self.queue.reclaim_expired(now)
+            deliveries = self.outbox.reclaim_expired(now)
+        except DatabaseUnavailable as error:
+            log.error("database_unavailable error=%s", error)
+            return
+        if jobs or deliveries:
+            log.warning("leases_reclaimed jobs=%d deliveries=%d", jobs, deliveries)
+            notify(self.configuration.run_dir, "worker")
+            notify(self.configuration.run_dir, "courier")

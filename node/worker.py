@@ -1,0 +1,127 @@
+"""The worker process: models stay loaded, jobs are claimed in batches across studies and run to an outcome."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from db.database import Database
+from db.errors import DatabaseUnavailable, StaleLease
+from db.queue import Queue
+from db.records import Job, WaitingFor
+from db.wakeup import Wakeup, notify
+from inference.engine import Engine
+from inference.engines import engine_class
+from inference.errors import InferenceError, ModelAbsent
+from inference.store.store import ModelStore
+from node.config import Configuration
+from node.pipeline import Pipeline
+
+log = logging.getLogger("overread.worker")
+
+LEASE_SECONDS = 60.0
+POLL_SECONDS = 0.5
+MODEL_RETRY_SECONDS = 2.0
+BATCH_SIZE = 8
+
+
+class Worker:
+    """Runs the jobs of some engines on one device until it is told to stop."""
+
+    def __init__(self, configuration: Configuration, database: Database, name: str, engines: Sequence[str]) -> None:
+        self.configuration = configuration
+        self.name = name
+        self.engines = tuple(engines)
+        self.queue = Queue(database)
+        self.pipeline = Pipeline(database, configuration.data_dir)
+        self.store = ModelStore(configuration.models_dir)
+        self.loaded: dict[str, Engine] = {}
+        self.absent: dict[str, str] = {}
+        self._model_tried_at = 0.0
+        self._held: list[Job] = []
+        self._held_lock = threading.Lock()
+
+    def serve(self, stop: threading.Event) -> None:
+        """Work until ``stop`` is set; the batch in hand is finished first."""
+        released = self.queue.release_worker(self.name)
+        log.info("worker_started name=%s released=%d", self.name, released)
+        wakeup = Wakeup(self.configuration.run_dir, "worker")
+        renewer = threading.Thread(target=self._renew_leases, args=(stop,), name="leases", daemon=True)
+        renewer.start()
+        try:
+            while not stop.is_set():
+                try:
+                    worked = self.step()
+                except DatabaseUnavailable as error:
+                    log.error("database_unavailable error=%s", error)
+                    worked = False
+                if not worked:
+                    wakeup.wait(POLL_SECONDS)
+        finally:
+            wakeup.close()
+        log.info("worker_stopped name=%s", self.name)
+
+    def step(self) -> bool:
+        """Claim and run one batch; False where there was nothing to do."""
+        self._load_models()
+        jobs = self.queue.claim(self.name, self.engines, BATCH_SIZE, LEASE_SECONDS)
+        if not jobs:
+            return False
+        with self._held_lock:
+            self._held = list(jobs)
+        try:
+            engine = self.loaded.get(str(jobs[0].engine))
+            if engine is None:
+                reason = self.absent[str(jobs[0].engine)]
+                outcomes = [(job, WaitingFor(reason=reason)) for job in jobs]
+            else:
+                outcomes = self.pipeline.run(engine, jobs)
+            for job, outcome in outcomes:
+                try:
+                    self.queue.settle(job, outcome)
+                except StaleLease:
+                    log.warning("job_no_longer_ours job=%d", job.id)
+                else:
+                    log.info("job_settled job=%d outcome=%s", job.id, type(outcome).__name__)
+        finally:
+            with self._held_lock:
+                self._held = []
+        notify(self.configuration.run_dir, "courier")
+        return True
+
+    def _load_models(self) -> None:
+        """Load what is not loaded yet; engines whose model has arrived get their waiting jobs back."""
+        missing = [name for name in self.engines if name not in self.loaded]
+        if not missing or time.monotonic() - self._model_tried_at < MODEL_RETRY_SECONDS:
+            return
+        self._model_tried_at = time.monotonic()
+        for name in missing:
+            settings = self.configuration.engine_settings(name)
+            started = time.perf_counter()
+            try:
+                self.loaded[name] = engine_class(settings.kind).load(settings, self.store)
+            except InferenceError as error:
+                if self.absent.get(name) != str(error):
+                    level = logging.WARNING if isinstance(error, ModelAbsent) else logging.ERROR
+                    log.log(level, "model_not_loaded engine=%s reason=%s", name, error)
+                self.absent[name] = str(error)
+                continue
+            self.absent.pop(name, None)
+            woken = self.queue.wake_waiting(name)
+            seconds = time.perf_counter() - started
+            log.info("model_loaded engine=%s seconds=%.1f woken=%d", name, seconds, woken)
+
+    def _renew_leases(self, stop: threading.Event) -> None:
+        while not stop.wait(LEASE_SECONDS / 3):
+            with self._held_lock:
+                jobs = list(self._held)
+            if not jobs:
+                continue
+            try:
+                self.queue.renew(jobs, LEASE_SECONDS)
+            except (StaleLease, DatabaseUnavailable) as error:
+                log.warning("lease_not_renewed error=%s", error)
+
+
