@@ -1,0 +1,1 @@
+"""The commands of ``overread``, one module for each group."""

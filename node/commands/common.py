@@ -1,0 +1,66 @@
+"""What the commands share: the configuration option, opening the database, JSON output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from db.database import Database
+from node import config
+from node.config import Configuration
+from node.errors import CommandError
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("-c", "--config", help="Configuration file; else OVERREAD_CONFIG, else ./config.toml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def opened_database(configuration: Configuration) -> Iterator[Database]:
+    """The node's database, which must exist and have the schema of this version.
+
+    Raises:
+        CommandError: the database is missing, old or newer.
+    """
+    settings = configuration.database_settings()
+    if settings.url.startswith("sqlite:///") and not Path(settings.url.removeprefix("sqlite:///")).exists():
+        raise CommandError("There is no database yet: start the node once with `overread serve`.")
+    database = Database.open(settings)
+    try:
+        status = database.schema_status()
+        if status != "current":
+            raise CommandError(
+                f"The database schema is {status}: "
+                + ("update overread." if status == "newer" else "start `overread serve` once to upgrade it.")
+            )
+        yield database
+    finally:
+        database.close()
+
+
+def load_configuration(file: Path | None) -> Configuration:
+    """The checked configuration that a command works with."""
+    return config.load(file)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def iso(moment: datetime | None) -> str | None:
+    """A time as ISO 8601 in UTC."""
+    return None if moment is None else moment.isoformat().replace("+00:00", "Z")

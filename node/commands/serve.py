@@ -1,0 +1,54 @@
+"""``overread serve``: the node, or one of its roles."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from db.database import Database
+from handlers.spool import reconcile
+from node.commands.common import ConfigOption, load_configuration
+from node.config import Configuration
+from node.errors import CommandError
+from node.processes import configure_log, die_with_parent, make_folders, stop_event_on_signals
+from node.roles import Role, serve_role
+from node.supervisor import Supervisor
+
+log = logging.getLogger("overread.serve")
+
+
+def serve(
+    config: ConfigOption = None,
+    role: Annotated[Role | None, typer.Option(help="Run one role alone instead of the whole node.")] = None,
+    number: Annotated[int, typer.Option(hidden=True, help="Which of several processes of this role.")] = -1,
+) -> None:
+    """Run the node until SIGTERM, then drain and exit 0."""
+    configuration = load_configuration(config)
+    configure_log()
+    supervised = number >= 0
+    if supervised:
+        die_with_parent()
+        serve_role(configuration, Role(role or Role.RECEIVER), number)
+        return
+    prepare(configuration, with_spool=role in (None, Role.RECEIVER))
+    if role is not None:
+        serve_role(configuration, role)
+        return
+    stop = stop_event_on_signals()
+    Supervisor(configuration).serve(stop)
+
+
+def prepare(configuration: Configuration, *, with_spool: bool) -> None:
+    """Make folders, upgrade the database and clear up what an interrupted receiver left in the spool."""
+    make_folders(configuration)
+    database = Database.open(configuration.database_settings())
+    try:
+        if database.schema_status() == "newer":
+            raise CommandError("The database was written by a newer overread: update overread or use another database.")
+        database.upgrade()
+        if with_spool:
+            reconcile(configuration.spool_dir, database)
+    finally:
+        database.close()

@@ -1,0 +1,78 @@
+"""The roles of a node, each a process: receiver, worker, courier, ticker and web."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+
+from db.database import Database
+from handlers.server import Server
+from handlers.services import services
+from node.config import Configuration
+from node.courier import Courier
+from node.processes import process_name, stop_event_on_signals
+from node.ticker import Ticker
+
+log = logging.getLogger("overread.roles")
+
+DRAIN_SECONDS = 20.0
+
+
+class Role(StrEnum):
+    """What a process of the node does."""
+
+    RECEIVER = "receiver"
+    WORKER = "worker"
+    COURIER = "courier"
+    TICKER = "ticker"
+    WEB = "web"
+
+
+def worker_groups(configuration: Configuration) -> list[tuple[str, ...]]:
+    """Engine names by configured device: one worker process for each device."""
+    devices = dict.fromkeys(engine.device for engine in configuration.engine)
+    return [tuple(e.name for e in configuration.engine if e.device == device) for device in devices]
+
+
+def serve_role(configuration: Configuration, role: Role, number: int = 0) -> None:
+    """Run one role in this process until SIGTERM."""
+    database = Database.open(configuration.database_settings())
+    try:
+        if role is Role.RECEIVER:
+            _serve_receiver(configuration, database)
+        elif role is Role.WORKER:
+            _serve_worker(configuration, database, number)
+        elif role is Role.COURIER:
+            name = process_name(configuration, role, number)
+            Courier(configuration, database, name).serve(stop_event_on_signals())
+        elif role is Role.TICKER:
+            Ticker(configuration, database).serve(stop_event_on_signals())
+        else:
+            from node.web import serve_web  # the web framework is needed by this role alone
+
+            serve_web(configuration, database)
+    finally:
+        database.close()
+
+
+def _serve_receiver(configuration: Configuration, database: Database) -> None:
+    settings = configuration.receiver_settings()
+    server = Server(
+        settings,
+        database,
+        configuration.run_dir,
+        services=services(database, settings, configuration.data_dir),
+    )
+    stop_event_on_signals(also=lambda: server.stop(DRAIN_SECONDS))
+    log.info("receiver_started port=%d", configuration.node.port)
+    server.serve_forever()
+    log.info("receiver_stopped")
+
+
+def _serve_worker(configuration: Configuration, database: Database, number: int) -> None:
+    from node.worker import Worker  # torch is needed by this role alone
+
+    groups = worker_groups(configuration)
+    name = process_name(configuration, Role.WORKER, number)
+    engines = groups[number] if number < len(groups) else ()
+    Worker(configuration, database, name, engines).serve(stop_event_on_signals())

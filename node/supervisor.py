@@ -1,0 +1,95 @@
+"""The supervisor: starts one process for each role, restarts what dies and stops them all on SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+from node.config import Configuration
+from node.roles import Role, worker_groups
+
+log = logging.getLogger("overread.supervisor")
+
+LOOK_SECONDS = 0.2
+STOP_SECONDS = 40.0
+RESTART_FIRST_SECONDS = 0.5
+RESTART_CEILING_SECONDS = 30.0
+STEADY_SECONDS = 60.0
+"""A process that ran this long is restarted at once when it dies."""
+
+
+@dataclass(kw_only=True)
+class Child:
+    """One role's process, and when it may be started again."""
+
+    role: Role
+    number: int
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    start_after: float = 0.0
+    failures: int = field(default=0)
+
+
+class Supervisor:
+    """Keeps the processes of a node running."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.children = [Child(role=Role.RECEIVER, number=n) for n in range(configuration.node.receivers)]
+        self.children += [Child(role=Role.WORKER, number=n) for n in range(len(worker_groups(configuration)))]
+        self.children += [Child(role=Role.COURIER, number=0), Child(role=Role.TICKER, number=0)]
+        if configuration.web.enabled:
+            self.children.append(Child(role=Role.WEB, number=0))
+
+    def serve(self, stop: threading.Event) -> None:
+        """Run until ``stop`` is set, then stop every process within a deadline."""
+        try:
+            while not stop.is_set():
+                for child in self.children:
+                    self._look_after(child)
+                stop.wait(LOOK_SECONDS)
+        finally:
+            self._stop_all()
+
+    def _look_after(self, child: Child) -> None:
+        now = time.monotonic()
+        if child.process is None:
+            if now >= child.start_after:
+                child.process = self._start(child)
+                child.started_at = now
+            return
+        status = child.process.poll()
+        if status is None:
+            return
+        child.failures = 0 if now - child.started_at >= STEADY_SECONDS else child.failures + 1
+        pause = 0.0
+        if child.failures > 1:
+            pause = min(RESTART_FIRST_SECONDS * 2 ** (child.failures - 2), RESTART_CEILING_SECONDS)
+        log.error("process_died role=%s-%d status=%d restart_in=%.1f", child.role, child.number, status, pause)
+        child.process = None
+        child.start_after = now + pause
+
+    def _start(self, child: Child) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "node.cli", "serve", "-c", str(self.configuration.file)]
+        return subprocess.Popen([*command, "--role", child.role.value, "--number", str(child.number)])
+
+    def _stop_all(self) -> None:
+        running = [child for child in self.children if child.process is not None]
+        for child in running:
+            if child.process is not None:
+                child.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in running:
+            if child.process is None:
+                continue
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.error("process_killed role=%s-%d", child.role, child.number)
+                child.process.kill()
+                child.process.wait()
+        log.info("node_stopped")
