@@ -1,0 +1,107 @@
+"""What an engine is: the protocol that every engine kind satisfies, and the values that it takes and gives.
+
+Nothing here needs torch: planning calls :meth:`Engine.select` in processes that never load a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar
+
+from inference.findings import Analysis, ModelIdentity, Refusal, SourceImage
+
+if TYPE_CHECKING:
+    from inference.settings import EngineSettings
+    from inference.store import ModelStore
+
+AttributeValue = str | list[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageHeader:
+    """What is known of an image before its file is opened.
+
+    ``attributes`` maps keywords of PS3.6 to values as DICOM wrote them; numbers are strings.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    attributes: Mapping[str, AttributeValue] = field(repr=False)
+
+    def values(self, keyword: str) -> tuple[str, ...]:
+        """The values of an attribute that are not empty, without surrounding spaces."""
+        value = self.attributes.get(keyword)
+        listed = [value] if isinstance(value, str) else value or []
+        return tuple(item.strip() for item in listed if item.strip())
+
+    def text(self, keyword: str) -> str:
+        """The first value of an attribute, in upper case; empty when there is none."""
+        return next(iter(self.values(keyword)), "").upper()
+
+    def number(self, keyword: str) -> int | None:
+        """The first value of an attribute as an integer, None where it is none."""
+        try:
+            return int(self.text(keyword))
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which images of a series an engine analyses, in order, and why it leaves the others."""
+
+    inputs: tuple[str, ...]
+    """SOP Instance UIDs."""
+    refused: dict[str, str]
+    """Reason by SOP Instance UID, as a sentence for an administrator."""
+
+
+class Case(Protocol):
+    """One prepared input of an engine; what else it holds is the engine's own affair."""
+
+    @property
+    def source(self) -> SourceImage: ...
+
+
+CaseT = TypeVar("CaseT", bound=Case)
+
+
+class Engine(Protocol[CaseT]):
+    """A way from images to findings, loaded once and kept.
+
+    ``kind`` is what the configuration's ``kind`` says. ``header_keywords`` are the attributes that
+    :meth:`select` looks at, so that receivers index them.
+    """
+
+    kind: ClassVar[str]
+    header_keywords: ClassVar[frozenset[str]]
+
+    @classmethod
+    def select(cls, headers: Sequence[ImageHeader]) -> Selection:
+        """Choose the inputs among the images of one series. Loads no model and no torch."""
+
+    @classmethod
+    def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
+        """Load the model onto its device and warm it up.
+
+        Raises
+        ------
+        inference.errors.ModelAbsent
+            If the model is not in the store.
+        inference.errors.ModelInvalid
+            If the model does not fit its card or this engine.
+        inference.errors.EngineMisconfigured
+            If the settings ask for what this machine does not have.
+        """
+
+    @property
+    def model(self) -> ModelIdentity:
+        """Which model results are made with."""
+
+    def prepare(self, files: Sequence[Path]) -> list[CaseT | Refusal]:
+        """Decode and preprocess the files of one job, in order, on the CPU; safe to call from several threads."""
+
+    def infer(self, cases: Sequence[CaseT]) -> list[Analysis]:
+        """Analyse cases, also of several jobs, as one batch; one analysis per case, in order."""

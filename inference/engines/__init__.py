@@ -1,0 +1,46 @@
+"""Engines by kind: the built-in ones, then those that other distributions register.
+
+A third party registers its engine class under the entry point group ``overread.engines``, with the
+engine kind as the entry point's name.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from inference.engine import Engine
+from inference.errors import EngineUnknown
+
+ENTRY_POINT_GROUP = "overread.engines"
+
+_BUILT_IN = {"chest_xray": ("inference.engines.chest_xray", "ChestXrayEngine")}
+
+
+def engine_kinds() -> tuple[str, ...]:
+    """All engine kinds of this installation: built-in ones first, then registered ones by name."""
+    registered = sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - _BUILT_IN.keys())
+    return (*_BUILT_IN, *registered)
+
+
+def engine_class(kind: str) -> type[Engine[Any]]:
+    """The engine class of a kind; importing it loads no torch.
+
+    Raises
+    ------
+    EngineUnknown
+        If no engine of that kind is built in or installed.
+    """
+    if kind in _BUILT_IN:
+        module, name = _BUILT_IN[kind]
+        built_in: type[Engine[Any]] = getattr(import_module(module), name)
+        return built_in
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=kind):
+        registered: type[Engine[Any]] = point.load()
+        return registered
+    known = engine_kinds()
+    near = get_close_matches(kind, known, n=1)
+    hint = f"did you mean {near[0]!r}" if near else "known kinds are " + ", ".join(known)
+    raise EngineUnknown(f"there is no engine kind {kind!r}; {hint}.")

@@ -1,0 +1,53 @@
+"""Operating thresholds on calibrated probabilities, per engine kind and finding.
+
+These are the defaults that model cards start from; a card may hold its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from inference.findings import Thresholds
+
+_DEFAULT = "default"
+
+THRESHOLDS: Mapping[str, Mapping[str, Thresholds]] = MappingProxyType(
+    {
+        "chest_xray": MappingProxyType(
+            {
+                "Pneumonia": Thresholds(low=0.15, high=0.50, critical=0.75),
+                "Pneumothorax": Thresholds(low=0.10, high=0.40, critical=0.60),
+                "Cardiomegaly": Thresholds(low=0.20, high=0.55, critical=0.80),
+                _DEFAULT: Thresholds(low=0.20, high=0.50, critical=0.75),
+            }
+        ),
+        "ct_chest": MappingProxyType(
+            {
+                "Nodule": Thresholds(low=0.25, high=0.50, critical=0.70),
+                "Pulmonary_Embolism": Thresholds(low=0.15, high=0.45, critical=0.65),
+                _DEFAULT: Thresholds(low=0.25, high=0.55, critical=0.75),
+            }
+        ),
+        "mri_brain": MappingProxyType(
+            {
+                "Ischemic_Stroke": Thresholds(low=0.20, high=0.50, critical=0.70),
+                "Hemorrhage": Thresholds(low=0.15, high=0.45, critical=0.65),
+                _DEFAULT: Thresholds(low=0.25, high=0.55, critical=0.75),
+            }
+        ),
+    }
+)
+"""Thresholds by engine kind, then by label; ``default`` holds for every other label of the kind."""
+
+
+def thresholds_for(kind: str, label: str) -> Thresholds:
+    """The default thresholds of a label of an engine kind.
+
+    Raises
+    ------
+    KeyError
+        If there are no thresholds for the kind.
+    """
+    of_kind = THRESHOLDS[kind]
+    return of_kind.get(label, of_kind[_DEFAULT])
