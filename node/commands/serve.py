@@ -32,7 +32,7 @@ def serve(
         die_with_parent()
         serve_role(configuration, Role(role or Role.RECEIVER), number)
         return
-    prepare(configuration, with_spool=role in (None, Role.RECEIVER))
+    prepare(configuration, with_spool=role is None)
     if role is not None:
         serve_role(configuration, role)
         return

@@ -1,0 +1,191 @@
+"""``overread check`` and ``overread explain-route``: is everything in order, and where would this object go."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pydicom
+import typer
+from pydicom.errors import InvalidDicomError
+from rich.table import Table
+
+from db.database import Database
+from db.errors import DatabaseError
+from handlers.sender import echo
+from inference.engine import ImageHeader
+from inference.engines import engine_class
+from inference.errors import InferenceError
+from inference.store.store import ModelStore
+from node import routing
+from node.commands.common import ConfigOption, JsonOption, console, load_configuration, print_json
+from node.commands.send import find_files
+from node.config import Configuration
+from node.errors import CommandError
+from node.processes import make_folders
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    ok: bool
+    message: str
+
+
+def check(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Verify configuration, database, spool, models, devices and C-ECHO to every destination."""
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    configuration = load_configuration(config)
+    findings = [
+        Finding(subject="configuration", ok=True, message=str(configuration.file)),
+        *_folders(configuration),
+        _database(configuration),
+        *_engines(configuration),
+        *_destinations(configuration),
+    ]
+    if json:
+        print_json([{"subject": f.subject, "ok": f.ok, "message": f.message} for f in findings])
+    else:
+        for finding in findings:
+            mark = "[green]ok[/]   " if finding.ok else "[red]wrong[/]"
+            console.print(f"{mark} {finding.subject}: {finding.message.replace('[', chr(92) + '[')}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _folders(configuration: Configuration) -> Iterator[Finding]:
+    """A folder is writable when something was written to it."""
+    try:
+        make_folders(configuration)
+    except OSError as error:
+        yield Finding(subject="data folder", ok=False, message=f"{configuration.data_dir}: {error.strerror}")
+        return
+    for subject, folder in (("spool", configuration.spool_dir), ("results", configuration.results_dir)):
+        probe = folder / f".probe-{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(b"overread")
+            probe.unlink()
+        except OSError as error:
+            yield Finding(subject=subject, ok=False, message=f"{folder} cannot be written: {error.strerror}")
+            continue
+        statistics = os.statvfs(folder)
+        free = statistics.f_bavail * statistics.f_frsize / 1e9
+        yield Finding(subject=subject, ok=True, message=f"{folder} is writable, {free:.1f} GB free")
+
+
+def _database(configuration: Configuration) -> Finding:
+    try:
+        database = Database.open(configuration.database_settings())
+        try:
+            status = database.schema_status()
+        finally:
+            database.close()
+    except DatabaseError as error:
+        return Finding(subject="database", ok=False, message=str(error))
+    messages = {
+        "current": "schema is current",
+        "empty": "empty; `overread serve` will create the schema",
+        "old": "schema is old; `overread serve` will upgrade it",
+        "newer": "schema is newer than this overread: update overread",
+    }
+    return Finding(subject="database", ok=status != "newer", message=messages[status])
+
+
+def _engines(configuration: Configuration) -> Iterator[Finding]:
+    store = ModelStore(configuration.models_dir)
+    for engine in configuration.engine:
+        subject = f"engine {engine.name}"
+        settings = configuration.engine_settings(engine.name)
+        try:
+            loaded = engine_class(engine.kind).load(settings, store)
+        except InferenceError as error:
+            yield Finding(subject=subject, ok=False, message=str(error))
+        else:
+            yield Finding(subject=subject, ok=True, message=f"{loaded.model.version} on {loaded.device}")
+
+
+def _destinations(configuration: Configuration) -> Iterator[Finding]:
+    for destination in configuration.destinations():
+        result = echo(destination, configuration.node.ae_title)
+        message = f"answers in {result.milliseconds:.0f} ms" if result.ok else f"does not answer: {result.reason}"
+        yield Finding(subject=f"destination {destination.name}", ok=result.ok, message=message)
+
+
+def explain_route(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files or folders of them; grouped by series.")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show which rules take these objects, which do not, and why."""
+    configuration = load_configuration(config)
+    series: dict[str, list[routing.Instance]] = defaultdict(list)
+    for path in find_files(files):
+        instance = _read(path)
+        if instance is not None:
+            series[str(instance.attributes.get("SeriesInstanceUID"))].append(instance)
+    if not series:
+        raise CommandError("There is no DICOM file in what you named.")
+    document = [
+        {
+            "series_instance_uid": uid,
+            "instances": len(instances),
+            "rules": [_explain(configuration, index, instances) for index in range(len(configuration.route))],
+        }
+        for uid, instances in series.items()
+    ]
+    if json:
+        print_json(document)
+        return
+    for entry in document:
+        console.print(f"[bold]Series[/] {entry['series_instance_uid']}, {entry['instances']} instances")
+        table = Table("rule", "takes it", "because", "engines", box=None, pad_edge=False)
+        for rule in entry["rules"]:  # type: ignore[attr-defined]
+            engines = "; ".join(
+                f"{e['engine']}: " + (e["refused"] or f"{e['inputs']} images") for e in rule["engines"]
+            )
+            table.add_row(rule["route"], "yes" if rule["takes"] else "no", rule["reason"], engines or "-")
+        console.print(table)
+
+
+def _explain(configuration: Configuration, index: int, instances: list[routing.Instance]) -> dict[str, object]:
+    route = configuration.route[index]
+    verdict = routing.judge(route, instances)
+    engines = []
+    for name in route.engines if verdict.takes else ():
+        headers = [
+            ImageHeader(sop_class_uid=i.sop_class_uid, sop_instance_uid=i.sop_instance_uid, attributes=i.attributes)
+            for i in verdict.instances
+        ]
+        selection = engine_class(configuration.engine_named(name).kind).select(headers)
+        refused = None if selection.inputs else "; ".join(dict.fromkeys(selection.refused.values()))
+        engines.append({"engine": name, "inputs": len(selection.inputs), "refused": refused})
+    return {"route": route.name, "takes": verdict.takes, "reason": verdict.reason, "engines": engines}
+
+
+def _read(path: Path) -> routing.Instance | None:
+    """The routing attributes of a file, as a receiver would index them."""
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    except (InvalidDicomError, OSError):
+        return None
+    attributes: dict[str, routing.AttributeValue] = {}
+    for element in dataset:
+        if not element.keyword or element.VR == "SQ" or isinstance(element.value, bytes):
+            continue
+        value = element.value
+        attributes[element.keyword] = (
+            [str(v) for v in value] if element.VM > 1 else None if value is None else str(value)
+        )
+    return routing.Instance(
+        sop_instance_uid=str(dataset.get("SOPInstanceUID", "")),
+        sop_class_uid=str(dataset.get("SOPClassUID", "")),
+        attributes=attributes,
+    )

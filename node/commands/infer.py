@@ -1,0 +1,125 @@
+"""``overread infer``: an engine on files, without a node; the same steps as the node's pipeline."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydicom
+import typer
+from pydicom.errors import InvalidDicomError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from inference.engine import Case, Engine
+from inference.engines import engine_class
+from inference.errors import InferenceError
+from inference.findings import Analysis, Refusal
+from inference.output import case_document, refusal_document
+from inference.store.store import ModelStore
+from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
+from node.commands.send import find_files
+from node.errors import CommandError
+from sr_writer.writer import ReportContext, write_results
+
+
+def infer(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders of them.")],
+    engine: Annotated[str, typer.Option(help="An [[engine]] of the configuration.")],
+    out: Annotated[Path, typer.Option(help="Folder for JSON, CSV, SR and overlays.")],
+    config: ConfigOption = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 2,
+    json: JsonOption = False,
+) -> None:
+    """Run an engine on files and write SR, overlays and JSON."""
+    configuration = load_configuration(config)
+    names = [entry.name for entry in configuration.engine]
+    if engine not in names:
+        raise CommandError(f"There is no engine {engine!r} in {configuration.file}: it has {', '.join(names) or 'none'}.")
+    settings = configuration.engine_settings(engine)
+    try:
+        loaded = engine_class(settings.kind).load(settings, ModelStore(configuration.models_dir))
+    except InferenceError as error:
+        raise CommandError(str(error)) from error
+    files = [path for path in find_files(paths) if _is_dicom(path)]
+    if not files:
+        raise CommandError("There is no DICOM file in what you named.")
+    out.mkdir(parents=True, exist_ok=True)
+    documents = _run(loaded, files, out, batch_size, workers)
+    _write_csv(documents, out / "results.csv")
+    if json:
+        print_json(documents)
+        return
+    skipped = [d for d in documents if d["skipped"]]
+    done = [d for d in documents if not d["skipped"]]
+    for document in skipped:
+        console.print(f"skipped {document['input']}: {document['skipped']}", markup=False)
+    mean = sum(d["inference_time_ms"] for d in done) / len(done) if done else 0.0
+    console.print(f"{len(done)} cases, {len(skipped)} skipped, {mean:.0f} ms an image; results in {out}", markup=False)
+    if not done:
+        raise typer.Exit(1)
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return "SOPInstanceUID" in pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+    except (InvalidDicomError, OSError):
+        return False
+
+
+def _run(engine: Engine, files: Sequence[Path], out: Path, batch_size: int, workers: int) -> list[dict[str, Any]]:
+    documents: list[dict[str, Any]] = []
+    columns = (TextColumn("inferring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ThreadPoolExecutor(workers) as readers, Progress(*columns, console=errors) as progress:
+        task = progress.add_task("infer", total=len(files))
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            read: list[Case | Refusal] = [item for items in readers.map(lambda f: engine.prepare([f]), batch) for item in items]
+            analyses = iter(engine.infer([case for case in read if not isinstance(case, Refusal)]))
+            for item in read:
+                if isinstance(item, Refusal):
+                    documents.append(refusal_document(item, engine.settings.name, engine.model.version))
+                else:
+                    documents.append(_write(next(analyses), engine.settings.name, out))
+            progress.advance(task, len(batch))
+    return documents
+
+
+def _write(analysis: Analysis, engine: str, out: Path) -> dict[str, Any]:
+    """Write one case's objects and JSON; the document that ``--json`` prints."""
+    folder = out / analysis.source.sop_instance_uid
+    folder.mkdir(parents=True, exist_ok=True)
+    context = ReportContext(
+        job_seed="|".join((analysis.source.sop_instance_uid, engine, analysis.model.version)),
+        engine_name=engine,
+        content_datetime=datetime.now(UTC),
+        series_number=9000,
+        predecessor=None,
+    )
+    files: list[Path] = []
+    counts: dict[str, int] = {}
+    for written in write_results([analysis], context):
+        counts[written.kind] = counts.get(written.kind, 0) + 1
+        path = folder / (f"{written.kind}.dcm" if written.kind == "sr" else f"{written.kind}-{counts[written.kind]}.dcm")
+        written.dataset.save_as(path, enforce_file_format=True)
+        files.append(path)
+    document = case_document(analysis, engine, folder, files)
+    import json
+
+    (folder / "result.json").write_text(json.dumps(document, indent=2) + "\n")
+    return document
+
+
+def _write_csv(documents: Sequence[dict[str, Any]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["input", "engine", "model_version", "label", "probability", "calibrated_probability", "skipped"])
+        for d in documents:
+            if d["skipped"]:
+                writer.writerow([d["input"], d["engine"], d["model_version"], "", "", "", d["skipped"]])
+            for row in zip(d["labels"], d["probabilities"], d["calibrated_probabilities"], strict=True):
+                writer.writerow([d["input"], d["engine"], d["model_version"], *row, ""])

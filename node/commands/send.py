@@ -1,0 +1,125 @@
+"""``overread send`` and ``overread echo``: a sender to any DICOM node, and a look whether one answers."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import pydicom
+import typer
+from pydicom.errors import InvalidDicomError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from handlers.sender import FileToSend, Sender
+from handlers.sender import echo as send_echo
+from handlers.settings import Destination
+from node.commands.common import ConfigOption, console, errors, load_configuration
+from node.errors import CommandError
+
+CALLING_AE_TITLE = "OVERREAD"
+
+
+def parse_address(text: str) -> Destination:
+    """``AE@host:port`` as a destination.
+
+    Raises:
+        CommandError: the text has another form.
+    """
+    match = re.fullmatch(r"([^@\\]{1,16})@(.+):(\d{1,5})", text)
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise CommandError(f"{text!r} is no address: write AE@host:port, for example ORTHANC@127.0.0.1:4242.")
+    return Destination(name=text, ae_title=match[1], host=match[2].strip("[]"), port=int(match[3]))
+
+
+def find_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files among the given paths and below the given folders, in order of their names.
+
+    Raises:
+        CommandError: a path does not exist.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        elif path.exists():
+            yield path
+        else:
+            raise CommandError(f"{path} does not exist.")
+
+
+def describe_file(path: Path) -> FileToSend | None:
+    """What a sender needs to know of a DICOM file; None where it is none."""
+    try:
+        meta = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
+    except (InvalidDicomError, OSError):
+        return None
+    if "SOPInstanceUID" not in meta or "TransferSyntaxUID" not in meta.file_meta or "SOPClassUID" not in meta:
+        return None
+    return FileToSend(
+        path=path,
+        sop_class_uid=str(meta.SOPClassUID),
+        sop_instance_uid=str(meta.SOPInstanceUID),
+        transfer_syntax_uid=str(meta.file_meta.TransferSyntaxUID),
+    )
+
+
+def send(
+    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders of them.")],
+    to: Annotated[str, typer.Option(help="The receiver as AE@host:port.")],
+    calling: Annotated[str, typer.Option(help="Our AE title.")] = CALLING_AE_TITLE,
+) -> None:
+    """Send DICOM files to any node."""
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    destination = parse_address(to)
+    files: list[FileToSend] = []
+    left_out = 0
+    for path in find_files(paths):
+        file = describe_file(path)
+        if file is None or path.name == "DICOMDIR":
+            left_out += 1
+        else:
+            files.append(file)
+    if not files:
+        raise CommandError("There is no DICOM file in what you named.")
+    failed = 0
+    with Progress(
+        TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors
+    ) as progress:
+        task = progress.add_task("send", total=len(files))
+        for result in Sender(destination, calling).send(files):
+            progress.advance(task)
+            if not result.delivered:
+                failed += 1
+                progress.console.print(f"{result.file.path}: {result.reason}", markup=False)
+    console.print(
+        f"{len(files) - failed} sent, {failed} failed" + (f", {left_out} files were no DICOM" if left_out else "")
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+def echo(
+    addresses: Annotated[
+        list[str] | None, typer.Argument(help="AE@host:port; without one, every destination of the configuration.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Ask nodes whether they answer (C-ECHO)."""
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    if addresses:
+        targets, calling = [parse_address(address) for address in addresses], CALLING_AE_TITLE
+    else:
+        configuration = load_configuration(config)
+        targets, calling = list(configuration.destinations()), configuration.node.ae_title
+    if not targets:
+        raise CommandError("The configuration has no [[destination]]: name one as AE@host:port.")
+    silent = 0
+    for target in targets:
+        result = send_echo(target, calling)
+        silent += not result.ok
+        answer = f"answers in {result.milliseconds:.0f} ms" if result.ok else f"does not answer: {result.reason}"
+        console.print(f"{target.name}: {answer}", markup=False)
+    if silent:
+        raise typer.Exit(1)

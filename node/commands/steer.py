@@ -1,0 +1,98 @@
+"""``overread retry``, ``cancel``, ``prioritize`` and ``reprocess``: steering jobs and studies by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from db.database import Database
+from db.index import Index
+from db.outbox import Outbox
+from db.queue import Queue
+from db.records import Job
+from db.wakeup import notify
+from node.commands.common import ConfigOption, console, load_configuration, opened_database
+from node.errors import CommandError
+
+TargetArgument = Annotated[str, typer.Argument(metavar="ID", help="A job's number or a study instance UID.")]
+
+
+def jobs_of(database: Database, target: str) -> list[Job]:
+    """The job of that number, or the jobs of the study's last revisions.
+
+    Raises:
+        CommandError: there is no such job or study.
+    """
+    queue = Queue(database)
+    if target.isdecimal() and len(target) < 12:
+        job = queue.get(int(target))
+        if job is None:
+            raise CommandError(f"There is no job {target}: `overread queue` lists them.")
+        return [job]
+    if Index(database).study(target) is None:
+        raise CommandError(f"There is no study {target}: `overread queue --json` prints their UIDs.")
+    return [j for j in queue.jobs(study_instance_uid=target, limit=1000) if j.engine and j.state != "superseded"]
+
+
+def _steer(target: str, config: ConfigOption, states: frozenset[str], act: Callable[[Queue, Job], object], done: str) -> None:
+    configuration = load_configuration(config)
+    with opened_database(configuration) as database:
+        jobs = [job for job in jobs_of(database, target) if str(job.state) in states]
+        if not jobs:
+            raise CommandError(f"Nothing to do: {target} has no job that is {' or '.join(sorted(states))}.")
+        queue = Queue(database)
+        for job in jobs:
+            act(queue, job)
+            console.print(f"job {job.id}: {done}")
+    for role in ("worker", "courier", "ticker"):
+        notify(configuration.run_dir, role)
+
+
+def retry(target: TargetArgument, config: ConfigOption = None) -> None:
+    """Run failed or cancelled jobs again, and send failed deliveries again."""
+    configuration = load_configuration(config)
+    again = 0
+    with opened_database(configuration) as database:
+        for job in jobs_of(database, target):
+            if str(job.state) in {"failed", "cancelled", "waiting"}:
+                Queue(database).retry(job.id)
+                console.print(f"job {job.id}: queued again")
+                again += 1
+            elif count := Outbox(database).retry(job.id):
+                console.print(f"job {job.id}: {count} deliveries are pending again")
+                again += 1
+    if not again:
+        raise CommandError(f"Nothing to do: {target} has no failed or cancelled job and no failed delivery.")
+    for role in ("worker", "courier"):
+        notify(configuration.run_dir, role)
+
+
+def cancel(target: TargetArgument, config: ConfigOption = None) -> None:
+    """Cancel jobs that are not finished."""
+    states = frozenset({"queued", "running", "waiting"})
+    _steer(target, config, states, lambda queue, job: queue.cancel(job.id), "cancelled")
+
+
+def prioritize(
+    target: TargetArgument,
+    config: ConfigOption = None,
+    priority: Annotated[int, typer.Option(help="Higher runs first; jobs start with their rule's, usually 0.")] = 100,
+) -> None:
+    """Let jobs run before others."""
+    states = frozenset({"queued", "waiting"})
+    _steer(target, config, states, lambda queue, job: queue.prioritize(job.id, priority), f"priority {priority}")
+
+
+def reprocess(target: TargetArgument, config: ConfigOption = None) -> None:
+    """Run a study again as a new revision, whose reports name the former ones."""
+    configuration = load_configuration(config)
+    with opened_database(configuration) as database:
+        studies = dict.fromkeys(job.study_instance_uid for job in jobs_of(database, target))
+        if not studies:
+            raise CommandError(f"Nothing to do: no rule takes study {target}.")
+        for study in studies:
+            jobs = Queue(database).reprocess(study)
+            console.print(f"study {study}: {len(jobs)} jobs queued")
+    notify(configuration.run_dir, "worker")
