@@ -1,0 +1,93 @@
+"""Separable resampling of grey images as banded matrices, one per axis.
+
+A resampling along one axis is linear, and each output pixel depends on a short run of input pixels.
+Multiplying only these runs is an order of magnitude faster than filtering the whole image first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+GAUSSIAN_TRUNCATE = 4.0  # standard deviations, as scipy.ndimage.gaussian_filter
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxisWeights:
+    """How ``len(starts)`` output pixels are made of ``input_size`` input pixels.
+
+    Output pixel ``i`` is the sum of ``weights[i] * input[starts[i] : starts[i] + width]``.
+    ``starts`` is int64 of shape (n,), ``weights`` float32 of shape (n, width).
+    """
+
+    input_size: int
+    starts: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+def resample(image: NDArray[np.float32], rows: AxisWeights, columns: AxisWeights) -> NDArray[np.float32]:
+    """Resample an image of shape (rows, columns); gives float32 of shape (len(rows), len(columns))."""
+    return _along_rows(_along_rows(image, rows).T, columns).T
+
+
+def smooth_axis(input_size: int, output_size: int) -> AxisWeights:
+    """Weights of skimage.transform.resize(order=1, mode="constant", anti_aliasing=True) for downsampling.
+
+    A Gaussian of standard deviation ``(factor - 1) / 2`` that sees zeros outside of the image, then
+    linear interpolation at the centres of the output pixels.
+    """
+    if output_size > input_size:
+        raise ValueError(f"smooth_axis only reduces, not {input_size} to {output_size}")
+    factor = input_size / output_size
+    sigma = (factor - 1) / 2
+    radius = int(GAUSSIAN_TRUNCATE * sigma + 0.5)
+    kernel = np.ones(1)
+    if radius:
+        kernel = np.exp(-0.5 / sigma**2 * np.arange(-radius, radius + 1) ** 2.0)
+        kernel /= kernel.sum()
+    position = (np.arange(output_size) + 0.5) * factor - 0.5
+    lower = np.floor(position).astype(np.int64)
+    fraction = (position - lower)[:, None]
+    weights = (1 - fraction) * np.append(kernel, 0) + fraction * np.append(0, kernel)
+    return _inside(input_size, lower - radius, weights)
+
+
+def triangle_axis(input_size: int, output_size: int) -> AxisWeights:
+    """Weights of linear interpolation, with a wider triangle where the image shrinks; edges repeat nothing."""
+    factor = input_size / output_size
+    support = max(factor, 1.0)
+    centre = (np.arange(output_size) + 0.5) * factor - 0.5
+    starts = np.ceil(centre - support).astype(np.int64)
+    offsets = np.arange(int(np.ceil(2 * support)) + 1)
+    distance = np.abs(starts[:, None] + offsets - centre[:, None]) / support
+    axis = _inside(input_size, starts, np.maximum(0.0, 1.0 - distance))
+    return AxisWeights(
+        input_size=input_size,
+        starts=axis.starts,
+        weights=axis.weights / axis.weights.sum(axis=1, keepdims=True),
+    )
+
+
+def _inside(input_size: int, starts: NDArray[np.int64], weights: NDArray[np.float64]) -> AxisWeights:
+    """Move every run into the image, dropping the weights of pixels outside."""
+    width = min(weights.shape[1], input_size)
+    moved = np.clip(starts, 0, input_size - width)
+    source = moved[:, None] + np.arange(width) - starts[:, None]
+    there = (source >= 0) & (source < weights.shape[1])
+    kept = np.take_along_axis(weights, np.where(there, source, 0), axis=1)
+    return AxisWeights(
+        input_size=input_size, starts=moved, weights=np.where(there, kept, 0.0).astype(np.float32)
+    )
+
+
+def _along_rows(image: NDArray[np.float32], axis: AxisWeights) -> NDArray[np.float32]:
+    if image.shape[0] != axis.input_size:
+        raise ValueError(f"weights for {axis.input_size} pixels cannot resample {image.shape[0]}")
+    source = np.ascontiguousarray(image, dtype=np.float32)
+    width = axis.weights.shape[1]
+    result = np.empty((len(axis.starts), source.shape[1]), dtype=np.float32)
+    for output, start, weights in zip(result, axis.starts.tolist(), axis.weights, strict=True):
+        np.dot(weights, source[start : start + width], out=output)
+    return result
