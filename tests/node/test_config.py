@@ -1,0 +1,130 @@
+"""The configuration: what is read, what is overridden, and every fault by its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from node.config import RangeCondition, load
+from node.errors import ConfigurationError
+
+COMPLETE = """
+[node]
+ae_title = "SECOND"
+port = 11119
+[database]
+url = "sqlite:///var/x.db"
+[completion]
+quiet_seconds = 3
+[[source]]
+name = "ct1"
+ae_title = "CT1"
+hosts = ["127.0.0.1", "10.1.0.0/16"]
+[[destination]]
+name = "pacs"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = 4242
+[[engine]]
+name = "cxr"
+kind = "chest_xray"
+model = "demo"
+[[route]]
+name = "chest"
+match = { Modality = ["CR", "DX"], BodyPartExamined = "CHEST|THORAX", Rows = { min = 224 }, instances = { max = 5 } }
+engines = ["cxr"]
+destinations = ["pacs"]
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return file
+
+
+def faults(tmp_path: Path, text: str, environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(write(tmp_path, text), environment or {})
+    return str(caught.value)
+
+
+def test_complete_configuration_is_read(tmp_path: Path) -> None:
+    configuration = load(write(tmp_path, COMPLETE), {})
+    assert configuration.node.ae_title == "SECOND"
+    assert configuration.completion.quiet_seconds == 3.0
+    assert configuration.route[0].match["Rows"] == RangeCondition(min=224)
+    assert configuration.data_dir == tmp_path / "var"
+    assert configuration.database_settings().url == f"sqlite:///{tmp_path}/var/x.db"
+    assert configuration.receiver_settings().attributes == {"Modality", "BodyPartExamined", "Rows"}
+
+
+def test_empty_configuration_has_the_defaults(tmp_path: Path) -> None:
+    configuration = load(write(tmp_path, ""), {})
+    assert (configuration.node.port, configuration.node.receivers) == (11112, 2)
+
+
+def test_project_configuration_is_valid() -> None:
+    load(Path(__file__).parents[2] / "config.toml", {})
+
+
+def test_environment_overrides_one_value(tmp_path: Path) -> None:
+    environment = {"OVERREAD_NODE__PORT": "11200", "OVERREAD_NODE__AE_TITLE": "OTHER", "OVERREAD_CONFIG": "unused"}
+    configuration = load(write(tmp_path, COMPLETE), environment)
+    assert (configuration.node.port, configuration.node.ae_title) == (11200, "OTHER")
+
+
+def test_unknown_key_names_file_key_and_nearest(tmp_path: Path) -> None:
+    message = faults(tmp_path, '[node]\nae_titel = "X"\n')
+    assert "config.toml" in message
+    assert "node.ae_titel: unknown key; did you mean 'ae_title'?" in message
+
+
+def test_unknown_table_names_nearest(tmp_path: Path) -> None:
+    assert "databse: unknown key; did you mean 'database'?" in faults(tmp_path, "[databse]\n")
+
+
+def test_unknown_key_in_a_list_of_tables_names_its_place(tmp_path: Path) -> None:
+    message = faults(tmp_path, COMPLETE.replace('model = "demo"', 'modle = "demo"'))
+    assert "engine.0.modle: unknown key; did you mean 'model'?" in message
+
+
+def test_all_faults_are_reported_together(tmp_path: Path) -> None:
+    message = faults(tmp_path, '[node]\nport = "eleven"\nreceivers = 0\n[completion]\nquiet_seconds = -1\n')
+    for key in ("node.port", "node.receivers", "completion.quiet_seconds"):
+        assert f"{key}: " in message
+
+
+def test_number_as_text_is_a_wrong_type(tmp_path: Path) -> None:
+    assert "node.port" in faults(tmp_path, '[node]\nport = "11112"\n')
+
+
+def test_route_to_unknown_engine_and_destination_names_nearest(tmp_path: Path) -> None:
+    message = faults(tmp_path, COMPLETE.replace('engines = ["cxr"]', 'engines = ["cxrr"]').replace('["pacs"]', '["pax"]'))
+    assert "route.0.engines: there is no engine 'cxrr'; did you mean 'cxr'?" in message
+    assert "route.0.destinations: there is no destination 'pax'" in message
+
+
+def test_unknown_dicom_keyword_in_a_rule_names_nearest(tmp_path: Path) -> None:
+    message = faults(tmp_path, COMPLETE.replace("BodyPartExamined", "BodyPartExamind"))
+    assert "'BodyPartExamind' is no DICOM keyword; did you mean 'BodyPartExamined'?" in message
+
+
+def test_wrong_condition_says_what_is_allowed(tmp_path: Path) -> None:
+    message = faults(tmp_path, COMPLETE.replace("{ min = 224 }", "{ mim = 224 }"))
+    assert "route.0.match.Rows: use a list, a regular expression, {min=, max=} or {absent=true}" in message
+
+
+def test_broken_regular_expression_is_refused(tmp_path: Path) -> None:
+    assert "not a regular expression" in faults(tmp_path, COMPLETE.replace("CHEST|THORAX", "CHEST("))
+
+
+def test_names_are_used_once(tmp_path: Path) -> None:
+    doubled = COMPLETE + '[[destination]]\nname = "pacs"\nae_title = "B"\nhost = "h"\nport = 1\n'
+    assert "destination.1.name: the name 'pacs' is used twice" in faults(tmp_path, doubled)
+
+
+def test_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="OVERREAD_CONFIG"):
+        load(tmp_path / "nothing.toml", {})
