@@ -1,0 +1,1 @@
+"""Tables, states, queue and outbox. Knows neither the DICOM network nor torch."""

@@ -1,0 +1,167 @@
+"""The tables. Times are stored as text in UTC with microseconds, so that they sort and compare on both servers."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+from db.states import DeliveryState, JobState, constraint
+
+UID = String(64)
+TIME = String(32)
+BIG = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData()
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("study_instance_uid", UID, primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("revision", Integer, nullable=False, default=0),
+    Column("instance_count", Integer, nullable=False),
+    Column("first_instance_at", TIME, nullable=False),
+    Column("last_instance_at", TIME, nullable=False),
+    Column("association", String(64), nullable=False),
+    Column("released", Boolean, nullable=False),
+    Column("modalities", Text, nullable=False),
+    Column("expected_instances", Integer),
+    CheckConstraint("state IN ('receiving', 'complete')", name="study_state"),
+    Index("ix_studies_state", "state"),
+    Index("ix_studies_association", "association"),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", UID, nullable=False, index=True),
+    Column("series_instance_uid", UID, nullable=False, index=True),
+    Column("sop_instance_uid", UID, nullable=False, unique=True),
+    Column("sop_class_uid", UID, nullable=False),
+    Column("transfer_syntax_uid", UID, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", BIG, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("called_ae", String(16), nullable=False),
+    Column("peer_address", String(64), nullable=False),
+    Column("association", String(64), nullable=False),
+    Column("received_at", TIME, nullable=False),
+    Column("attributes", Text, nullable=False),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("path", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("study_instance_uid", UID, nullable=False, index=True),
+    Column("series_instance_uid", UID, nullable=False),
+    Column("sop_instance_uid", UID, nullable=False, index=True),
+    Column("sha256", String(64), nullable=False),
+    Column("calling_ae", String(16), nullable=False),
+    Column("peer_address", String(64), nullable=False),
+    Column("at", TIME, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", UID, nullable=False, index=True),
+    Column("series_instance_uid", UID, nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("engine", Text),
+    Column("route", Text),
+    Column("destinations", Text, nullable=False),
+    Column("model_version", Text),
+    Column("state", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("reason", Text),
+    Column("inputs", Text, nullable=False),
+    Column("inputs_digest", String(64), nullable=False),
+    Column("predecessor_id", BIG, ForeignKey("jobs.id")),
+    Column("owner", Text),
+    Column("lease_token", String(32)),
+    Column("lease_until", TIME),
+    Column("not_before", TIME),
+    Column("created_at", TIME, nullable=False),
+    Column("updated_at", TIME, nullable=False),
+    Column("started_at", TIME),
+    Column("finished_at", TIME),
+    Column("review_advised", Boolean, nullable=False, default=False),
+    Column("summary", Text),
+    CheckConstraint(constraint(JobState), name="job_state"),
+    Index("ix_jobs_claim", "state", "engine", "priority", "id"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("job_id", BIG, ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("study_instance_uid", UID, nullable=False, index=True),
+    Column("series_instance_uid", UID, nullable=False, index=True),
+    Column("sop_instance_uid", UID, nullable=False, unique=True),
+    Column("sop_class_uid", UID, nullable=False),
+    Column("transfer_syntax_uid", UID, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", BIG, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("patient_id", Text, index=True),
+    Column("study_date", String(8), index=True),
+    Column("accession_number", Text, index=True),
+    Column("attributes", Text, nullable=False),
+    Column("created_at", TIME, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("job_id", BIG, ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("result_id", BIG, ForeignKey("results.id"), nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("owner", Text),
+    Column("lease_token", String(32)),
+    Column("lease_until", TIME),
+    Column("not_before", TIME),
+    Column("last_status", Integer),
+    Column("reason", Text),
+    Column("created_at", TIME, nullable=False),
+    Column("updated_at", TIME, nullable=False),
+    CheckConstraint(constraint(DeliveryState), name="delivery_state"),
+    Index("ix_deliveries_claim", "state", "destination", "id"),
+    Index("ix_deliveries_once", "result_id", "destination", unique=True),
+)
+
+history = Table(
+    "history",
+    metadata,
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("subject", String(16), nullable=False),
+    Column("subject_id", BIG, nullable=False),
+    Column("at", TIME, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16), nullable=False),
+    Column("why", Text, nullable=False),
+    Index("ix_history_subject", "subject", "subject_id"),
+)
