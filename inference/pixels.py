@@ -1,0 +1,179 @@
+"""One file to its stored pixel values, checked before anything is decoded.
+
+Files come from the network. Whatever a header asks for is compared with what is really there (native
+length, codestream size) before memory is set aside for it.
+
+References
+----------
+DICOM PS3.3 section C.7.6.3 (Image Pixel Module), PS3.5 section 8 (encoding of pixel data).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import DataElement, Dataset, FileDataset
+from pydicom.encaps import get_frame
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
+
+from inference.codestream import CodestreamError, frame_size
+from inference.errors import ImageUnreadable
+from inference.part10 import read_dataset
+
+MAXIMUM_PIXELS = 256 * 1024 * 1024
+SUPPORTED_BITS_ALLOCATED = (8, 16, 32)
+
+_NO_OVERLAY = DataElement(0x60000102, "US", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredImage:
+    """A single-frame grey image as it was stored.
+
+    ``values`` is an integer array of shape (rows, columns) whose values lie in
+    [``lowest``, ``highest``], the range that Bits Stored and Pixel Representation allow.
+    ``dataset`` has the header without its pixel data.
+    """
+
+    dataset: Dataset = field(repr=False)
+    values: NDArray[np.integer] = field(repr=False)
+    lowest: int
+    highest: int
+
+    @property
+    def inverted(self) -> bool:
+        """Whether low values are bright (MONOCHROME1)."""
+        return bool(self.dataset.PhotometricInterpretation == "MONOCHROME1")
+
+
+def read_image(path: Path) -> StoredImage:
+    """Read a DICOM Part 10 file with a single-frame grey image.
+
+    Raises
+    ------
+    ImageUnreadable
+        If it is no such file, or if its pixel data cannot be decoded safely; the message is the reason.
+    """
+    dataset = read_dataset(path)
+    try:
+        _check_description(dataset)
+        values = _decode(dataset)
+    except ImageUnreadable:
+        raise
+    except Exception as error:  # header values are converted when they are first used
+        raise ImageUnreadable(f"the image's header is damaged ({type(error).__name__})") from error
+    del dataset.PixelData
+    bits = dataset.BitsStored
+    signed = dataset.PixelRepresentation == 1
+    lowest = -(1 << (bits - 1)) if signed else 0
+    return StoredImage(dataset=dataset, values=values, lowest=lowest, highest=lowest + (1 << bits) - 1)
+
+
+def _check_description(dataset: FileDataset) -> None:
+    """Refuse what the Image Pixel Module describes wrongly or what is no single grey frame."""
+    if "PixelData" not in dataset:
+        raise ImageUnreadable("the object has no integer pixel data")
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation"):
+        if dataset.get(keyword) in (None, ""):
+            raise ImageUnreadable(f"the image lacks {keyword}")
+    if dataset.get("SamplesPerPixel", 1) != 1 or dataset.PhotometricInterpretation not in (
+        "MONOCHROME1",
+        "MONOCHROME2",
+    ):
+        raise ImageUnreadable(f"the image is not a grey one ({dataset.PhotometricInterpretation})")
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise ImageUnreadable(f"the image has {dataset.NumberOfFrames} frames, not one")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if not 0 < rows * columns <= MAXIMUM_PIXELS:
+        raise ImageUnreadable(f"an image of {columns} x {rows} pixels is not decoded")
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    high = int(dataset.get("HighBit", stored - 1))
+    if allocated not in SUPPORTED_BITS_ALLOCATED or not 1 <= stored <= allocated or not stored <= high + 1 <= allocated:
+        raise ImageUnreadable(f"{stored} bits stored up to bit {high} of {allocated} is no depth that can be read")
+    dataset.PixelRepresentation = int(dataset.get("PixelRepresentation", 0) or 0)
+
+
+def _decode(dataset: FileDataset) -> NDArray[np.integer]:
+    """Decode the one frame; the bits outside of Bits Stored are cut off."""
+    transfer_syntax_uid = dataset.file_meta.TransferSyntaxUID
+    if transfer_syntax_uid == JPEGExtended12Bit:
+        raise ImageUnreadable("12-bit JPEG (Process 2 and 4) cannot be decoded")
+    if transfer_syntax_uid.is_encapsulated:
+        cells = _decode_frame(dataset, transfer_syntax_uid)
+    else:
+        cells = _decode_native(dataset, transfer_syntax_uid)
+    return _stored_bits(cells, dataset)
+
+
+def _decode_native(dataset: FileDataset, transfer_syntax_uid: UID) -> NDArray[np.integer]:
+    """Native cells; bytes beyond the one frame are padding, not frames (PS3.5 section 8.1.1)."""
+    allocated = int(dataset.BitsAllocated)
+    count = int(dataset.Rows) * int(dataset.Columns)
+    needed = count * allocated // 8
+    if len(dataset.PixelData) < needed:
+        raise ImageUnreadable(f"the pixel data has {len(dataset.PixelData)} bytes where {needed} are needed")
+    order = "<" if transfer_syntax_uid.is_little_endian else ">"
+    cells = np.frombuffer(dataset.PixelData, dtype=f"{order}u{allocated // 8}", count=count)
+    native = cells.astype(cells.dtype.newbyteorder("="), copy=False)
+    return native.reshape(int(dataset.Rows), int(dataset.Columns))
+
+
+def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID) -> NDArray[np.integer]:
+    try:
+        decoder = get_decoder(transfer_syntax_uid)
+    except NotImplementedError:
+        raise ImageUnreadable(f"{transfer_syntax_uid.name} cannot be decoded") from None
+    try:
+        size = frame_size(transfer_syntax_uid, get_frame(dataset.PixelData, 0, number_of_frames=1))
+    except (CodestreamError, ValueError) as error:
+        raise ImageUnreadable(f"the pixel data is damaged: {error}") from error
+    if size is not None:
+        if (size.rows, size.columns) != (dataset.Rows, dataset.Columns):
+            raise ImageUnreadable(
+                f"the compressed frame has {size.columns} x {size.rows} pixels, "
+                f"the header says {dataset.Columns} x {dataset.Rows}"
+            )
+        if size.components != 1 or size.precision > dataset.BitsAllocated:
+            raise ImageUnreadable(
+                f"the compressed frame has {size.components} components of {size.precision} bits, "
+                f"the header says one of {dataset.BitsStored}"
+            )
+    try:
+        cells, _ = decoder.as_array(dataset, index=0, raw=True, correct_unused_bits=False)
+    except Exception as error:  # decoders are plug-ins in C that raise whatever they like
+        raise ImageUnreadable(
+            f"{transfer_syntax_uid.name} pixel data cannot be decoded ({type(error).__name__})"
+        ) from error
+    return cells
+
+
+def _stored_bits(cells: NDArray[np.integer], dataset: FileDataset) -> NDArray[np.integer]:
+    """Cut the stored bits out of the cells, where overlays and padding bits may surround them.
+
+    Native and run-length coding keep whole cells, with anything in the unused bits. Other codings hold
+    sample values; there, bits above Bits Stored are an error unless the image has overlays in them.
+    """
+    stored = int(dataset.BitsStored)
+    size = cells.dtype.itemsize
+    signed = dataset.PixelRepresentation == 1
+    typed = cells.astype(np.dtype(f"{'i' if signed else 'u'}{size}"), copy=False)
+    shift_down = 8 * size - stored
+    if not shift_down:
+        return typed
+    transfer_syntax_uid = dataset.file_meta.TransferSyntaxUID
+    whole_cells = not transfer_syntax_uid.is_encapsulated or transfer_syntax_uid == RLELossless
+    high_bit = int(dataset.get("HighBit", stored - 1)) if whole_cells else stored - 1
+    if not whole_cells and not _has_embedded_overlay(dataset):
+        lowest = -(1 << (stored - 1)) if signed else 0
+        if typed.min() < lowest or typed.max() >= 1 << stored:
+            raise ImageUnreadable(f"pixel values do not fit the {stored} bits that Bits Stored declares")
+    return np.right_shift(np.left_shift(typed, 8 * size - 1 - high_bit), shift_down)
+
+
+def _has_embedded_overlay(dataset: FileDataset) -> bool:
+    """Whether an overlay lies in unused bits of the pixel cells (PS3.3 section C.9.2, retired)."""
+    return any(int(dataset.get((group, 0x0102), _NO_OVERLAY).value or 0) for group in range(0x6000, 0x6020, 2))
