@@ -1,0 +1,240 @@
+"""Opening the database: durable SQLite with one writer at a time, or Postgres, behind the same two contexts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from db.errors import DatabaseUnavailable, SchemaTooNew
+from db.migrations.versioning import SchemaStatus, schema_status, upgrade
+
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+"""The write-ahead log is brought into the database file when it has grown beyond this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseSettings:
+    """Where the database is. A SQLite path is absolute."""
+
+    url: str
+    wait_seconds: float = 5.0
+    """How long a caller waits for a lock before DatabaseUnavailable."""
+
+
+class Database:
+    """One process' way to the database. Thread-safe: each context has a connection of its own."""
+
+    def __init__(self, engine: Engine, settings: DatabaseSettings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        self._writer = _WriteLock(_sqlite_file(settings.url), settings.wait_seconds) if self.is_sqlite else None
+
+    @classmethod
+    def open(cls, settings: DatabaseSettings) -> Database:
+        """Open a database without touching its schema."""
+        if settings.url.startswith("sqlite"):
+            engine = create_engine(
+                settings.url,
+                connect_args={"timeout": settings.wait_seconds, "check_same_thread": False},
+                pool_size=16,
+                max_overflow=64,
+            )
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+        else:
+            engine = create_engine(
+                settings.url,
+                pool_size=8,
+                max_overflow=32,
+                pool_pre_ping=True,
+                pool_timeout=settings.wait_seconds,
+                connect_args={
+                    "connect_timeout": max(2, int(settings.wait_seconds)),
+                    "options": f"-c lock_timeout={int(settings.wait_seconds * 1000)}",
+                },
+            )
+        return cls(engine, settings)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view; nothing is written.
+
+        Raises:
+            DatabaseUnavailable: the database is locked or away.
+        """
+        with _translated(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction, on disk when the context is left. Keep it short: SQLite has one writer at a time.
+
+        Raises:
+            DatabaseUnavailable: the database is locked or away; nothing was written.
+        """
+        if self._writer is None:
+            with _translated(), self.engine.begin() as connection:
+                yield connection
+            return
+        with self._writer.held():
+            with (
+                _translated(),
+                self.engine.connect().execution_options(overread_write=True) as connection,
+                connection.begin(),
+            ):
+                yield connection
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Empty a long write-ahead log, under the write lock: see docs/decisions/0002-sqlite-journal.md."""
+        log = _sqlite_file(self.settings.url).with_name(_sqlite_file(self.settings.url).name + "-wal")
+        try:
+            if log.stat().st_size < CHECKPOINT_BYTES:
+                return
+        except FileNotFoundError:
+            return
+        with _translated(), self.engine.connect() as connection:
+            raw: Any = connection.connection.dbapi_connection
+            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def schema_status(self) -> SchemaStatus:
+        """Whether the schema is that of this version."""
+        with _translated():
+            return schema_status(self.engine)
+
+    def upgrade(self) -> None:
+        """Bring an empty or old schema to this version.
+
+        Raises:
+            SchemaTooNew: the database was written by a newer version.
+        """
+        if self._writer is None:
+            self._upgrade()
+            return
+        with self._writer.held():
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        with _translated():
+            if schema_status(self.engine) == "newer":
+                raise SchemaTooNew(
+                    "The database was written by a newer overread: update overread or use another database."
+                )
+            upgrade(self.engine)
+
+    def close(self) -> None:
+        """Close all connections; SQLite's last one empties the write-ahead log, hence the lock."""
+        if self._writer is None:
+            self.engine.dispose()
+            return
+        with self._writer.held():
+            self.engine.dispose()
+
+
+class _WriteLock:
+    """At most one writer over all threads and processes, by a file lock beside the database.
+
+    SQLite's own lock makes waiters sleep and lets them starve; and its WAL-reset bug needs a writer and a
+    checkpoint at the same time, which this lock rules out.
+    """
+
+    def __init__(self, database: Path, wait_seconds: float) -> None:
+        self.path = database.with_name(database.name + ".lock")
+        self.wait_seconds = wait_seconds
+        self._thread_lock = threading.Lock()
+        self._file: int | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        deadline = time.monotonic() + self.wait_seconds
+        if not self._thread_lock.acquire(timeout=self.wait_seconds):
+            raise DatabaseUnavailable("The database is busy: another writer of this process holds it.")
+        try:
+            if self._file is None:
+                try:
+                    self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                except OSError as error:
+                    raise DatabaseUnavailable(f"{self.path} cannot be opened: {error.strerror}.") from error
+            self._lock_file(self._file, deadline)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        finally:
+            self._thread_lock.release()
+
+    def _lock_file(self, file: int, deadline: float) -> None:
+        pause = 0.0002
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise DatabaseUnavailable("The database is busy: another process holds it.") from None
+                time.sleep(pause)
+                pause = min(pause * 2, 0.005)
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("overread_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _sqlite_file(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The driver's errors as ours; never with the statement's parameters, which hold patient data."""
+    try:
+        yield
+    except PoolTimeoutError:
+        raise DatabaseUnavailable("The database is busy: no connection became free.") from None
+    except DBAPIError as error:
+        if isinstance(error, OperationalError) or error.connection_invalidated:
+            first_line = (str(error.orig).splitlines() or ["no reason given"])[0]
+            raise DatabaseUnavailable(f"The database does not answer: {first_line}") from None
+        raise
+
+
+def now() -> datetime:
+    """The present time."""
+    return datetime.now(UTC)
+
+
+def time_text(moment: datetime) -> str:
+    """A time as the tables hold it: UTC, fixed width, so that text order is time order."""
+    if moment.tzinfo is None:
+        raise ValueError("times need a time zone")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def read_time(text: str) -> datetime:
+    """A time that the tables hold."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+
+def read_optional_time(text: str | None) -> datetime | None:
+    """A time that the tables may hold."""
+    return None if text is None else read_time(text)

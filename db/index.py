@@ -1,0 +1,274 @@
+"""The index of what was received: instances, studies and their progress, quarantine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from db.database import Database, read_time, time_text
+from db.records import Instance, NewInstance, QuarantineEntry, StoreVerdict, Study, StudyProgress
+from db.tables import instances, quarantine, results, studies
+
+CONFLICT_REASON = "this SOP Instance UID was received before with other content; the first one stays"
+
+
+class Index:
+    """What was received. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def record(self, new: Sequence[NewInstance]) -> list[StoreVerdict]:
+        """Index received instances in one transaction; the verdicts are in the order given.
+
+        A stored instance creates or re-opens its study. A duplicate changes nothing. A conflict is
+        quarantined; the file stays where it is.
+
+        Raises:
+            DatabaseUnavailable: nothing was indexed.
+        """
+        with self.database.write() as connection:
+            known = self._digests(connection, [item.sop_instance_uid for item in new])
+            verdicts: list[StoreVerdict] = []
+            stored: list[NewInstance] = []
+            conflicts: list[NewInstance] = []
+            for item in new:
+                digest = known.setdefault(item.sop_instance_uid, "")
+                if not digest:
+                    known[item.sop_instance_uid] = item.sha256
+                    stored.append(item)
+                    verdicts.append(StoreVerdict.STORED)
+                elif digest == item.sha256:
+                    verdicts.append(StoreVerdict.DUPLICATE)
+                else:
+                    conflicts.append(item)
+                    verdicts.append(StoreVerdict.CONFLICT)
+            if stored:
+                connection.execute(insert(instances), [_instance_values(item) for item in stored])
+                self._touch_studies(connection, stored)
+            for item in conflicts:
+                self._quarantine(
+                    connection,
+                    QuarantineEntry(
+                        path=item.path,
+                        reason=CONFLICT_REASON,
+                        study_instance_uid=item.study_instance_uid,
+                        series_instance_uid=item.series_instance_uid,
+                        sop_instance_uid=item.sop_instance_uid,
+                        sha256=item.sha256,
+                        calling_ae=item.calling_ae,
+                        peer_address=item.peer_address,
+                        at=item.received_at,
+                    ),
+                )
+        return verdicts
+
+    @staticmethod
+    def _digests(connection: Connection, uids: Sequence[str]) -> dict[str, str]:
+        rows = connection.execute(
+            select(instances.c.sop_instance_uid, instances.c.sha256).where(instances.c.sop_instance_uid.in_(uids))
+        )
+        return {uid: digest for uid, digest in rows}
+
+    @staticmethod
+    def _touch_studies(connection: Connection, stored: Sequence[NewInstance]) -> None:
+        by_study: dict[str, list[NewInstance]] = {}
+        for item in stored:
+            by_study.setdefault(item.study_instance_uid, []).append(item)
+        for uid, items in by_study.items():
+            row = connection.execute(
+                select(studies).where(studies.c.study_instance_uid == uid).with_for_update()
+            ).one_or_none()
+            modalities = {str(item.attributes.get("Modality") or "") for item in items}
+            expected = max((_expected(item) for item in items), default=0)
+            values: dict[str, Any] = {
+                "state": "receiving",
+                "instance_count": len(items) + (row.instance_count if row else 0),
+                "last_instance_at": time_text(items[-1].received_at),
+                "association": items[-1].association,
+                "released": False,
+                "modalities": json.dumps(sorted(modalities | set(json.loads(row.modalities) if row else ()))),
+            }
+            if expected:
+                values["expected_instances"] = expected
+            if row is None:
+                first = time_text(items[0].received_at)
+                connection.execute(
+                    insert(studies).values(study_instance_uid=uid, revision=0, first_instance_at=first, **values)
+                )
+            else:
+                connection.execute(update(studies).where(studies.c.study_instance_uid == uid).values(**values))
+
+    def quarantine(self, entry: QuarantineEntry) -> None:
+        """Record an object that is kept but not used."""
+        with self.database.write() as connection:
+            self._quarantine(connection, entry)
+
+    @staticmethod
+    def _quarantine(connection: Connection, entry: QuarantineEntry) -> None:
+        connection.execute(
+            insert(quarantine).values(
+                path=entry.path,
+                reason=entry.reason,
+                study_instance_uid=entry.study_instance_uid,
+                series_instance_uid=entry.series_instance_uid,
+                sop_instance_uid=entry.sop_instance_uid,
+                sha256=entry.sha256,
+                calling_ae=entry.calling_ae,
+                peer_address=entry.peer_address,
+                at=time_text(entry.at),
+            )
+        )
+
+    def association_released(self, association: str) -> int:
+        """Mark the studies whose last instance came by this association; how many there are."""
+        with self.database.write() as connection:
+            return connection.execute(
+                update(studies)
+                .where(studies.c.association == association, studies.c.state == "receiving")
+                .values(released=True)
+            ).rowcount
+
+    def receiving(self) -> list[StudyProgress]:
+        """The studies that are not complete."""
+        with self.database.read() as connection:
+            rows = connection.execute(select(studies).where(studies.c.state == "receiving")).all()
+        return [
+            StudyProgress(
+                study_instance_uid=row.study_instance_uid,
+                revision=row.revision,
+                instance_count=row.instance_count,
+                last_instance_at=read_time(row.last_instance_at),
+                released=row.released,
+                modalities=tuple(json.loads(row.modalities)),
+                expected_instances=row.expected_instances,
+            )
+            for row in rows
+        ]
+
+    def instances(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Instance]:
+        """The instances of a study, or of one of its series, in order of arrival."""
+        statement = select(instances).where(instances.c.study_instance_uid == study_instance_uid)
+        if series_instance_uid is not None:
+            statement = statement.where(instances.c.series_instance_uid == series_instance_uid)
+        with self.database.read() as connection:
+            rows = connection.execute(statement.order_by(instances.c.id)).all()
+        return [_read_instance(row) for row in rows]
+
+    def find_instance(self, sop_instance_uid: str) -> Instance | None:
+        """The instance of that UID."""
+        with self.database.read() as connection:
+            row = connection.execute(
+                select(instances).where(instances.c.sop_instance_uid == sop_instance_uid)
+            ).one_or_none()
+        return None if row is None else _read_instance(row)
+
+    def known_paths(self) -> set[str]:
+        """Every file that a row speaks of, relative to the data folder."""
+        with self.database.read() as connection:
+            return {
+                path for table in (instances, quarantine, results) for (path,) in connection.execute(select(table.c.path))
+            }
+
+    def quarantined(self, study_instance_uid: str | None = None) -> list[QuarantineEntry]:
+        """What is in quarantine, of one study or altogether, oldest first."""
+        statement = select(quarantine).order_by(quarantine.c.id)
+        if study_instance_uid is not None:
+            statement = statement.where(quarantine.c.study_instance_uid == study_instance_uid)
+        with self.database.read() as connection:
+            rows = connection.execute(statement).all()
+        return [
+            QuarantineEntry(
+                path=row.path,
+                reason=row.reason,
+                study_instance_uid=row.study_instance_uid,
+                series_instance_uid=row.series_instance_uid,
+                sop_instance_uid=row.sop_instance_uid,
+                sha256=row.sha256,
+                calling_ae=row.calling_ae,
+                peer_address=row.peer_address,
+                at=read_time(row.at),
+            )
+            for row in rows
+        ]
+
+    def study(self, study_instance_uid: str) -> Study | None:
+        """The study of that UID."""
+        with self.database.read() as connection:
+            row = connection.execute(
+                select(studies).where(studies.c.study_instance_uid == study_instance_uid)
+            ).one_or_none()
+        return None if row is None else _read_study(row)
+
+    def studies(self, limit: int = 100) -> list[Study]:
+        """The studies that received something last, newest first."""
+        with self.database.read() as connection:
+            rows = connection.execute(select(studies).order_by(studies.c.last_instance_at.desc()).limit(limit)).all()
+        return [_read_study(row) for row in rows]
+
+    def series_study(self, series_instance_uid: str) -> str | None:
+        """The Study Instance UID of a series."""
+        with self.database.read() as connection:
+            return connection.execute(
+                select(instances.c.study_instance_uid)
+                .where(instances.c.series_instance_uid == series_instance_uid)
+                .limit(1)
+            ).scalar_one_or_none()
+
+
+def _expected(item: NewInstance) -> int:
+    value = item.attributes.get("NumberOfStudyRelatedInstances")
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else 0
+
+
+def _instance_values(item: NewInstance) -> dict[str, Any]:
+    return {
+        "study_instance_uid": item.study_instance_uid,
+        "series_instance_uid": item.series_instance_uid,
+        "sop_instance_uid": item.sop_instance_uid,
+        "sop_class_uid": item.sop_class_uid,
+        "transfer_syntax_uid": item.transfer_syntax_uid,
+        "path": item.path,
+        "size": item.size,
+        "sha256": item.sha256,
+        "calling_ae": item.calling_ae,
+        "called_ae": item.called_ae,
+        "peer_address": item.peer_address,
+        "association": item.association,
+        "received_at": time_text(item.received_at),
+        "attributes": json.dumps(item.attributes, ensure_ascii=False),
+    }
+
+
+def _read_instance(row: Row[Any]) -> Instance:
+    return Instance(
+        id=row.id,
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        path=row.path,
+        size=row.size,
+        sha256=row.sha256,
+        calling_ae=row.calling_ae,
+        called_ae=row.called_ae,
+        peer_address=row.peer_address,
+        association=row.association,
+        received_at=read_time(row.received_at),
+        attributes=json.loads(row.attributes),
+    )
+
+
+def _read_study(row: Row[Any]) -> Study:
+    return Study(
+        study_instance_uid=row.study_instance_uid,
+        state=row.state,
+        revision=row.revision,
+        instance_count=row.instance_count,
+        first_instance_at=read_time(row.first_instance_at),
+        last_instance_at=read_time(row.last_instance_at),
+    )

@@ -1,0 +1,41 @@
+"""Which schema a database has, and how it gets the present one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine
+
+SchemaStatus = Literal["current", "old", "newer", "empty"]
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
+
+
+def schema_status(engine: Engine) -> SchemaStatus:
+    """Whether the schema is that of this version, old, newer, or not there at all."""
+    scripts = ScriptDirectory.from_config(_config())
+    known = {script.revision for script in scripts.walk_revisions()}
+    with engine.connect() as connection:
+        revision = MigrationContext.configure(connection).get_current_revision()
+    if revision is None:
+        return "empty"
+    if revision not in known:
+        return "newer"
+    return "current" if revision == scripts.get_current_head() else "old"
+
+
+def upgrade(engine: Engine) -> None:
+    """Run the migrations that are missing."""
+    config = _config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,79 @@
+"""The one place that writes states: a conditional update and its history row, in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, update
+
+from db.database import now, time_text
+from db.errors import IllegalTransition, StaleLease
+from db.states import DELIVERY_TRANSITIONS, JOB_TRANSITIONS
+from db.tables import deliveries, history, jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A table whose rows have states, and the steps between them."""
+
+    subject: str
+    table: Table
+    transitions: Mapping[tuple[Any, Any], Any]
+
+
+JOBS = Machine(subject="job", table=jobs, transitions=JOB_TRANSITIONS)
+DELIVERIES = Machine(subject="delivery", table=deliveries, transitions=DELIVERY_TRANSITIONS)
+
+
+def change(
+    connection: Connection,
+    machine: Machine,
+    identifier: int,
+    was: StrEnum,
+    event: StrEnum,
+    *,
+    who: str,
+    why: str,
+    lease_token: str | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> None:
+    """Take one row from ``was`` by ``event`` to the state that the table of transitions says.
+
+    Raises:
+        IllegalTransition: there is no such step, or the row was no longer in ``was``.
+        StaleLease: the row is not held under ``lease_token``.
+    """
+    becomes = machine.transitions.get((was, event))
+    if becomes is None:
+        raise IllegalTransition(f"{machine.subject} {identifier} is {was}: {event} is not possible.")
+    moment = time_text(now())
+    table = machine.table
+    statement = update(table).where(table.c.id == identifier, table.c.state == str(was))
+    if lease_token is not None:
+        statement = statement.where(table.c.lease_token == lease_token)
+    changed = connection.execute(statement.values(state=str(becomes), updated_at=moment, **(values or {}))).rowcount
+    if not changed and lease_token is not None:
+        raise StaleLease(f"{machine.subject} {identifier} is no longer held by {who}.")
+    if not changed:
+        raise IllegalTransition(f"{machine.subject} {identifier} changed meanwhile: look at it again.")
+    record(connection, machine, identifier, who=who, was=str(was), becomes=str(becomes), why=why)
+
+
+def record(
+    connection: Connection, machine: Machine, identifier: int, *, who: str, was: str | None, becomes: str, why: str
+) -> None:
+    """Write a history row; ``was`` is None for a row that is born."""
+    connection.execute(
+        insert(history).values(
+            subject=machine.subject,
+            subject_id=identifier,
+            at=time_text(now()),
+            who=who,
+            from_state=was,
+            to_state=becomes,
+            why=why,
+        )
+    )
