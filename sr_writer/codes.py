@@ -1,0 +1,103 @@
+"""Codes of the reports: verified ones from pydicom's dictionaries, the rest from one private scheme.
+
+A code that the dictionaries do not hold cannot be verified and is replaced by a code of the private
+scheme 99OVERREAD, which each report declares.
+
+References: PS3.16 section 8 (coding schemes), PS3.3 section C.12.1.1.1 (Coding Scheme Identification).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from inference import findings
+from inference.findings import Label, Presence, Severity
+from sr_writer.strings import LONG_STRING, plain
+
+PRIVATE_SCHEME = "99OVERREAD"
+"""Coding Scheme Designator (0008,0102) of the private scheme; PS3.16 section 8.2 reserves 99 for those."""
+
+VERIFIABLE_SCHEMES = ("DCM", "SCT", "LN", "UCUM", "RADLEX")
+"""Designators of the schemes whose codes are looked up in the dictionaries."""
+
+CODE_VALUE_LENGTH = 16
+"""Most characters of a Code Value (0008,0100), VR SH."""
+
+SEVERITY_LEVEL = Code("SEVERITY", PRIVATE_SCHEME, "Severity level")
+"""Concept name of the severity level: read from the certainty, so not SNOMED CT's clinical severity."""
+
+SEVERITY: dict[Severity, Code] = {
+    Severity.NONE: Code("SEVERITY-NONE", PRIVATE_SCHEME, "None"),
+    Severity.LOW: Code("SEVERITY-LOW", PRIVATE_SCHEME, "Low"),
+    Severity.HIGH: Code("SEVERITY-HIGH", PRIVATE_SCHEME, "High"),
+    Severity.CRITICAL: Code("SEVERITY-CRIT", PRIVATE_SCHEME, "Critical"),
+}
+
+PRESENCE: dict[Presence, Code] = {
+    Presence.PRESENT: codes.SCT.Present,
+    Presence.INDETERMINATE: codes.SCT.Indeterminate,
+    Presence.ABSENT: codes.SCT.Absent,
+}
+
+_PROCEDURES: dict[str, Code] = {
+    **dict.fromkeys(("CR", "DX", "RG", "RF", "IO", "PX"), codes.LN.XRUnspecifiedBodyRegion),
+    "MG": codes.SCT.Mammography,
+    "CT": codes.LN.CTUnspecifiedBodyRegion,
+    "MR": codes.LN.MRIUnspecifiedBodyRegion,
+    "NM": codes.LN.NMUnspecifiedBodyRegion,
+    "PT": codes.LN.PETUnspecifiedBodyRegion,
+    "US": codes.SCT.Ultrasonography,
+    "XA": codes.SCT.Angiography,
+}
+"""Procedure Reported by Modality (0008,0060): of CID 100 where it has one; no body part has one there."""
+
+
+def procedure_reported(modality: str) -> Code:
+    """The imaging procedure that an image of this modality shows (121058, DCM; PS3.16 CID 100)."""
+    procedure: Code = _PROCEDURES.get(modality, codes.SCT.ImagingProcedure)
+    return procedure
+
+
+def _read_dictionary() -> dict[tuple[str, str], Code]:
+    known: dict[tuple[str, str], Code] = {}
+    for scheme in VERIFIABLE_SCHEMES:
+        for code in getattr(codes, scheme).concepts.values():
+            key = (scheme, code.value)
+            if key not in known or len(code.meaning) < len(known[key].meaning):
+                known[key] = Code(code.value, scheme, plain(code.meaning, LONG_STRING))
+    return known
+
+
+_DICTIONARY = _read_dictionary()
+"""Every verifiable code by designator and value, with the shortest of its meanings."""
+
+
+def verified(code: findings.Code | None) -> Code | None:
+    """``code`` as the dictionaries have it, or None where they do not."""
+    return None if code is None else _DICTIONARY.get((code.scheme, code.value))
+
+
+def finding_code(label: Label) -> Code:
+    """What a label's finding is called: its verified code, otherwise one of the private scheme."""
+    return verified(label.finding) or private_code(label.name)
+
+
+def private_code(name: str) -> Code:
+    """Code of the private scheme for a name: its letters and digits, shortened by a digest if too long."""
+    value = re.sub(r"[^A-Z0-9]+", "-", name.upper()).strip("-")
+    if not 0 < len(value) <= CODE_VALUE_LENGTH:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:6].upper()
+        value = f"{value[: CODE_VALUE_LENGTH - 7]}-{digest}".lstrip("-")
+    return Code(value, PRIVATE_SCHEME, plain(name, LONG_STRING) or value)
+
+
+def private_scheme_identification() -> CodingSchemeIdentificationItem:
+    """Item of the Coding Scheme Identification Sequence (0008,0110) that declares the private scheme."""
+    return CodingSchemeIdentificationItem(
+        PRIVATE_SCHEME, name="overread private codes", responsible_organization="overread"
+    )

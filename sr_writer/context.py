@@ -1,0 +1,55 @@
+"""What a report has to say beyond the findings: which job made it, when, and what came before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from typing import Literal
+
+from pydicom.dataset import Dataset
+
+from sr_writer.document import InstanceReference
+
+ResultKind = Literal["sr", "overlay"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredecessorReport(InstanceReference):
+    """The report of the former revision, for the Predecessor Documents Sequence (0040,A360)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportContext:
+    """One job as its objects describe it.
+
+    ``job_seed`` is everything that the UIDs derive from: study, series, engine, model version and
+    inputs digest in one string. ``series_number`` is the report's Series Number; the overlays take
+    the next one. ``content_datetime`` is when the results were made; it is written in ``timezone``
+    (None: the time zone of the node), or in the source's own offset where the source declares one.
+    ``manufacturer``, ``model_name`` and ``software_version`` describe the node, not the model.
+    """
+
+    job_seed: str
+    engine_name: str
+    content_datetime: datetime
+    series_number: int = 9001
+    predecessor: PredecessorReport | None = None
+    manufacturer: str = "overread"
+    model_name: str = "overread"
+    software_version: str = "unknown"
+    device_serial_number: str | None = None
+    timezone: tzinfo | None = None
+
+    def __post_init__(self) -> None:
+        if self.content_datetime.utcoffset() != UTC.utcoffset(None):
+            raise ValueError("content_datetime must be aware and in UTC")
+        if self.series_number < 1:
+            raise ValueError(f"series_number must be at least 1, not {self.series_number}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenObject:
+    """One finished object. ``dataset`` has its ``file_meta`` and is ready for ``dcmwrite``."""
+
+    kind: ResultKind
+    dataset: Dataset

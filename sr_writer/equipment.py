@@ -1,0 +1,67 @@
+"""The node and the model as the equipment of a result.
+
+References: PS3.3 sections C.7.5.1 (General Equipment) and C.12.1 (Contributing Equipment Sequence);
+IHE Radiology, AI Results: the algorithm is a contributing equipment with a Device UID of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from highdicom import ContributingEquipment
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from inference.findings import ModelIdentity
+from sr_writer.context import ReportContext
+from sr_writer.strings import LONG_STRING, plain
+from sr_writer.uids import device_uid
+
+DEMONSTRATION_NOTICE = "demonstration model, not for clinical use"
+"""What every object of a bundled model says."""
+
+UNREVIEWED_NOTICE = "AI result, not reviewed"
+"""What every object says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """The model in the words that the contributing equipment and the report's content share."""
+
+    manufacturer: str
+    name: str
+    version: str
+    device_uid: str
+
+    @classmethod
+    def of_model(cls, model: ModelIdentity) -> Algorithm:
+        return cls(
+            manufacturer=plain(model.manufacturer, LONG_STRING) or "unknown",
+            name=plain(model.name, LONG_STRING),
+            version=plain(model.version, LONG_STRING),
+            device_uid=device_uid(model.sha256, model.version),
+        )
+
+
+def contributing_equipment(algorithm: Algorithm, made_at: datetime, demonstration: bool) -> Dataset:
+    """Item of the Contributing Equipment Sequence (0018,A001) for the model."""
+    item = ContributingEquipment(
+        algorithm.manufacturer,
+        codes.DCM.ProcessingEquipment,
+        manufacturer_model_name=algorithm.name,
+        software_versions=algorithm.version,
+        contribution_datetime=made_at,
+        contribution_description=DEMONSTRATION_NOTICE if demonstration else None,
+    )
+    item.DeviceUID = algorithm.device_uid
+    return item
+
+
+def set_general_equipment(dataset: Dataset, context: ReportContext) -> None:
+    """Names the node as the equipment that made the object."""
+    dataset.Manufacturer = plain(context.manufacturer, LONG_STRING)
+    dataset.ManufacturerModelName = plain(context.model_name, LONG_STRING)
+    dataset.SoftwareVersions = plain(context.software_version, LONG_STRING)
+    if context.device_serial_number is not None:
+        dataset.DeviceSerialNumber = plain(context.device_serial_number, LONG_STRING)

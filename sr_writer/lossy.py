@@ -1,0 +1,51 @@
+"""Lossy compression of the source, which its overlays inherit.
+
+References: PS3.3 section C.7.6.1.1.5 (Lossy Image Compression): once lossy, always declared.
+"""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+
+from sr_writer.source import SourceHeader
+
+_ALWAYS_LOSSY = {
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+}
+_PERHAPS_LOSSY = {
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.93": "ISO_15444_2",
+    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
+}
+"""Lossy Image Compression Method (0028,2114) of the transfer syntaxes that lose information."""
+
+
+def copy_lossy_compression(source: SourceHeader, overlay: Dataset) -> None:
+    """Declares on the overlay whether its source had been compressed with loss.
+
+    A source in a lossy transfer syntax counts even where its header is silent. Ratio and method are
+    the source's; where it names none, they come from the transfer syntax and the size of the file.
+    """
+    declared = source.text("LossyImageCompression")
+    method = _ALWAYS_LOSSY.get(source.transfer_syntax_uid, "")
+    if not method and declared != "00":
+        method = _PERHAPS_LOSSY.get(source.transfer_syntax_uid, "")
+    if declared != "01" and not method:
+        return
+    overlay.LossyImageCompression = "01"
+    methods = source.text("LossyImageCompressionMethod") or method
+    if methods:
+        overlay.LossyImageCompressionMethod = methods.split("\\")
+    ratios = source.text("LossyImageCompressionRatio") or (_ratio(source) if method else "")
+    if ratios:
+        overlay.LossyImageCompressionRatio = ratios.split("\\")
+
+
+def _ratio(source: SourceHeader) -> str:
+    """Bytes of the decoded pixels over bytes of the file, as a decimal string."""
+    image = source.image
+    samples = source.number("SamplesPerPixel", 1) * source.number("NumberOfFrames", 1)
+    decoded = image.rows * image.columns * samples * source.number("BitsAllocated", 8) // 8
+    return f"{max(decoded / max(source.file_size, 1), 1.0):.2f}"

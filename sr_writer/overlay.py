@@ -1,0 +1,102 @@
+"""The overlay: an RGB Secondary Capture of the picture under a heat map, with its legend burned in.
+
+References: PS3.3 sections A.8.1 (Secondary Capture Image IOD), C.7.6.1 (General Image), C.8.6.1
+(SC Equipment).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from highdicom.sr import CodedConcept
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from inference.findings import Analysis, Finding, Heatmap
+from sr_writer.context import ReportContext
+from sr_writer.equipment import DEMONSTRATION_NOTICE, UNREVIEWED_NOTICE
+from sr_writer.instance import complete_instance
+from sr_writer.lossy import copy_lossy_compression
+from sr_writer.overlay_picture import Legend, draw_overlay
+from sr_writer.source import SourceHeader
+from sr_writer.strings import LONG_STRING, SHORT_TEXT, plain
+from sr_writer.uids import derived_uid
+
+
+def write_overlay(
+    analysis: Analysis,
+    finding: Finding,
+    heatmap: Heatmap,
+    source: SourceHeader,
+    context: ReportContext,
+    *,
+    number: int,
+) -> Dataset:
+    """The overlay of one heat map; ``number`` counts the overlays of the job from 1."""
+    overlay = Dataset()
+    overlay.SOPClassUID = SecondaryCaptureImageStorage
+    overlay.SOPInstanceUID = derived_uid(context.job_seed, "overlay", number)
+    overlay.SeriesInstanceUID = derived_uid(context.job_seed, "overlay series")
+    overlay.SeriesNumber = context.series_number + 1
+    overlay.InstanceNumber = number
+    overlay.Modality = source.text("Modality") or "OT"
+    overlay.ConversionType = "WSD"
+    source.copy_series_context(overlay)
+    _set_derivation(overlay, analysis, finding, heatmap)
+    copy_lossy_compression(source, overlay)
+    legend = _legend(analysis, finding, heatmap, context)
+    _set_pixels(overlay, draw_overlay(analysis, finding, heatmap, legend))
+    complete_instance(overlay, source, context, analysis.model, title="overlays")
+    return overlay
+
+
+def _legend(analysis: Analysis, finding: Finding, heatmap: Heatmap, context: ReportContext) -> Legend:
+    notices = [UNREVIEWED_NOTICE]
+    if analysis.model.demonstration:
+        notices.append(DEMONSTRATION_NOTICE)
+    return Legend(
+        finding=plain(finding.label.name, LONG_STRING),
+        probability=finding.calibrated_probability,
+        thresholds=finding.label.thresholds,
+        presence=finding.presence,
+        severity=finding.severity,
+        method=plain(heatmap.method, LONG_STRING),
+        engine=plain(context.engine_name, LONG_STRING),
+        model=plain(analysis.model.name, LONG_STRING),
+        version=plain(analysis.model.version, LONG_STRING),
+        notices=tuple(notices),
+    )
+
+
+def _set_derivation(overlay: Dataset, analysis: Analysis, finding: Finding, heatmap: Heatmap) -> None:
+    image = Dataset()
+    image.ReferencedSOPClassUID = analysis.source.sop_class_uid
+    image.ReferencedSOPInstanceUID = analysis.source.sop_instance_uid
+    if analysis.source.frame is not None:
+        image.ReferencedFrameNumber = analysis.source.frame
+    purpose = codes.DCM.SourceImageForImageProcessingOperation
+    image.PurposeOfReferenceCodeSequence = [
+        CodedConcept(purpose.value, purpose.scheme_designator, purpose.meaning)
+    ]
+    overlay.SourceImageSequence = [image]
+    overlay.ImageType = ["DERIVED", "SECONDARY"]
+    description = f"{heatmap.method} heat map for {finding.label.name} blended over the source image"
+    overlay.DerivationDescription = plain(description, SHORT_TEXT)
+    notice = f"; {DEMONSTRATION_NOTICE}" if analysis.model.demonstration else ""
+    overlay.ImageComments = f"{UNREVIEWED_NOTICE}{notice}"
+
+
+def _set_pixels(overlay: Dataset, pixels: NDArray[np.uint8]) -> None:
+    """Gives the overlay its pixels, uint8 of shape (rows, columns, 3)."""
+    overlay.SamplesPerPixel = 3
+    overlay.PhotometricInterpretation = "RGB"
+    overlay.PlanarConfiguration = 0
+    overlay.Rows, overlay.Columns = pixels.shape[:2]
+    overlay.BitsAllocated = overlay.BitsStored = 8
+    overlay.HighBit = 7
+    overlay.PixelRepresentation = 0
+    # YES: text is burned in, and what the source has burned in shows through.
+    overlay.BurnedInAnnotation = "YES"
+    data = pixels.tobytes()
+    overlay.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))

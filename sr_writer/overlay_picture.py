@@ -1,0 +1,193 @@
+"""Pixels of an overlay: the picture under its heat map, and beside it a panel that explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from inference.findings import Analysis, Finding, Heatmap, Presence, Severity, Thresholds
+from sr_writer.colour_map import LEVELS, blend
+
+PICTURE_SIZE = 1024
+"""Longer side of the picture within the overlay, in pixels."""
+
+PANEL_WIDTH = 368
+"""Width of the panel, in pixels."""
+
+LEAST_HEIGHT = 760
+"""Height that the panel needs, in pixels."""
+
+_MARGIN = 28
+_BACKGROUND = (14, 17, 21)
+_TEXT = (236, 239, 242)
+_QUIET = (160, 168, 178)
+_WARNING = (255, 196, 64)
+_LINE = (58, 65, 74)
+_OUTLINE = (96, 224, 255)
+_SCALE_GROUND = 96
+"""Grey that the colour scale is blended over, about that of soft tissue."""
+
+_PRESENCE_COLOURS = {
+    Presence.PRESENT: (255, 138, 96),
+    Presence.INDETERMINATE: (255, 214, 120),
+    Presence.ABSENT: (150, 214, 160),
+}
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Legend:
+    """What the panel says, in plain ASCII."""
+
+    finding: str
+    probability: float
+    thresholds: Thresholds
+    presence: Presence
+    severity: Severity
+    method: str
+    engine: str
+    model: str
+    version: str
+    notices: tuple[str, ...]
+
+
+def draw_overlay(analysis: Analysis, finding: Finding, heatmap: Heatmap, legend: Legend) -> NDArray[np.uint8]:
+    """The overlay's pixels: uint8 RGB, shape (rows, columns, 3).
+
+    The picture is scaled to ``PICTURE_SIZE`` on its longer side and stands left, the panel right.
+    """
+    picture = Image.fromarray(analysis.picture)
+    scale = PICTURE_SIZE / max(picture.size)
+    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
+    levels = np.rint(np.clip(heatmap.values, 0.0, 1.0) * (LEVELS - 1)).astype(np.uint8)
+    shown = Image.fromarray(
+        blend(
+            np.asarray(picture.resize(size, Image.Resampling.BICUBIC)),
+            np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR)),
+        )
+    )
+    _outline_regions(shown, analysis, finding)
+    height = max(size[1], LEAST_HEIGHT)
+    canvas = Image.new("RGB", (size[0] + PANEL_WIDTH, height), _BACKGROUND)
+    canvas.paste((0, 0, 0), (0, 0, size[0], height))
+    canvas.paste(shown, (0, (height - size[1]) // 2))
+    _Panel(canvas, left=size[0] + _MARGIN).draw(legend)
+    return np.asarray(canvas)
+
+
+def _outline_regions(shown: Image.Image, analysis: Analysis, finding: Finding) -> None:
+    """Draws the finding's regions as thin closed lines with a dark edge."""
+    scale = np.array([shown.width / analysis.source.columns, shown.height / analysis.source.rows])
+    draw = ImageDraw.Draw(shown)
+    for region in finding.regions:
+        points = [(float(x), float(y)) for x, y in np.vstack([region.points, region.points[:1]]) * scale]
+        draw.line(points, fill=(0, 0, 0), width=5, joint="curve")
+        draw.line(points, fill=_OUTLINE, width=2, joint="curve")
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+class _Panel:
+    """The panel, drawn from top to bottom, its last lines from the bottom up."""
+
+    def __init__(self, canvas: Image.Image, *, left: int) -> None:
+        self._canvas = canvas
+        self._draw = ImageDraw.Draw(canvas)
+        self._left = left
+        self._width = PANEL_WIDTH - 2 * _MARGIN
+        self._y = _MARGIN
+
+    def draw(self, legend: Legend) -> None:
+        """Draws everything that the legend says."""
+        for notice in legend.notices:
+            self._write(notice, 24, _WARNING)
+        self._rule()
+        self._write("Finding", 20, _QUIET)
+        self._write(legend.finding.replace("_", " "), 38, _TEXT)
+        self._space(10)
+        self._write("Certainty", 20, _QUIET)
+        self._write(f"{100.0 * legend.probability:.0f} %", 64, _TEXT)
+        self._certainty_bar(legend.probability, legend.thresholds)
+        self._write(f"Presence: {legend.presence}", 26, _PRESENCE_COLOURS[legend.presence])
+        self._write(f"Severity level: {legend.severity}", 26, _TEXT)
+        self._rule()
+        self._write(f"Colours: {legend.method}", 22, _TEXT)
+        self._write("where the model looked", 20, _QUIET)
+        self._colour_scale()
+        lines = [f"Engine {legend.engine}", f"Model {legend.model}", f"Version {legend.version}"]
+        self._write_at_bottom(lines)
+
+    def _write(self, text: str, size: int, colour: Colour) -> None:
+        font = _font(size)
+        for line in self._wrapped(text, font):
+            self._draw.text((self._left, self._y), line, fill=colour, font=font)
+            self._y += round(size * 1.25)
+
+    def _write_at_bottom(self, lines: list[str]) -> None:
+        size = 20
+        wrapped = [part for line in lines for part in self._wrapped(line, _font(size))]
+        self._y = max(self._y, self._canvas.height - _MARGIN - round(len(wrapped) * size * 1.25))
+        for line in wrapped:
+            self._write(line, size, _QUIET)
+
+    def _wrapped(self, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[str]:
+        """Lines that fit the panel; a word that is too long for one is broken."""
+        line = ""
+        for word in text.split():
+            joined = f"{line} {word}".strip()
+            if font.getlength(joined) <= self._width:
+                line = joined
+                continue
+            if line:
+                yield line
+            line = word
+            while font.getlength(line) > self._width:
+                fitting = next(n for n in range(len(line), 0, -1) if font.getlength(line[:n]) <= self._width)
+                yield line[:fitting]
+                line = line[fitting:]
+        if line:
+            yield line
+
+    def _space(self, pixels: int) -> None:
+        self._y += pixels
+
+    def _rule(self) -> None:
+        self._space(14)
+        self._draw.line((self._left, self._y, self._left + self._width, self._y), fill=_LINE, width=2)
+        self._space(18)
+
+    def _certainty_bar(self, probability: float, thresholds: Thresholds) -> None:
+        """The probability on a line from 0 to 1, with marks at the low, high and critical thresholds."""
+        self._space(8)
+        top, bottom = self._y, self._y + 14
+        self._draw.rectangle((self._left, top, self._left + self._width, bottom), fill=_LINE)
+        self._draw.rectangle((self._left, top, self._left + self._width * probability, bottom), fill=_TEXT)
+        for threshold in (thresholds.low, thresholds.high, thresholds.critical):
+            x = self._left + self._width * threshold
+            self._draw.line((x, top - 5, x, bottom + 5), fill=_WARNING, width=2)
+        self._y = bottom + 8
+        self._write("marks: low, high, critical threshold", 16, _QUIET)
+        self._space(8)
+
+    def _colour_scale(self) -> None:
+        """The colours from 0 to 1 as they look over soft tissue."""
+        self._space(8)
+        levels = np.linspace(0, LEVELS - 1, self._width).astype(np.uint8)[np.newaxis].repeat(24, axis=0)
+        scale = blend(np.full_like(levels, _SCALE_GROUND), levels)
+        self._canvas.paste(Image.fromarray(scale), (self._left, self._y))
+        self._y += 30
+        for value in (0.0, 0.5, 1.0):
+            text = f"{value:g}"
+            font = _font(20)
+            x = self._left + value * (self._width - font.getlength(text))
+            self._draw.text((x, self._y), text, fill=_TEXT, font=font)
+        self._space(30)

@@ -1,0 +1,133 @@
+"""The Structured Report: Comprehensive 3D SR on TID 1500, as IHE AI Results asks for.
+
+References: PS3.3 section A.35.13 (Comprehensive 3D SR IOD), PS3.16 TID 1500, IHE Radiology AI Results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from highdicom.sr import (
+    DeviceObserverIdentifyingAttributes,
+    MeasurementReport,
+    ObservationContext,
+    ObserverContext,
+    RelationshipTypeValues,
+    TextContentItem,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from inference.findings import Analysis
+from sr_writer.codes import procedure_reported
+from sr_writer.context import ReportContext
+from sr_writer.document import InstanceReference, new_document
+from sr_writer.equipment import DEMONSTRATION_NOTICE, UNREVIEWED_NOTICE, Algorithm
+from sr_writer.groups import MeasurementGroup, measurement_groups, tracking_name
+from sr_writer.instance import complete_instance
+from sr_writer.source import SourceHeader
+from sr_writer.strings import LONG_STRING, SHORT_TEXT, plain
+from sr_writer.uids import derived_uid
+
+
+def write_report(
+    analyses: Sequence[Analysis],
+    sources: Sequence[SourceHeader],
+    overlays: Mapping[tuple[int, str], Dataset],
+    context: ReportContext,
+) -> Dataset:
+    """The report on all analyses of a job.
+
+    ``sources`` are the headers of the analyses' images in the same order; ``overlays`` are the
+    Secondary Captures by index of the analysis and name of the label.
+    """
+    algorithm = Algorithm.of_model(analyses[0].model)
+    report = new_document(
+        _content(analyses, sources, overlays, context, algorithm),
+        series_instance_uid=derived_uid(context.job_seed, "report series"),
+        sop_instance_uid=derived_uid(context.job_seed, "report"),
+        series_number=context.series_number,
+        evidence=_references(analyses, overlays),
+        predecessors=[] if context.predecessor is None else [context.predecessor],
+        requests=sources[0].referenced_requests(),
+    )
+    complete_instance(report, sources[0], context, analyses[0].model, title="findings")
+    return report
+
+
+def _content(
+    analyses: Sequence[Analysis],
+    sources: Sequence[SourceHeader],
+    overlays: Mapping[tuple[int, str], Dataset],
+    context: ReportContext,
+    algorithm: Algorithm,
+) -> Dataset:
+    """The content tree: its root content item."""
+    observer = ObserverContext(
+        codes.DCM.Device,
+        DeviceObserverIdentifyingAttributes(
+            algorithm.device_uid,
+            name=plain(f"overread {context.engine_name}", LONG_STRING),
+            manufacturer_name=algorithm.manufacturer,
+            model_name=algorithm.name,
+        ),
+    )
+    groups: list[MeasurementGroup] = []
+    for index, analysis in enumerate(analyses):
+        image_number = index + 1 if len(analyses) > 1 else None
+        for finding in analysis.findings:
+            groups += measurement_groups(
+                finding,
+                image=analysis.source,
+                algorithm=algorithm,
+                overlay=overlays.get((index, finding.label.name)),
+                tracking_name=tracking_name(context.engine_name, finding, image_number),
+                tracking_seed=derived_uid(context.job_seed, "finding", index, finding.label.name),
+            )
+    report = MeasurementReport(
+        observation_context=ObservationContext(observer_device_context=observer),
+        procedure_reported=procedure_reported(sources[0].text("Modality")),
+        imaging_measurements=groups,
+    )
+    for comment in _comments(analyses):
+        report[0].ContentSequence.append(
+            TextContentItem(codes.DCM.Comment, comment, RelationshipTypeValues.CONTAINS)
+        )
+    root: Dataset = report[0]
+    return root
+
+
+def _comments(analyses: Sequence[Analysis]) -> list[str]:
+    """What the report says in words: its status, the notice of a bundled model, advice to look again."""
+    comments = [UNREVIEWED_NOTICE]
+    if analyses[0].model.demonstration:
+        comments.append(DEMONSTRATION_NOTICE)
+    for index, analysis in enumerate(analyses):
+        if analysis.review_advised is not None:
+            image = f" (image {index + 1})" if len(analyses) > 1 else ""
+            comments.append(plain(f"Review advised{image}: {analysis.review_advised}", SHORT_TEXT))
+    return comments
+
+
+def _references(
+    analyses: Sequence[Analysis], overlays: Mapping[tuple[int, str], Dataset]
+) -> list[InstanceReference]:
+    """Everything that the content refers to: the images, then the overlays."""
+    images = [
+        InstanceReference(
+            study_instance_uid=image.study_instance_uid,
+            series_instance_uid=image.series_instance_uid,
+            sop_class_uid=image.sop_class_uid,
+            sop_instance_uid=image.sop_instance_uid,
+        )
+        for image in (analysis.source for analysis in analyses)
+    ]
+    return images + [
+        InstanceReference(
+            study_instance_uid=overlay.StudyInstanceUID,
+            series_instance_uid=overlay.SeriesInstanceUID,
+            sop_class_uid=overlay.SOPClassUID,
+            sop_instance_uid=overlay.SOPInstanceUID,
+        )
+        for overlay in overlays.values()
+    ]
