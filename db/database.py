@@ -40,7 +40,9 @@ class Database:
         self.engine = engine
         self.settings = settings
         self.is_sqlite = engine.dialect.name == "sqlite"
-        self._writer = _WriteLock(_sqlite_file(settings.url), settings.wait_seconds) if self.is_sqlite else None
+        self._writer = (
+            _WriteLock(_sqlite_file(settings.url), settings.wait_seconds) if self.is_sqlite else None
+        )
 
     @classmethod
     def open(cls, settings: DatabaseSettings) -> Database:

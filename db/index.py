@@ -69,7 +69,9 @@ class Index:
     @staticmethod
     def _digests(connection: Connection, uids: Sequence[str]) -> dict[str, str]:
         rows = connection.execute(
-            select(instances.c.sop_instance_uid, instances.c.sha256).where(instances.c.sop_instance_uid.in_(uids))
+            select(instances.c.sop_instance_uid, instances.c.sha256).where(
+                instances.c.sop_instance_uid.in_(uids)
+            )
         )
         return {uid: digest for uid, digest in rows}
 
@@ -97,10 +99,14 @@ class Index:
             if row is None:
                 first = time_text(items[0].received_at)
                 connection.execute(
-                    insert(studies).values(study_instance_uid=uid, revision=0, first_instance_at=first, **values)
+                    insert(studies).values(
+                        study_instance_uid=uid, revision=0, first_instance_at=first, **values
+                    )
                 )
             else:
-                connection.execute(update(studies).where(studies.c.study_instance_uid == uid).values(**values))
+                connection.execute(
+                    update(studies).where(studies.c.study_instance_uid == uid).values(**values)
+                )
 
     def quarantine(self, entry: QuarantineEntry) -> None:
         """Record an object that is kept but not used."""
@@ -170,7 +176,9 @@ class Index:
         """Every file that a row speaks of, relative to the data folder."""
         with self.database.read() as connection:
             return {
-                path for table in (instances, quarantine, results) for (path,) in connection.execute(select(table.c.path))
+                path
+                for table in (instances, quarantine, results)
+                for (path,) in connection.execute(select(table.c.path))
             }
 
     def quarantined(self, study_instance_uid: str | None = None) -> list[QuarantineEntry]:
@@ -206,7 +214,9 @@ class Index:
     def studies(self, limit: int = 100) -> list[Study]:
         """The studies that received something last, newest first."""
         with self.database.read() as connection:
-            rows = connection.execute(select(studies).order_by(studies.c.last_instance_at.desc()).limit(limit)).all()
+            rows = connection.execute(
+                select(studies).order_by(studies.c.last_instance_at.desc()).limit(limit)
+            ).all()
         return [_read_study(row) for row in rows]
 
     def series_study(self, series_instance_uid: str) -> str | None:

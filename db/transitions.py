@@ -54,7 +54,9 @@ def change(
     statement = update(table).where(table.c.id == identifier, table.c.state == str(was))
     if lease_token is not None:
         statement = statement.where(table.c.lease_token == lease_token)
-    changed = connection.execute(statement.values(state=str(becomes), updated_at=moment, **(values or {}))).rowcount
+    changed = connection.execute(
+        statement.values(state=str(becomes), updated_at=moment, **(values or {}))
+    ).rowcount
     if not changed and lease_token is not None:
         raise StaleLease(f"{machine.subject} {identifier} is no longer held by {who}.")
     if not changed:
@@ -63,7 +65,14 @@ def change(
 
 
 def record(
-    connection: Connection, machine: Machine, identifier: int, *, who: str, was: str | None, becomes: str, why: str
+    connection: Connection,
+    machine: Machine,
+    identifier: int,
+    *,
+    who: str,
+    was: str | None,
+    becomes: str,
+    why: str,
 ) -> None:
     """Write a history row; ``was`` is None for a row that is born."""
     connection.execute(

@@ -1,0 +1,494 @@
+"""The queue: jobs are planned, claimed under a lease, and settled with the outcome that their step returned."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
+
+from db import results as result_rows
+from db.database import Database, now, read_optional_time, read_time, time_text
+from db.errors import IllegalTransition, StaleLease
+from db.records import (
+    Done,
+    HistoryEntry,
+    Job,
+    Outcome,
+    PlannedJob,
+    RetryAfter,
+    Skipped,
+    WaitingFor,
+)
+from db.states import JobEvent, JobState
+from db.tables import history, jobs, studies
+from db.transitions import JOBS, change, record
+
+MAX_ATTEMPTS = 5
+"""A job that was claimed this often without an outcome is given up."""
+
+PLANNER = "planner"
+OPERATOR = "operator"
+LIVE = tuple(str(state) for state in JobState if state is not JobState.SUPERSEDED)
+NO_LEASE = {"lease_token": None, "lease_until": None, "owner": None}
+
+
+class Queue:
+    """Jobs and their life. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def complete_study(
+        self, study_instance_uid: str, instance_count: int, plan: Sequence[PlannedJob]
+    ) -> list[Job] | None:
+        """Close a study for now and bring its jobs into line with the plan.
+
+        A planned job whose series, engine and inputs equal a live job's changes nothing. Any other one is
+        created in the next revision and supersedes the live job of its series and engine, if there is one.
+        Live jobs that the plan no longer has are superseded.
+
+        Returns:
+            The new jobs, or None where an instance arrived since the plan was made: plan again.
+        """
+        with self.database.write() as connection:
+            study = connection.execute(
+                select(studies).where(studies.c.study_instance_uid == study_instance_uid).with_for_update()
+            ).one_or_none()
+            if study is None or study.state != "receiving" or study.instance_count != instance_count:
+                return None
+            live = {
+                (row.series_instance_uid, row.engine): row
+                for row in connection.execute(
+                    select(jobs).where(
+                        jobs.c.study_instance_uid == study_instance_uid, jobs.c.state.in_(LIVE)
+                    )
+                )
+            }
+            fresh = [p for p in plan if not self._unchanged(live.get((p.series_instance_uid, p.engine)), p)]
+            revision = study.revision + bool(fresh)
+            planned = {(p.series_instance_uid, p.engine) for p in plan}
+            for key, row in live.items():
+                if key not in planned:
+                    self._supersede(
+                        connection, row, "the study changed and its rules no longer ask for this job"
+                    )
+            created = [
+                self._insert(
+                    connection, study_instance_uid, revision, p, live.get((p.series_instance_uid, p.engine))
+                )
+                for p in fresh
+            ]
+            connection.execute(
+                update(studies)
+                .where(studies.c.study_instance_uid == study_instance_uid)
+                .values(state="complete", revision=revision)
+            )
+            return [self._read(connection, identifier) for identifier in created]
+
+    @staticmethod
+    def _unchanged(row: Row[Any] | None, planned: PlannedJob) -> bool:
+        return row is not None and row.inputs_digest == planned.inputs_digest
+
+    @staticmethod
+    def _supersede(connection: Connection, row: Row[Any], why: str) -> None:
+        change(
+            connection,
+            JOBS,
+            row.id,
+            JobState(row.state),
+            JobEvent.SUPERSEDE,
+            who=PLANNER,
+            why=why,
+            values=NO_LEASE,
+        )
+
+    def _insert(
+        self, connection: Connection, study: str, revision: int, planned: PlannedJob, former: Row[Any] | None
+    ) -> int:
+        if former is not None:
+            self._supersede(connection, former, f"revision {revision} of the study takes its place")
+        moment = time_text(now())
+        state = JobState.SKIPPED if planned.skip_reason else JobState.QUEUED
+        identifier: int = connection.execute(
+            insert(jobs)
+            .values(
+                study_instance_uid=study,
+                series_instance_uid=planned.series_instance_uid,
+                revision=revision,
+                engine=planned.engine,
+                route=planned.route,
+                destinations=json.dumps(planned.destinations),
+                state=str(state),
+                priority=planned.priority,
+                attempts=0,
+                reason=planned.skip_reason,
+                inputs=json.dumps(planned.inputs),
+                inputs_digest=planned.inputs_digest,
+                predecessor_id=None if former is None else former.id,
+                created_at=moment,
+                updated_at=moment,
+                finished_at=moment if planned.skip_reason else None,
+                review_advised=False,
+            )
+            .returning(jobs.c.id)
+        ).scalar_one()
+        why = planned.skip_reason or f"rule {planned.route}"
+        record(connection, JOBS, identifier, who=PLANNER, was=None, becomes=str(state), why=why)
+        return identifier
+
+    def claim(self, worker: str, engines: Sequence[str], limit: int, lease_seconds: float) -> list[Job]:
+        """Take up to ``limit`` due jobs of one engine: that of the job with the highest priority, oldest first."""
+        if not self._due(engines):
+            return []
+        with self.database.write() as connection:
+            moment = now()
+            due = (
+                select(jobs)
+                .where(jobs.c.state == "queued", jobs.c.engine.in_(engines))
+                .where(or_(jobs.c.not_before.is_(None), jobs.c.not_before <= time_text(moment)))
+                .order_by(jobs.c.priority.desc(), jobs.c.id)
+                .with_for_update(skip_locked=True)
+            )
+            first = connection.execute(due.limit(1)).one_or_none()
+            if first is None:
+                return []
+            rows = connection.execute(due.where(jobs.c.engine == first.engine).limit(limit)).all()
+            for row in rows:
+                change(
+                    connection,
+                    JOBS,
+                    row.id,
+                    JobState.QUEUED,
+                    JobEvent.CLAIM,
+                    who=worker,
+                    why=f"attempt {row.attempts + 1}",
+                    values={
+                        "owner": worker,
+                        "lease_token": uuid.uuid4().hex,
+                        "lease_until": time_text(moment + timedelta(seconds=lease_seconds)),
+                        "attempts": row.attempts + 1,
+                        "started_at": time_text(moment),
+                        "not_before": None,
+                    },
+                )
+            return [self._read(connection, row.id) for row in rows]
+
+    def _due(self, engines: Sequence[str]) -> bool:
+        """A look without the write lock, so that idle workers disturb nobody."""
+        with self.database.read() as connection:
+            return (
+                connection.execute(
+                    select(jobs.c.id)
+                    .where(jobs.c.state == "queued", jobs.c.engine.in_(engines))
+                    .where(or_(jobs.c.not_before.is_(None), jobs.c.not_before <= time_text(now())))
+                    .limit(1)
+                ).one_or_none()
+                is not None
+            )
+
+    def renew(self, held: Sequence[Job], lease_seconds: float) -> None:
+        """Hold jobs for longer.
+
+        Raises:
+            StaleLease: one of them is no longer held; the others were renewed.
+        """
+        until = time_text(now() + timedelta(seconds=lease_seconds))
+        with self.database.write() as connection:
+            renewed = sum(
+                connection.execute(
+                    update(jobs)
+                    .where(
+                        jobs.c.id == job.id, jobs.c.state == "running", jobs.c.lease_token == job.lease_token
+                    )
+                    .values(lease_until=until)
+                ).rowcount
+                for job in held
+            )
+        if renewed < len(held):
+            raise StaleLease(f"{len(held) - renewed} of {len(held)} jobs are no longer held.")
+
+    def settle(self, job: Job, outcome: Outcome) -> None:
+        """Apply what a step returned; results and deliveries are recorded in the same transaction.
+
+        Raises:
+            StaleLease: the job is no longer held by the caller; nothing was recorded.
+        """
+        with self.database.write() as connection:
+            owner = connection.execute(select(jobs.c.owner).where(jobs.c.id == job.id)).scalar_one()
+            event, why, values = self._step(job, outcome)
+            if not job.lease_token:
+                raise StaleLease(f"job {job.id} was never claimed.")
+            change(
+                connection,
+                JOBS,
+                job.id,
+                JobState.RUNNING,
+                event,
+                who=owner or "worker",
+                why=why,
+                lease_token=job.lease_token,
+                values={**NO_LEASE, **values},
+            )
+            if isinstance(outcome, Done):
+                result_rows.insert_results(connection, job, outcome.results)
+
+    @staticmethod
+    def _step(job: Job, outcome: Outcome) -> tuple[JobEvent, str, dict[str, Any]]:
+        moment = now()
+        finished = {"finished_at": time_text(moment)}
+        if isinstance(outcome, Done):
+            values = {
+                "model_version": outcome.model_version,
+                "summary": json.dumps(outcome.summary),
+                "review_advised": outcome.review_advised,
+                "reason": outcome.summary.get("review_advised"),
+            }
+            return JobEvent.SUCCEED, f"{len(outcome.results)} results", {**values, **finished}
+        if isinstance(outcome, Skipped):
+            values = {"reason": outcome.reason, "model_version": outcome.model_version}
+            return JobEvent.SKIP, outcome.reason, {**values, **finished}
+        if isinstance(outcome, WaitingFor):
+            return (
+                JobEvent.WAIT,
+                outcome.reason,
+                {"reason": outcome.reason, "attempts": max(job.attempts - 1, 0)},
+            )
+        if isinstance(outcome, RetryAfter) and job.attempts < MAX_ATTEMPTS:
+            later = time_text(moment + timedelta(seconds=outcome.seconds))
+            return JobEvent.RETRY_LATER, outcome.reason, {"reason": outcome.reason, "not_before": later}
+        reason = outcome.reason
+        if isinstance(outcome, RetryAfter):
+            reason = f"given up after {job.attempts} attempts: {reason}"
+        return JobEvent.FAIL, reason, {"reason": reason, **finished}
+
+    def reclaim_expired(self, moment: datetime) -> int:
+        """Give jobs back whose lease ran out; how many there were."""
+        expired = (jobs.c.state == "running") & (jobs.c.lease_until < time_text(moment))
+        return self._give_back(expired, "its lease ran out", "ticker")
+
+    def release_worker(self, worker: str) -> int:
+        """Give back what an earlier process of this name still held; how many there were."""
+        return self._give_back(
+            (jobs.c.state == "running") & (jobs.c.owner == worker), "its worker died", worker
+        )
+
+    def _give_back(self, which: Any, what: str, who: str) -> int:
+        with self.database.read() as connection:
+            if connection.execute(select(jobs.c.id).where(which).limit(1)).one_or_none() is None:
+                return 0
+        with self.database.write() as connection:
+            rows = connection.execute(select(jobs).where(which).with_for_update(skip_locked=True)).all()
+            for row in rows:
+                values: dict[str, Any] = dict(NO_LEASE)
+                event, why = JobEvent.LEASE_LOST, what
+                if row.attempts >= MAX_ATTEMPTS:
+                    event, why = JobEvent.FAIL, f"given up after {row.attempts} attempts: {what}"
+                    values |= {"reason": why, "finished_at": time_text(now())}
+                change(connection, JOBS, row.id, JobState.RUNNING, event, who=who, why=why, values=values)
+            return len(rows)
+
+    def wake_waiting(self, engine: str) -> int:
+        """Queue the jobs that waited for this engine's model; how many there were."""
+        which = (jobs.c.state == "waiting") & (jobs.c.engine == engine)
+        with self.database.read() as connection:
+            if connection.execute(select(jobs.c.id).where(which).limit(1)).one_or_none() is None:
+                return 0
+        with self.database.write() as connection:
+            rows = connection.execute(select(jobs.c.id).where(which).with_for_update(skip_locked=True)).all()
+            for row in rows:
+                change(
+                    connection,
+                    JOBS,
+                    row.id,
+                    JobState.WAITING,
+                    JobEvent.WAKE,
+                    who="worker",
+                    why="the model is there",
+                    values={"reason": None},
+                )
+            return len(rows)
+
+    def get(self, identifier: int) -> Job | None:
+        """The job of that number."""
+        with self.database.read() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == identifier)).one_or_none()
+        return None if row is None else read_job(row)
+
+    def jobs(
+        self, state: JobState | None = None, study_instance_uid: str | None = None, limit: int = 100
+    ) -> list[Job]:
+        """Jobs, newest first."""
+        statement = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+        if state is not None:
+            statement = statement.where(jobs.c.state == str(state))
+        if study_instance_uid is not None:
+            statement = statement.where(jobs.c.study_instance_uid == study_instance_uid)
+        with self.database.read() as connection:
+            return [read_job(row) for row in connection.execute(statement)]
+
+    def retry(self, identifier: int) -> Job:
+        """Queue a failed, cancelled or waiting job again, with all its attempts before it.
+
+        Raises:
+            IllegalTransition: it is in another state, or there is no such job.
+        """
+        values = {"attempts": 0, "reason": None, "not_before": None, "finished_at": None}
+        return self._by_hand(identifier, JobEvent.RETRY, values)
+
+    def cancel(self, identifier: int) -> Job:
+        """Stop a job that is not finished; what its worker still brings is thrown away.
+
+        Raises:
+            IllegalTransition: it is finished, or there is no such job.
+        """
+        values = {**NO_LEASE, "reason": "cancelled by hand", "finished_at": time_text(now())}
+        return self._by_hand(identifier, JobEvent.CANCEL, values)
+
+    def _by_hand(self, identifier: int, event: JobEvent, values: dict[str, Any]) -> Job:
+        with self.database.write() as connection:
+            row = self._existing(connection, identifier)
+            change(
+                connection,
+                JOBS,
+                row.id,
+                JobState(row.state),
+                event,
+                who=OPERATOR,
+                why="by hand",
+                values=values,
+            )
+            return self._read(connection, identifier)
+
+    def prioritize(self, identifier: int, priority: int) -> Job:
+        """Let a job run before those of lower priority."""
+        with self.database.write() as connection:
+            self._existing(connection, identifier)
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.id == identifier)
+                .values(priority=priority, updated_at=time_text(now()))
+            )
+            return self._read(connection, identifier)
+
+    def reprocess(self, study_instance_uid: str) -> list[Job]:
+        """Run all of a study's engines again as a new revision, whose reports name the former ones."""
+        with self.database.write() as connection:
+            rows = connection.execute(
+                select(jobs)
+                .where(jobs.c.study_instance_uid == study_instance_uid, jobs.c.state.in_(LIVE))
+                .where(jobs.c.engine.is_not(None))
+                .order_by(jobs.c.id)
+            ).all()
+            if not rows:
+                return []
+            revision = (
+                1
+                + connection.execute(
+                    select(studies.c.revision)
+                    .where(studies.c.study_instance_uid == study_instance_uid)
+                    .with_for_update()
+                ).scalar_one()
+            )
+            created = [
+                self._insert(
+                    connection,
+                    study_instance_uid,
+                    revision,
+                    PlannedJob(
+                        series_instance_uid=row.series_instance_uid,
+                        engine=row.engine,
+                        route=row.route,
+                        destinations=tuple(json.loads(row.destinations)),
+                        priority=row.priority,
+                        inputs=tuple(json.loads(row.inputs)),
+                        inputs_digest=row.inputs_digest,
+                        skip_reason=None,
+                    ),
+                    row,
+                )
+                for row in rows
+            ]
+            connection.execute(
+                update(studies)
+                .where(studies.c.study_instance_uid == study_instance_uid)
+                .values(revision=revision)
+            )
+            return [self._read(connection, identifier) for identifier in created]
+
+    def history(self, identifier: int) -> list[HistoryEntry]:
+        """What happened to a job, oldest first."""
+        with self.database.read() as connection:
+            rows = connection.execute(
+                select(history)
+                .where(history.c.subject == JOBS.subject, history.c.subject_id == identifier)
+                .order_by(history.c.id)
+            ).all()
+        return [
+            HistoryEntry(
+                at=read_time(row.at),
+                who=row.who,
+                from_state=row.from_state,
+                to_state=row.to_state,
+                why=row.why,
+            )
+            for row in rows
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """The number of jobs by state; every state is there."""
+        with self.database.read() as connection:
+            found = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
+        return {str(state): 0 for state in JobState} | {state: count for state, count in found}
+
+    def oldest(self, state: JobState) -> datetime | None:
+        """When the oldest job in a state was created."""
+        with self.database.read() as connection:
+            text = connection.execute(
+                select(func.min(jobs.c.created_at)).where(jobs.c.state == str(state))
+            ).scalar_one_or_none()
+        return read_optional_time(text)
+
+    @staticmethod
+    def _existing(connection: Connection, identifier: int) -> Row[Any]:
+        row = connection.execute(select(jobs).where(jobs.c.id == identifier).with_for_update()).one_or_none()
+        if row is None:
+            raise IllegalTransition(f"There is no job {identifier}.")
+        return row
+
+    @staticmethod
+    def _read(connection: Connection, identifier: int) -> Job:
+        return read_job(connection.execute(select(jobs).where(jobs.c.id == identifier)).one())
+
+
+def read_job(row: Row[Any]) -> Job:
+    """A job from its row."""
+    return Job(
+        id=row.id,
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        revision=row.revision,
+        engine=row.engine,
+        route=row.route,
+        destinations=tuple(json.loads(row.destinations)),
+        model_version=row.model_version,
+        state=JobState(row.state),
+        priority=row.priority,
+        attempts=row.attempts,
+        reason=row.reason,
+        inputs=tuple(json.loads(row.inputs)),
+        inputs_digest=row.inputs_digest,
+        predecessor_id=row.predecessor_id,
+        lease_token=row.lease_token,
+        lease_until=read_optional_time(row.lease_until),
+        not_before=read_optional_time(row.not_before),
+        created_at=read_time(row.created_at),
+        updated_at=read_time(row.updated_at),
+        started_at=read_optional_time(row.started_at),
+        finished_at=read_optional_time(row.finished_at),
+        review_advised=row.review_advised,
+        summary=None if row.summary is None else json.loads(row.summary),
+    )

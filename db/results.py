@@ -1,0 +1,142 @@
+"""Results: the objects that jobs made, with what query/retrieve matches on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+from sqlalchemy.dialects.postgresql import insert as insert_postgres
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+from db.database import Database, now, read_time, time_text
+from db.records import AttributeValue, Job, NewResult, Result
+from db.tables import deliveries, results
+
+FETCH = 500
+
+
+class Results:
+    """The result objects, superseded ones included. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def of_job(self, job_id: int) -> list[Result]:
+        """The results of one job, the report first."""
+        with self.database.read() as connection:
+            rows = connection.execute(
+                select(results).where(results.c.job_id == job_id).order_by(results.c.id)
+            ).all()
+        return [_read(row) for row in rows]
+
+    def find(
+        self,
+        *,
+        study_instance_uids: Sequence[str] = (),
+        series_instance_uids: Sequence[str] = (),
+        sop_instance_uids: Sequence[str] = (),
+        patient_id: str | None = None,
+        accession_number: str | None = None,
+        study_date_from: str | None = None,
+        study_date_to: str | None = None,
+    ) -> Iterator[Result]:
+        """Results that satisfy all given filters, oldest first; dates are inclusive, as YYYYMMDD."""
+        statement = select(results).order_by(results.c.id)
+        for column, uids in (
+            (results.c.study_instance_uid, study_instance_uids),
+            (results.c.series_instance_uid, series_instance_uids),
+            (results.c.sop_instance_uid, sop_instance_uids),
+        ):
+            if uids:
+                statement = statement.where(column.in_(uids))
+        if patient_id is not None:
+            statement = statement.where(results.c.patient_id == patient_id)
+        if accession_number is not None:
+            statement = statement.where(results.c.accession_number == accession_number)
+        if study_date_from is not None:
+            statement = statement.where(results.c.study_date >= study_date_from)
+        if study_date_to is not None:
+            statement = statement.where(results.c.study_date <= study_date_to)
+        with self.database.read() as connection:
+            for row in connection.execution_options(yield_per=FETCH).execute(statement):
+                yield _read(row)
+
+
+def insert_results(connection: Connection, job: Job, new: Sequence[NewResult]) -> None:
+    """Record a job's results and their deliveries; what a former run of the job recorded stays as it is."""
+    if not new:
+        return
+    dialect_insert: Any = insert_sqlite if connection.dialect.name == "sqlite" else insert_postgres
+    moment = time_text(now())
+    connection.execute(
+        dialect_insert(results).on_conflict_do_nothing(),
+        [
+            {
+                "job_id": job.id,
+                "kind": result.kind,
+                "study_instance_uid": result.study_instance_uid,
+                "series_instance_uid": result.series_instance_uid,
+                "sop_instance_uid": result.sop_instance_uid,
+                "sop_class_uid": result.sop_class_uid,
+                "transfer_syntax_uid": result.transfer_syntax_uid,
+                "path": result.path,
+                "size": result.size,
+                "sha256": result.sha256,
+                "patient_id": _single(result.attributes.get("PatientID")),
+                "study_date": _single(result.attributes.get("StudyDate")),
+                "accession_number": _single(result.attributes.get("AccessionNumber")),
+                "attributes": json.dumps(result.attributes, ensure_ascii=False),
+                "created_at": moment,
+            }
+            for result in new
+        ],
+    )
+    if not job.destinations:
+        return
+    uids = [result.sop_instance_uid for result in new]
+    identifiers = {
+        row.sop_instance_uid: row.id
+        for row in connection.execute(
+            select(results.c.id, results.c.sop_instance_uid).where(results.c.sop_instance_uid.in_(uids))
+        )
+    }
+    connection.execute(
+        dialect_insert(deliveries).on_conflict_do_nothing(),
+        [
+            {
+                "job_id": job.id,
+                "result_id": identifiers[uid],
+                "destination": destination,
+                "state": "pending",
+                "attempts": 0,
+                "created_at": moment,
+                "updated_at": moment,
+            }
+            for destination in job.destinations
+            for uid in uids
+        ],
+    )
+
+
+def _single(value: AttributeValue) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _read(row: Row[Any]) -> Result:
+    return Result(
+        id=row.id,
+        job_id=row.job_id,
+        kind=row.kind,
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        path=row.path,
+        size=row.size,
+        sha256=row.sha256,
+        attributes=json.loads(row.attributes),
+        created_at=read_time(row.created_at),
+    )

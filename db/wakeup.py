@@ -1,0 +1,60 @@
+"""Wake-up hints between the processes of one machine; whoever misses one finds the work at its next look."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class Wakeup:
+    """A place where one process of a role hears hints: a datagram socket in the run folder."""
+
+    def __init__(self, directory: Path, role: str) -> None:
+        self.path = directory / f"{role}.{os.getpid()}.{uuid.uuid4().hex[:8]}.sock"
+        self._socket = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+        with _short_path(self.path) as path:
+            self._socket.bind(path)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for a hint, at most ``timeout`` seconds; hints that piled up count as one."""
+        ready, _, _ = select.select([self._socket], [], [], timeout)
+        if not ready:
+            return False
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(1)
+        return True
+
+    def close(self) -> None:
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+
+
+def notify(directory: Path, role: str) -> None:
+    """Hint every process of a role on this machine; sockets of dead processes are cleared away."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+        for path in directory.glob(f"{role}.*.sock"):
+            try:
+                with _short_path(path) as short:
+                    sender.sendto(b"!", short)
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            except (BlockingIOError, FileNotFoundError):
+                continue
+
+
+@contextlib.contextmanager
+def _short_path(path: Path) -> Iterator[str]:
+    """The path by way of its open folder: a socket's name has room for 107 bytes only (unix(7))."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
