@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from pydicom import FileDataset, dcmread
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom import Dataset, FileDataset, dcmread
 from pydicom.filereader import read_dataset as read_elements
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -54,25 +53,32 @@ def read_dataset(path: Path) -> FileDataset:
 
 
 def read_header(path: Path, keywords: Iterable[str]) -> ImageHeader:
-    """The header of a file on disk as an engine selects by it; absent attributes are left out.
+    """The header of a file on disk as an engine selects by it.
 
     Raises
     ------
     ImageUnreadable
         If the file cannot be read, or has no SOP Instance UID.
     """
-    dataset = read_dataset(path)
+    return header_of(read_dataset(path), keywords)
+
+
+def header_of(dataset: Dataset, keywords: Iterable[str]) -> ImageHeader:
+    """The header of a dataset as an engine selects by it; absent attributes are left out.
+
+    Raises
+    ------
+    ImageUnreadable
+        If it has no SOP Instance UID.
+    """
+    if not dataset.get("SOPInstanceUID"):
+        raise ImageUnreadable("the object has no SOP Instance UID")
     attributes: dict[str, AttributeValue] = {}
     for keyword in keywords:
-        tag = tag_for_keyword(keyword)
-        if tag is None or tag not in dataset:
+        if keyword not in dataset:
             continue
-        value = dataset[tag].value
-        attributes[keyword_for_tag(tag)] = (
-            [str(item) for item in value] if isinstance(value, MultiValue) else "" if value is None else str(value)
-        )
-    if not dataset.get("SOPInstanceUID"):
-        raise ImageUnreadable("the file has no SOP Instance UID")
+        value = dataset[keyword].value
+        attributes[keyword] = [str(item) for item in value] if isinstance(value, MultiValue) else str(value or "")
     return ImageHeader(
         sop_class_uid=str(dataset.get("SOPClassUID", "")),
         sop_instance_uid=str(dataset.SOPInstanceUID),
