@@ -15,13 +15,15 @@ import struct
 from dataclasses import dataclass
 
 from pydicom.uid import (
+    HTJ2K,
     UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     JPEG2000TransferSyntaxes,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
     RLELossless,
 )
-from pydicom.uid import HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL
 
 HTJ2K_TRANSFER_SYNTAXES = (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
 

@@ -21,6 +21,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
+
 class PooledClassifier(Protocol):
     """A network that ends in feature maps and a classifier of them."""
 
@@ -44,7 +45,9 @@ def explain(
     chosen = feature_maps.detach().float()[[image for image, _ in targets]].requires_grad_(True)
     head = _Head(network)
     with torch.enable_grad(), GradCAM(model=head, target_layers=[head.maps]) as grad_cam:
-        maps = grad_cam(input_tensor=chosen, targets=[ClassifierOutputTarget(output) for _, output in targets])
+        maps = grad_cam(
+            input_tensor=chosen, targets=[ClassifierOutputTarget(output) for _, output in targets]
+        )
     return [np.clip(np.nan_to_num(one), 0.0, 1.0).astype(np.float32) for one in maps]
 
 

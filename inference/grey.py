@@ -175,7 +175,9 @@ class _LookupTable:
         highest = (1 << bits) - 1
         if len(entries) < count or entries[:count].max() > highest:
             raise ImageUnreadable("a lookup table does not have the entries that its descriptor says")
-        return cls(first=first, highest=highest, entries=entries[:count].astype(np.float32) / np.float32(highest))
+        return cls(
+            first=first, highest=highest, entries=entries[:count].astype(np.float32) / np.float32(highest)
+        )
 
     def unit(self, values: NDArray[np.integer] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Look values up; gives float32 in [0, 1]. Values beyond the ends take the first or last entry."""

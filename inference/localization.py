@@ -24,7 +24,9 @@ def heatmap_values(
     values = np.zeros(picture_shape, dtype=np.float32)
     top, bottom = _scaled(square.row, square.size, source_shape[0], picture_shape[0])
     left, right = _scaled(square.column, square.size, source_shape[1], picture_shape[1])
-    enlarged = resample(small, triangle_axis(small.shape[0], bottom - top), triangle_axis(small.shape[1], right - left))
+    enlarged = resample(
+        small, triangle_axis(small.shape[0], bottom - top), triangle_axis(small.shape[1], right - left)
+    )
     values[top:bottom, left:right] = np.clip(enlarged, 0.0, 1.0)
     return values
 
@@ -76,9 +78,7 @@ def _convex_hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array(chain(points) + chain(points[::-1]))
 
 
-def _turn(
-    origin: NDArray[np.float64], middle: NDArray[np.float64], point: NDArray[np.float64]
-) -> float:
+def _turn(origin: NDArray[np.float64], middle: NDArray[np.float64], point: NDArray[np.float64]) -> float:
     """Twice the signed area of the triangle; positive for a left turn."""
     first, second = middle - origin, point - origin
     return float(first[0] * second[1] - first[1] * second[0])

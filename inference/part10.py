@@ -31,7 +31,9 @@ MAXIMUM_DEPTH = 64  # levels of nested sequences; the standard's deepest templat
 _PREAMBLE_BYTES = 132
 _UNDEFINED = 0xFFFFFFFF
 _PIXEL_DATA = (0x7FE0, 0x0010)
-_LONG_LENGTH_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_LONG_LENGTH_VRS = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
 _READ_SEQUENCES = frozenset({(0x0028, 0x3000), (0x0028, 0x3010)})  # Modality LUT and VOI LUT Sequence
 
 
@@ -78,7 +80,9 @@ def header_of(dataset: Dataset, keywords: Iterable[str]) -> ImageHeader:
         if keyword not in dataset:
             continue
         value = dataset[keyword].value
-        attributes[keyword] = [str(item) for item in value] if isinstance(value, MultiValue) else str(value or "")
+        attributes[keyword] = (
+            [str(item) for item in value] if isinstance(value, MultiValue) else str(value or "")
+        )
     return ImageHeader(
         sop_class_uid=str(dataset.get("SOPClassUID", "")),
         sop_instance_uid=str(dataset.SOPInstanceUID),
@@ -112,7 +116,12 @@ def _parse(data: bytes, path: Path) -> FileDataset:
     _check_nesting(plain, 0, _Encoding(implicit=False, little_endian=True))
     elements = read_elements(BytesIO(plain), False, True)
     return FileDataset(
-        str(path), elements, preamble=data[:128], file_meta=file_meta, is_implicit_VR=False, is_little_endian=True
+        str(path),
+        elements,
+        preamble=data[:128],
+        file_meta=file_meta,
+        is_implicit_VR=False,
+        is_little_endian=True,
     )
 
 

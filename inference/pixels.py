@@ -92,8 +92,14 @@ def _check_description(dataset: FileDataset) -> None:
         raise ImageUnreadable(f"an image of {columns} x {rows} pixels is not decoded")
     allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     high = int(dataset.get("HighBit", stored - 1))
-    if allocated not in SUPPORTED_BITS_ALLOCATED or not 1 <= stored <= allocated or not stored <= high + 1 <= allocated:
-        raise ImageUnreadable(f"{stored} bits stored up to bit {high} of {allocated} is no depth that can be read")
+    if (
+        allocated not in SUPPORTED_BITS_ALLOCATED
+        or not 1 <= stored <= allocated
+        or not stored <= high + 1 <= allocated
+    ):
+        raise ImageUnreadable(
+            f"{stored} bits stored up to bit {high} of {allocated} is no depth that can be read"
+        )
     dataset.PixelRepresentation = int(dataset.get("PixelRepresentation", 0) or 0)
 
 
@@ -176,4 +182,6 @@ def _stored_bits(cells: NDArray[np.integer], dataset: FileDataset) -> NDArray[np
 
 def _has_embedded_overlay(dataset: FileDataset) -> bool:
     """Whether an overlay lies in unused bits of the pixel cells (PS3.3 section C.9.2, retired)."""
-    return any(int(dataset.get((group, 0x0102), _NO_OVERLAY).value or 0) for group in range(0x6000, 0x6020, 2))
+    return any(
+        int(dataset.get((group, 0x0102), _NO_OVERLAY).value or 0) for group in range(0x6000, 0x6020, 2)
+    )

@@ -37,7 +37,9 @@ RADIOGRAPHY = ("CR", "DX", "DR", "RG")
 
 _CHEST = re.compile(r"CHEST|THORAX|T[OÓ]RAX|\bLUNGE?|PULMO|POUMON|\bRIBS?\b|\bCXR\b", re.IGNORECASE)
 _FRONTAL_POSITION = re.compile(r"(PA|AP)\b|.*\b(FRONTAL|ERECT|SUPINE)\b")
-_OTHER_POSITION = re.compile(r"(LL|RL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO|LAT|LATERAL)\b|.*\b(LAT|LATERAL|OBLIQUE)\b")
+_OTHER_POSITION = re.compile(
+    r"(LL|RL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO|LAT|LATERAL)\b|.*\b(LAT|LATERAL|OBLIQUE)\b"
+)
 _FRONTAL_WORDS = re.compile(r"\b(PA|AP|FRONTAL|P\.A\.|A\.P\.)(?!\w)", re.IGNORECASE)
 _OTHER_WORDS = re.compile(
     r"\b(LAT|LATERAL|LATERALE|LL|RL|SEITLICH|SEITE|PROFIL|PERFIL|OBLIQUES?|OBL|DECUB\w*|LAO|RAO|LPO|RPO)\b",
@@ -87,7 +89,9 @@ def _kind_refusal(header: ImageHeader, minimum_size: int) -> str | None:
     if (header.number("NumberOfFrames") or 1) > 1:
         return f"The image has {header.number('NumberOfFrames')} frames; a single one is analysed."
     photometric = header.text("PhotometricInterpretation")
-    if (header.number("SamplesPerPixel") or 1) > 1 or (photometric and not photometric.startswith("MONOCHROME")):
+    if (header.number("SamplesPerPixel") or 1) > 1 or (
+        photometric and not photometric.startswith("MONOCHROME")
+    ):
         return f"The image is in colour ({photometric or 'several samples per pixel'}); grey images are analysed."
     if header.text("PresentationIntentType") == "FOR PROCESSING":
         return "The image is raw data for processing, not for presentation."
@@ -97,7 +101,9 @@ def _kind_refusal(header: ImageHeader, minimum_size: int) -> str | None:
     if rows is None or columns is None:
         return "The object has no pixels."
     if min(rows, columns) < minimum_size:
-        return f"The image has {columns} x {rows} pixels; at least {minimum_size} x {minimum_size} are needed."
+        return (
+            f"The image has {columns} x {rows} pixels; at least {minimum_size} x {minimum_size} are needed."
+        )
     return None
 
 

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from handlers.settings import Destination, ReceiverSettings, Source
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydicom.datadict import DicomDictionary, tag_for_keyword
 
 from db.database import DatabaseSettings
-from handlers.settings import Destination, ReceiverSettings, Source
 from inference.settings import EngineSettings
 from node.errors import ConfigurationError, Fault
 
@@ -32,7 +32,13 @@ class _Table(BaseModel):
 
 def _ae_title(value: str) -> str:
     """PS3.5 table 6.2-1: at most 16 characters of the default repertoire, no backslash, not only spaces."""
-    if not value.strip() or len(value) > 16 or not value.isascii() or not value.isprintable() or "\\" in value:
+    if (
+        not value.strip()
+        or len(value) > 16
+        or not value.isascii()
+        or not value.isprintable()
+        or "\\" in value
+    ):
         raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
     return value.strip()
 
@@ -103,7 +109,9 @@ class SourceTable(_Table):
             try:
                 ipaddress.ip_network(host, strict=False)
             except ValueError:
-                raise ValueError(f"{host!r} is neither an address nor a network such as 10.1.0.0/16") from None
+                raise ValueError(
+                    f"{host!r} is neither an address nor a network such as 10.1.0.0/16"
+                ) from None
         return value
 
 

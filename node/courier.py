@@ -7,13 +7,14 @@ import random
 import threading
 from collections.abc import Iterator
 
+from handlers.sender import FileToSend, Sender, SendResult
+from handlers.settings import Destination
+
 from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
 from db.outbox import Outbox
 from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
 from db.wakeup import Wakeup
-from handlers.sender import FileToSend, Sender, SendResult
-from handlers.settings import Destination
 from node.config import Configuration
 
 log = logging.getLogger("overread.courier")
@@ -48,7 +49,9 @@ def outcome_of(result: SendResult, attempts: int, jitter: float) -> DeliveryOutc
 class DestinationCourier:
     """Serves one destination; a stuck peer holds up nobody else."""
 
-    def __init__(self, configuration: Configuration, database: Database, name: str, destination: Destination) -> None:
+    def __init__(
+        self, configuration: Configuration, database: Database, name: str, destination: Destination
+    ) -> None:
         self.destination = destination
         self.outbox = Outbox(database)
         self.data_dir = configuration.data_dir

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference.output import stage_summary
+from sr_writer.writer import PredecessorReport, ReportContext, write_results
+
 from db.database import Database
 from db.index import Index
 from db.queue import Queue
@@ -18,9 +21,7 @@ from db.results import Results
 from inference.engine import Case, Engine
 from inference.errors import InferenceError
 from inference.findings import Analysis, Refusal
-from inference.output import stage_summary
 from node import artifacts
-from sr_writer.writer import PredecessorReport, ReportContext, write_results
 
 log = logging.getLogger("overread.pipeline")
 
@@ -58,7 +59,10 @@ class Pipeline:
             analyses = engine.infer(cases)
         except InferenceError as error:
             log.warning("batch_failed engine=%s jobs=%d", engine.settings.name, len(ready))
-            return [*outcomes, *((p.job, RetryAfter(seconds=RETRY_SECONDS, reason=str(error))) for p in ready)]
+            return [
+                *outcomes,
+                *((p.job, RetryAfter(seconds=RETRY_SECONDS, reason=str(error))) for p in ready),
+            ]
         position = 0
         for p in ready:
             mine = analyses[position : position + len(p.cases)]
@@ -75,7 +79,9 @@ class Pipeline:
         }
         missing = wanted - instances.keys()
         if missing:
-            return Prepared(job=job, outcome=Failed(reason=f"{len(missing)} of {len(wanted)} inputs are not indexed"))
+            return Prepared(
+                job=job, outcome=Failed(reason=f"{len(missing)} of {len(wanted)} inputs are not indexed")
+            )
         files = [self.data_dir / instances[uid].path for uid in job.inputs]
         try:
             read = engine.prepare(files)
@@ -113,7 +119,9 @@ class Pipeline:
             written = write_results(analyses, context)
             results = tuple(artifacts.store(item, job, self.data_dir) for item in written)
         except OSError as error:
-            return RetryAfter(seconds=RETRY_SECONDS, reason=f"the results cannot be written: {error.strerror}")
+            return RetryAfter(
+                seconds=RETRY_SECONDS, reason=f"the results cannot be written: {error.strerror}"
+            )
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             # The report library refuses odd but legal source headers in many ways; the job is kept with the reason.
             log.warning("report_failed job=%d error=%s", job.id, type(error).__name__)

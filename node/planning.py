@@ -44,7 +44,9 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
             selection = engine_class(configuration.engine_named(name).kind).select(
                 [
                     ImageHeader(
-                        sop_class_uid=i.sop_class_uid, sop_instance_uid=i.sop_instance_uid, attributes=i.attributes
+                        sop_class_uid=i.sop_class_uid,
+                        sop_instance_uid=i.sop_instance_uid,
+                        attributes=i.attributes,
                     )
                     for i in verdict.instances
                 ]

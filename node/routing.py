@@ -16,7 +16,9 @@ PROJECTION_MODALITIES = frozenset({"CR", "DX", "MG", "PX", "IO", "RG", "XA", "RF
 POST_PROCESSED = frozenset(
     {"MPR", "MIP", "MINIP", "CPR", "REFORMATTED", "PROJECTION IMAGE", "VOLUME RENDERING", "SUBTRACTION"}
 )
-SCREEN_WORDS = re.compile(r"dose (report|summary|info)|patient protocol|exam(ination)? summary|screen ?save", re.I)
+SCREEN_WORDS = re.compile(
+    r"dose (report|summary|info)|patient protocol|exam(ination)? summary|screen ?save", re.I
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,10 @@ def exclusion(instance: Instance) -> Exclusion | None:
     name = UID(instance.sop_class_uid).name
     for words, what in (
         (("Presentation State",), "a presentation state"),
-        ((" SR ", "Structured Report", "Comprehensive", "Key Object", "Radiation Dose", "CAD SR"), "a report"),
+        (
+            (" SR ", "Structured Report", "Comprehensive", "Key Object", "Radiation Dose", "CAD SR"),
+            "a report",
+        ),
         (("Encapsulated", "Waveform", "Segmentation", "RT ", "Raw Data", "Registration"), "no image"),
     ):
         if any(word in f" {name} " for word in words) and "Image Storage" not in name:
@@ -78,7 +83,8 @@ def exclusion(instance: Instance) -> Exclusion | None:
     )
     if SCREEN_WORDS.search(descriptions) or SCREEN_WORDS.search(" ".join(image_type)):
         return Exclusion(
-            reason="a dose or examination summary screen", lifted_by=frozenset({"ImageType", "SeriesDescription"})
+            reason="a dose or examination summary screen",
+            lifted_by=frozenset({"ImageType", "SeriesDescription"}),
         )
     secondary_capture = "Secondary Capture" in name
     if secondary_capture and modality not in PROJECTION_MODALITIES:
@@ -149,7 +155,9 @@ def judge(route: RouteTable, series: Sequence[Instance]) -> Verdict:
         if not holds(condition, values):
             found = "\\".join(values) if values else "empty"
             return Verdict(
-                route=route.name, takes=False, reason=f"{describe(keyword, condition)} does not hold: it is {found}"
+                route=route.name,
+                takes=False,
+                reason=f"{describe(keyword, condition)} does not hold: it is {found}",
             )
     conditions = " and ".join(describe(k, c) for k, c in route.match.items()) or "no conditions"
     return Verdict(route=route.name, takes=True, reason=f"{conditions} holds", instances=taken)

@@ -69,7 +69,9 @@ class Supervisor:
         pause = 0.0
         if child.failures > 1:
             pause = min(RESTART_FIRST_SECONDS * 2 ** (child.failures - 2), RESTART_CEILING_SECONDS)
-        log.error("process_died role=%s-%d status=%d restart_in=%.1f", child.role, child.number, status, pause)
+        log.error(
+            "process_died role=%s-%d status=%d restart_in=%.1f", child.role, child.number, status, pause
+        )
         child.process = None
         child.start_after = now + pause
 

@@ -48,7 +48,12 @@ class Ticker:
         """Tick until ``stop`` is set."""
         scheduler = BackgroundScheduler(timezone=UTC)
         scheduler.add_job(
-            self.reclaim, "interval", seconds=LEASE_CHECK_SECONDS, coalesce=True, max_instances=1, misfire_grace_time=60
+            self.reclaim,
+            "interval",
+            seconds=LEASE_CHECK_SECONDS,
+            coalesce=True,
+            max_instances=1,
+            misfire_grace_time=60,
         )
         scheduler.start()
         wakeup = Wakeup(self.configuration.run_dir, "ticker")

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from inference.store.store import ModelStore
+
 from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
 from db.queue import Queue
@@ -15,7 +17,6 @@ from db.wakeup import Wakeup, notify
 from inference.engine import Engine
 from inference.engines import engine_class
 from inference.errors import InferenceError, ModelAbsent
-from inference.store.store import ModelStore
 from node.config import Configuration
 from node.pipeline import Pipeline
 
@@ -30,7 +31,9 @@ BATCH_SIZE = 8
 class Worker:
     """Runs the jobs of some engines on one device until it is told to stop."""
 
-    def __init__(self, configuration: Configuration, database: Database, name: str, engines: Sequence[str]) -> None:
+    def __init__(
+        self, configuration: Configuration, database: Database, name: str, engines: Sequence[str]
+    ) -> None:
         self.configuration = configuration
         self.name = name
         self.engines = tuple(engines)
@@ -123,5 +126,3 @@ class Worker:
                 self.queue.renew(jobs, LEASE_SECONDS)
             except (StaleLease, DatabaseUnavailable) as error:
                 log.warning("lease_not_renewed error=%s", error)
-
-

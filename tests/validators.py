@@ -42,7 +42,7 @@ def sr_validator_errors(path: Path) -> list[str]:
 
 def _run(program: Path, path: Path) -> tuple[int, list[str]]:
     """Exit status and all lines that a validator prints about a file."""
-    result = subprocess.run(  # noqa: S603 - two fixed programs on files that the tests wrote
+    result = subprocess.run(
         [program, path],
         capture_output=True,
         text=True,

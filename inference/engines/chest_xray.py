@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from inference.calibration import normalise_operating_points, sigmoid
 from inference.engine import ImageHeader, Selection
 from inference.errors import EngineMisconfigured, ImageUnreadable, ModelInvalid
-from inference.findings import Analysis, Finding, Heatmap, Label, ModelIdentity, Presence, Refusal, SourceImage
+from inference.findings import (
+    Analysis,
+    Finding,
+    Heatmap,
+    Label,
+    ModelIdentity,
+    Presence,
+    Refusal,
+    SourceImage,
+)
 from inference.grey import grey_image
 from inference.localization import heatmap_values, region_of
 from inference.part10 import header_of
@@ -88,7 +97,9 @@ class ChestXrayEngine:
             )
         stored = store.get(settings.model)
         if stored.card.kind != cls.kind:
-            raise ModelInvalid(f"model {stored.card.name!r} is for {stored.card.kind} engines, not for {cls.kind}.")
+            raise ModelInvalid(
+                f"model {stored.card.name!r} is for {stored.card.kind} engines, not for {cls.kind}."
+            )
         engine = cls(stored.card, Classifier.load(settings, stored))
         engine._warm_up()
         return engine
@@ -141,7 +152,9 @@ class ChestXrayEngine:
         classification = self._classifier.classify(np.stack([case.pixels for case in cases]))
         probabilities = sigmoid(classification.logits)
         calibrated = normalise_operating_points(probabilities, self._operating_points)
-        explained = [(row, output) for row in range(len(cases)) for output in self._to_explain(calibrated[row])]
+        explained = [
+            (row, output) for row in range(len(cases)) for output in self._to_explain(calibrated[row])
+        ]
         maps = dict(zip(explained, self._classifier.explain(classification, explained), strict=True))
         elapsed_ms = (perf_counter() - started) * 1000 / len(cases)
         return [

@@ -96,7 +96,10 @@ class _DenseBlock(nn.Sequential):
     def __init__(self, count: int, channels: int, growth_rate: int, bottleneck: int) -> None:
         super().__init__(
             OrderedDict(
-                (f"denselayer{index + 1}", _DenseLayer(channels + index * growth_rate, growth_rate, bottleneck))
+                (
+                    f"denselayer{index + 1}",
+                    _DenseLayer(channels + index * growth_rate, growth_rate, bottleneck),
+                )
                 for index in range(count)
             )
         )

@@ -13,16 +13,16 @@ from typing import Annotated
 
 import pydicom
 import typer
+from handlers.sender import echo
+from inference.store.store import ModelStore
 from pydicom.errors import InvalidDicomError
 from rich.table import Table
 
 from db.database import Database
 from db.errors import DatabaseError
-from handlers.sender import echo
 from inference.engine import ImageHeader
 from inference.engines import engine_class
 from inference.errors import InferenceError
-from inference.store.store import ModelStore
 from node import routing
 from node.commands.common import ConfigOption, JsonOption, console, load_configuration, print_json
 from node.commands.send import find_files
@@ -115,7 +115,9 @@ def _engines(configuration: Configuration) -> Iterator[Finding]:
 def _destinations(configuration: Configuration) -> Iterator[Finding]:
     for destination in configuration.destinations():
         result = echo(destination, configuration.node.ae_title)
-        message = f"answers in {result.milliseconds:.0f} ms" if result.ok else f"does not answer: {result.reason}"
+        message = (
+            f"answers in {result.milliseconds:.0f} ms" if result.ok else f"does not answer: {result.reason}"
+        )
         yield Finding(subject=f"destination {destination.name}", ok=result.ok, message=message)
 
 
@@ -155,13 +157,17 @@ def explain_route(
         console.print(table)
 
 
-def _explain(configuration: Configuration, index: int, instances: list[routing.Instance]) -> dict[str, object]:
+def _explain(
+    configuration: Configuration, index: int, instances: list[routing.Instance]
+) -> dict[str, object]:
     route = configuration.route[index]
     verdict = routing.judge(route, instances)
     engines = []
     for name in route.engines if verdict.takes else ():
         headers = [
-            ImageHeader(sop_class_uid=i.sop_class_uid, sop_instance_uid=i.sop_instance_uid, attributes=i.attributes)
+            ImageHeader(
+                sop_class_uid=i.sop_class_uid, sop_instance_uid=i.sop_instance_uid, attributes=i.attributes
+            )
             for i in verdict.instances
         ]
         selection = engine_class(configuration.engine_named(name).kind).select(headers)

@@ -15,13 +15,13 @@ from typing import Annotated, Any
 import httpx
 import pydicom
 import typer
+from handlers.sender import Sender
+from handlers.settings import Destination
+from inference.phantoms import phantom_dicom
 from PIL import Image
 from rich.table import Table
 
-from handlers.sender import Sender
-from handlers.settings import Destination
 from handlers.storage_folder import StorageFolder
-from inference.phantoms import phantom_dicom
 from node.commands.common import console
 from node.commands.send import describe_file
 from node.errors import CommandError
@@ -60,7 +60,9 @@ destinations = ["pacs"]
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the demonstration; emptied first.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Option(help="Folder for the demonstration; emptied first.")] = Path(
+        "demo-output"
+    ),
     seed: Annotated[int, typer.Option(help="Which generated patient.")] = 7,
 ) -> None:
     """Send a generated chest X-ray through a node to a small PACS and print what comes back."""

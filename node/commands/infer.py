@@ -11,19 +11,19 @@ from typing import Annotated, Any
 
 import pydicom
 import typer
+from inference.output import case_document, refusal_document
+from inference.store.store import ModelStore
 from pydicom.errors import InvalidDicomError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sr_writer.writer import ReportContext, write_results
 
 from inference.engine import Case, Engine
 from inference.engines import engine_class
 from inference.errors import InferenceError
 from inference.findings import Analysis, Refusal
-from inference.output import case_document, refusal_document
-from inference.store.store import ModelStore
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
 from node.errors import CommandError
-from sr_writer.writer import ReportContext, write_results
 
 
 def infer(
@@ -39,7 +39,9 @@ def infer(
     configuration = load_configuration(config)
     names = [entry.name for entry in configuration.engine]
     if engine not in names:
-        raise CommandError(f"There is no engine {engine!r} in {configuration.file}: it has {', '.join(names) or 'none'}.")
+        raise CommandError(
+            f"There is no engine {engine!r} in {configuration.file}: it has {', '.join(names) or 'none'}."
+        )
     settings = configuration.engine_settings(engine)
     try:
         loaded = engine_class(settings.kind).load(settings, ModelStore(configuration.models_dir))
@@ -59,26 +61,34 @@ def infer(
     for document in skipped:
         console.print(f"skipped {document['input']}: {document['skipped']}", markup=False)
     mean = sum(d["inference_time_ms"] for d in done) / len(done) if done else 0.0
-    console.print(f"{len(done)} cases, {len(skipped)} skipped, {mean:.0f} ms an image; results in {out}", markup=False)
+    console.print(
+        f"{len(done)} cases, {len(skipped)} skipped, {mean:.0f} ms an image; results in {out}", markup=False
+    )
     if not done:
         raise typer.Exit(1)
 
 
 def _is_dicom(path: Path) -> bool:
     try:
-        return "SOPInstanceUID" in pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        return "SOPInstanceUID" in pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]
+        )
     except (InvalidDicomError, OSError):
         return False
 
 
-def _run(engine: Engine, files: Sequence[Path], out: Path, batch_size: int, workers: int) -> list[dict[str, Any]]:
+def _run(
+    engine: Engine, files: Sequence[Path], out: Path, batch_size: int, workers: int
+) -> list[dict[str, Any]]:
     documents: list[dict[str, Any]] = []
     columns = (TextColumn("inferring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ThreadPoolExecutor(workers) as readers, Progress(*columns, console=errors) as progress:
         task = progress.add_task("infer", total=len(files))
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
-            read: list[Case | Refusal] = [item for items in readers.map(lambda f: engine.prepare([f]), batch) for item in items]
+            read: list[Case | Refusal] = [
+                item for items in readers.map(lambda f: engine.prepare([f]), batch) for item in items
+            ]
             analyses = iter(engine.infer([case for case in read if not isinstance(case, Refusal)]))
             for item in read:
                 if isinstance(item, Refusal):
@@ -104,7 +114,9 @@ def _write(analysis: Analysis, engine: str, out: Path) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for written in write_results([analysis], context):
         counts[written.kind] = counts.get(written.kind, 0) + 1
-        path = folder / (f"{written.kind}.dcm" if written.kind == "sr" else f"{written.kind}-{counts[written.kind]}.dcm")
+        path = folder / (
+            f"{written.kind}.dcm" if written.kind == "sr" else f"{written.kind}-{counts[written.kind]}.dcm"
+        )
         written.dataset.save_as(path, enforce_file_format=True)
         files.append(path)
     document = case_document(analysis, engine, folder, files)
@@ -117,7 +129,9 @@ def _write(analysis: Analysis, engine: str, out: Path) -> dict[str, Any]:
 def _write_csv(documents: Sequence[dict[str, Any]], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["input", "engine", "model_version", "label", "probability", "calibrated_probability", "skipped"])
+        writer.writerow(
+            ["input", "engine", "model_version", "label", "probability", "calibrated_probability", "skipped"]
+        )
         for d in documents:
             if d["skipped"]:
                 writer.writerow([d["input"], d["engine"], d["model_version"], "", "", "", d["skipped"]])

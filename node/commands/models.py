@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from inference.store.store import ModelStore
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from inference.errors import InferenceError
-from inference.store.store import ModelStore
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.errors import CommandError
 
@@ -29,12 +29,16 @@ def list_models(config: ConfigOption = None, json: JsonOption = False) -> None:
         print_json([entry.card.model_dump(mode="json") for entry in entries])
         return
     if not entries:
-        console.print("The store is empty: `overread models pull NAME` or `overread models import FILE --name NAME`.")
+        console.print(
+            "The store is empty: `overread models pull NAME` or `overread models import FILE --name NAME`."
+        )
         return
     table = Table("name", "kind", "version", "labels", "licence", box=None, pad_edge=False)
     for entry in entries:
         card = entry.card
-        table.add_row(card.name, card.kind, card.version, str(sum(bool(x.name) for x in card.labels)), card.licence)
+        table.add_row(
+            card.name, card.kind, card.version, str(sum(bool(x.name) for x in card.labels)), card.licence
+        )
     console.print(table)
 
 
@@ -49,9 +53,7 @@ def pull(
     try:
         with Progress(*columns, console=errors) as progress:
             task = progress.add_task(name, total=None)
-            stored = store.pull(
-                name, lambda done, total: progress.update(task, completed=done, total=total)
-            )
+            stored = store.pull(name, lambda done, total: progress.update(task, completed=done, total=total))
     except InferenceError as error:
         raise CommandError(str(error)) from error
     console.print(f"{stored.card.name} is in the store: {stored.weights.parent}", markup=False)
@@ -62,7 +64,9 @@ def import_model(
     file: Annotated[Path, typer.Argument(help="safetensors with a card beside it, or a PyTorch checkpoint.")],
     name: Annotated[str, typer.Option(help="The name that [[engine]] model = will use.")],
     kind: Annotated[str | None, typer.Option(help="Engine kind, where the file does not say.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="JSON with the names of classes, where the file has none.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="JSON with the names of classes, where the file has none.")
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Unpickle the file, in a process of its own: it can run any code.")
     ] = False,
@@ -86,7 +90,9 @@ def verify(config: ConfigOption = None, json: JsonOption = False) -> None:
         print_json([{"name": v.name, "ok": v.ok, "message": v.message} for v in verdicts])
     else:
         for verdict in verdicts:
-            console.print(f"{'[green]ok[/]   ' if verdict.ok else '[red]wrong[/]'} {verdict.name}: {verdict.message}")
+            console.print(
+                f"{'[green]ok[/]   ' if verdict.ok else '[red]wrong[/]'} {verdict.name}: {verdict.message}"
+            )
         if not verdicts:
             console.print("The store is empty.")
     if not all(verdict.ok for verdict in verdicts):

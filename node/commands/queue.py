@@ -10,7 +10,14 @@ from rich.table import Table
 from db.index import Index
 from db.queue import Queue
 from db.states import JobState
-from node.commands.common import ConfigOption, JsonOption, console, load_configuration, opened_database, print_json
+from node.commands.common import (
+    ConfigOption,
+    JsonOption,
+    console,
+    load_configuration,
+    opened_database,
+    print_json,
+)
 from node.errors import CommandError
 from node.views import Views
 
@@ -42,7 +49,9 @@ def queue(
     if not jobs:
         console.print("No jobs" + (f" in state {state}." if state else "."))
         return
-    table = Table("id", "state", "engine", "study", "tries", "delivered", "reason", "created", box=None, pad_edge=False)
+    table = Table(
+        "id", "state", "engine", "study", "tries", "delivered", "reason", "created", box=None, pad_edge=False
+    )
     for job in jobs:
         style = STYLES.get(job["state"], "")
         table.add_row(
@@ -94,11 +103,15 @@ def _plain(text: str | None) -> str:
 
 def _print_study(study: dict[str, Any]) -> None:
     console.print(f"[bold]Study[/] {study['study_instance_uid']}")
-    console.print(f"  {study['state']}, revision {study['revision']}, last instance {study['last_instance_at']}")
+    console.print(
+        f"  {study['state']}, revision {study['revision']}, last instance {study['last_instance_at']}"
+    )
     for series in study["series"]:
         description = series["description"] or ""
         console.print(f"[bold]Series[/] {series['series_instance_uid']}")
-        console.print(f"  {series['modality']} {len(series['instances'])} instances {description}", markup=False)
+        console.print(
+            f"  {series['modality']} {len(series['instances'])} instances {description}", markup=False
+        )
     for entry in study["quarantined"]:
         console.print(f"[bold yellow]Quarantined[/] {entry['sop_instance_uid']}: {_plain(entry['reason'])}")
         console.print(f"  kept as {entry['file']}", markup=False)
@@ -109,7 +122,9 @@ def _print_study(study: dict[str, Any]) -> None:
 def _print_job(job: dict[str, Any]) -> None:
     style = STYLES.get(job["state"], "bold")
     console.print(f"[bold]Job {job['id']}[/] {job['engine'] or 'no engine'} [{style}]{job['state']}[/]")
-    console.print(f"  series {job['series_instance_uid']}, revision {job['revision']}, {len(job['inputs'])} inputs")
+    console.print(
+        f"  series {job['series_instance_uid']}, revision {job['revision']}, {len(job['inputs'])} inputs"
+    )
     if job["reason"]:
         console.print(f"  reason: {_plain(job['reason'])}")
     if job["model_version"]:

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import pydicom
 import typer
-from pydicom.errors import InvalidDicomError
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from handlers.sender import FileToSend, Sender
 from handlers.sender import echo as send_echo
 from handlers.settings import Destination
+from pydicom.errors import InvalidDicomError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from node.commands.common import ConfigOption, console, errors, load_configuration
 from node.errors import CommandError
 
@@ -94,7 +94,8 @@ def send(
                 failed += 1
                 progress.console.print(f"{result.file.path}: {result.reason}", markup=False)
     console.print(
-        f"{len(files) - failed} sent, {failed} failed" + (f", {left_out} files were no DICOM" if left_out else "")
+        f"{len(files) - failed} sent, {failed} failed"
+        + (f", {left_out} files were no DICOM" if left_out else "")
     )
     if failed:
         raise typer.Exit(1)
@@ -102,7 +103,8 @@ def send(
 
 def echo(
     addresses: Annotated[
-        list[str] | None, typer.Argument(help="AE@host:port; without one, every destination of the configuration.")
+        list[str] | None,
+        typer.Argument(help="AE@host:port; without one, every destination of the configuration."),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -119,7 +121,9 @@ def echo(
     for target in targets:
         result = send_echo(target, calling)
         silent += not result.ok
-        answer = f"answers in {result.milliseconds:.0f} ms" if result.ok else f"does not answer: {result.reason}"
+        answer = (
+            f"answers in {result.milliseconds:.0f} ms" if result.ok else f"does not answer: {result.reason}"
+        )
         console.print(f"{target.name}: {answer}", markup=False)
     if silent:
         raise typer.Exit(1)

@@ -6,9 +6,9 @@ import logging
 from typing import Annotated
 
 import typer
+from handlers.spool import reconcile
 
 from db.database import Database
-from handlers.spool import reconcile
 from node.commands.common import ConfigOption, load_configuration
 from node.config import Configuration
 from node.errors import CommandError
@@ -46,7 +46,9 @@ def prepare(configuration: Configuration, *, with_spool: bool) -> None:
     database = Database.open(configuration.database_settings())
     try:
         if database.schema_status() == "newer":
-            raise CommandError("The database was written by a newer overread: update overread or use another database.")
+            raise CommandError(
+                "The database was written by a newer overread: update overread or use another database."
+            )
         database.upgrade()
         if with_spool:
             reconcile(configuration.spool_dir, database)

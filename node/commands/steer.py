@@ -33,10 +33,14 @@ def jobs_of(database: Database, target: str) -> list[Job]:
         return [job]
     if Index(database).study(target) is None:
         raise CommandError(f"There is no study {target}: `overread queue --json` prints their UIDs.")
-    return [j for j in queue.jobs(study_instance_uid=target, limit=1000) if j.engine and j.state != "superseded"]
+    return [
+        j for j in queue.jobs(study_instance_uid=target, limit=1000) if j.engine and j.state != "superseded"
+    ]
 
 
-def _steer(target: str, config: ConfigOption, states: frozenset[str], act: Callable[[Queue, Job], object], done: str) -> None:
+def _steer(
+    target: str, config: ConfigOption, states: frozenset[str], act: Callable[[Queue, Job], object], done: str
+) -> None:
     configuration = load_configuration(config)
     with opened_database(configuration) as database:
         jobs = [job for job in jobs_of(database, target) if str(job.state) in states]
@@ -78,11 +82,15 @@ def cancel(target: TargetArgument, config: ConfigOption = None) -> None:
 def prioritize(
     target: TargetArgument,
     config: ConfigOption = None,
-    priority: Annotated[int, typer.Option(help="Higher runs first; jobs start with their rule's, usually 0.")] = 100,
+    priority: Annotated[
+        int, typer.Option(help="Higher runs first; jobs start with their rule's, usually 0.")
+    ] = 100,
 ) -> None:
     """Let jobs run before others."""
     states = frozenset({"queued", "waiting"})
-    _steer(target, config, states, lambda queue, job: queue.prioritize(job.id, priority), f"priority {priority}")
+    _steer(
+        target, config, states, lambda queue, job: queue.prioritize(job.id, priority), f"priority {priority}"
+    )
 
 
 def reprocess(target: TargetArgument, config: ConfigOption = None) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from inference.calibration import normalise_operating_points, sigmoid
 
 

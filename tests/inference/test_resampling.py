@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from inference.resampling import resample, smooth_axis, triangle_axis
 
 skimage_transform = pytest.importorskip("skimage.transform")
@@ -16,7 +17,9 @@ def test_smooth_axis_equals_skimage_resize(rows: int, columns: int) -> None:
     image = np.random.default_rng(rows).uniform(-1024, 1024, (rows, columns)).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = skimage_transform.resize(image[None], (1, 224, 224), mode="constant", preserve_range=True)[0]
+        expected = skimage_transform.resize(image[None], (1, 224, 224), mode="constant", preserve_range=True)[
+            0
+        ]
     actual = resample(image, smooth_axis(rows, 224), smooth_axis(columns, 224))
     np.testing.assert_allclose(actual, expected, atol=2e-3)
 
@@ -29,7 +32,9 @@ def test_smooth_axis_refuses_to_enlarge() -> None:
 @pytest.mark.parametrize(("before", "after"), [(7, 512), (1000, 300), (5, 5), (3, 1), (2, 3)])
 def test_triangle_axis_keeps_a_constant_image_constant(before: int, after: int) -> None:
     image = np.full((before, before), 3.0, dtype=np.float32)
-    np.testing.assert_allclose(resample(image, triangle_axis(before, after), triangle_axis(before, after)), 3.0, rtol=1e-5)
+    np.testing.assert_allclose(
+        resample(image, triangle_axis(before, after), triangle_axis(before, after)), 3.0, rtol=1e-5
+    )
 
 
 def test_triangle_axis_keeps_the_centre_of_a_spot() -> None:

@@ -70,7 +70,11 @@ def test_project_configuration_is_valid() -> None:
 
 
 def test_environment_overrides_one_value(tmp_path: Path) -> None:
-    environment = {"OVERREAD_NODE__PORT": "11200", "OVERREAD_NODE__AE_TITLE": "OTHER", "OVERREAD_CONFIG": "unused"}
+    environment = {
+        "OVERREAD_NODE__PORT": "11200",
+        "OVERREAD_NODE__AE_TITLE": "OTHER",
+        "OVERREAD_CONFIG": "unused",
+    }
     configuration = load(write(tmp_path, COMPLETE), environment)
     assert (configuration.node.port, configuration.node.ae_title) == (11200, "OTHER")
 
@@ -101,7 +105,9 @@ def test_number_as_text_is_a_wrong_type(tmp_path: Path) -> None:
 
 
 def test_route_to_unknown_engine_and_destination_names_nearest(tmp_path: Path) -> None:
-    message = faults(tmp_path, COMPLETE.replace('engines = ["cxr"]', 'engines = ["cxrr"]').replace('["pacs"]', '["pax"]'))
+    message = faults(
+        tmp_path, COMPLETE.replace('engines = ["cxr"]', 'engines = ["cxrr"]').replace('["pacs"]', '["pax"]')
+    )
     assert "route.0.engines: there is no engine 'cxrr'; did you mean 'cxr'?" in message
     assert "route.0.destinations: there is no destination 'pax'" in message
 

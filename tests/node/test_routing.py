@@ -44,7 +44,10 @@ def test_condition(condition: Condition, values: list[str], expected: bool) -> N
 
 
 def test_verdict_names_the_condition_that_decided() -> None:
-    verdict = judge(route(Modality=("CR", "DX"), BodyPartExamined="CHEST"), [instance(Modality="CR", BodyPartExamined="HIP")])
+    verdict = judge(
+        route(Modality=("CR", "DX"), BodyPartExamined="CHEST"),
+        [instance(Modality="CR", BodyPartExamined="HIP")],
+    )
     assert not verdict.takes
     assert verdict.reason == 'BodyPartExamined = "CHEST" does not hold: it is HIP'
 
