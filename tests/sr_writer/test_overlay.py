@@ -1,0 +1,127 @@
+"""Overlays as Secondary Captures: their header and what can be seen in their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from inference.findings import Analysis, Heatmap
+from sr_writer import ReportContext, write_results
+from sr_writer.colour_map import blend, colours, opacities
+from sr_writer.overlay_picture import LEAST_HEIGHT, PANEL_WIDTH, PICTURE_SIZE
+
+MakeAnalysis = Callable[..., Analysis]
+MakeImage = Callable[..., Path]
+
+
+@pytest.fixture
+def analysis(make_analysis: MakeAnalysis, make_image: MakeImage) -> Analysis:
+    return make_analysis(make_image(Modality="DX", BodyPartExamined="CHEST", PatientOrientation=["L", "F"]))
+
+
+@pytest.fixture
+def overlay(analysis: Analysis, context: ReportContext, write_read: Callable[[Dataset], Dataset]) -> Dataset:
+    return write_read(write_results([analysis], context)[1].dataset)
+
+
+def test_overlay_is_a_derived_rgb_secondary_capture(overlay: Dataset, analysis: Analysis) -> None:
+    assert overlay.SOPClassUID == SecondaryCaptureImageStorage
+    assert overlay.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+    assert list(overlay.ImageType) == ["DERIVED", "SECONDARY"]
+    assert overlay.BurnedInAnnotation == "YES"
+    assert overlay.ConversionType == "WSD"
+    assert overlay.DerivationDescription == "Grad-CAM heat map for Pneumothorax blended over the source image"
+    (source,) = overlay.SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == analysis.source.sop_instance_uid
+    assert source.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
+    assert (overlay.Modality, overlay.BodyPartExamined) == ("DX", "CHEST")
+    assert list(overlay.PatientOrientation) == ["L", "F"]
+    assert (overlay.SeriesNumber, overlay.SeriesDescription) == (9002, "overread cxr: overlays")
+    assert "PixelSpacing" not in overlay
+
+
+def test_picture_is_enlarged_and_the_panel_stands_beside_it(overlay: Dataset) -> None:
+    pixels = overlay.pixel_array
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (PICTURE_SIZE, round(PICTURE_SIZE * 50 / 60) + PANEL_WIDTH, 3)
+
+
+def test_wide_picture_leaves_room_for_the_panel(
+    make_analysis: MakeAnalysis, make_image: MakeImage, context: ReportContext
+) -> None:
+    image = make_image(Rows=10, Columns=300)
+    pixels = write_results([make_analysis(image)], context)[1].dataset.pixel_array
+    assert pixels.shape == (LEAST_HEIGHT, PICTURE_SIZE + PANEL_WIDTH, 3)
+
+
+def test_heat_colours_the_picture_and_cold_leaves_it_grey(analysis: Analysis, context: ReportContext) -> None:
+    values = np.zeros(analysis.picture.shape, np.float32)
+    values[30:, :25] = 1.0
+    findings = tuple(
+        replace(f, heatmap=Heatmap(values=values, method="Grad-CAM"), regions=()) for f in analysis.findings
+    )
+    pixels = write_results([replace(analysis, findings=findings)], context)[1].dataset.pixel_array.astype(int)
+    cold, hot = pixels[50:450, 50:800], pixels[600:1000, 50:350]
+    assert np.ptp(cold, axis=2).max() == 0
+    assert (hot[..., 0] - hot[..., 2]).min() > 40
+
+
+def test_legend_depends_on_certainty_and_engine(
+    make_analysis: MakeAnalysis, make_image: MakeImage, context: ReportContext
+) -> None:
+    image = make_image()
+
+    def panel(probability: float, of_context: ReportContext) -> np.ndarray:
+        analysis = make_analysis(image, (0.1, probability, 0.1, 0.1))
+        return write_results([analysis], of_context)[1].dataset.pixel_array[:, -PANEL_WIDTH:]
+
+    assert (panel(0.90, context) != panel(0.70, context)).any()
+    assert (panel(0.90, context) != panel(0.90, replace(context, engine_name="other"))).any()
+    np.testing.assert_array_equal(panel(0.90, context), panel(0.90, context))
+
+
+@pytest.mark.parametrize("name", ["A" * 200, "wide " * 60, "\u80ba\u708e", ""])
+def test_any_label_and_engine_name_can_be_drawn(
+    name: str, analysis: Analysis, context: ReportContext
+) -> None:
+    findings = tuple(replace(f, label=replace(f.label, name=name + f.label.name)) for f in analysis.findings)
+    written = write_results(
+        [replace(analysis, findings=findings)], replace(context, engine_name=name or "cxr")
+    )
+    assert len(written) == 3
+
+
+def test_lossy_source_makes_a_lossy_overlay(
+    make_analysis: MakeAnalysis,
+    make_image: MakeImage,
+    jpeg_image: Path,
+    monochrome1_image: Path,
+    context: ReportContext,
+) -> None:
+    in_jpeg = write_results([make_analysis(jpeg_image)], context)[1].dataset
+    once_lossy = write_results([make_analysis(monochrome1_image)], context)[1].dataset
+    never_lossy = write_results([make_analysis(make_image())], context)[1].dataset
+    assert (in_jpeg.LossyImageCompression, in_jpeg.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    assert float(in_jpeg.LossyImageCompressionRatio) > 1
+    assert once_lossy.LossyImageCompression == "01"
+    assert "LossyImageCompression" not in never_lossy
+
+
+def test_colours_grow_lighter_with_the_value() -> None:
+    lightness = colours().astype(float) @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) > -1.5).all()
+    assert lightness[-1] - lightness[0] > 100
+    assert opacities()[0] == 0.0
+    assert (np.diff(opacities()) >= 0.0).all()
+
+
+def test_anatomy_stays_visible_under_the_strongest_heat() -> None:
+    picture = np.array([[0, 255]], np.uint8)
+    dark, bright = blend(picture, np.full_like(picture, 255))[0].astype(int)
+    assert (bright - dark).min() > 100
