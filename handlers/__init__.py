@@ -1,0 +1,1 @@
+"""The DICOM network: accepting associations, storing, answering queries, sending."""

@@ -1,0 +1,127 @@
+"""DIMSE commands: their fields, and their encoding in implicit VR little endian.
+
+References: PS3.7 section 6.3.1 (encoding), annex E (command dictionary).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, fields
+
+from handlers.errors import ProtocolViolation
+
+C_STORE_RQ = 0x0001
+C_STORE_RSP = 0x8001
+C_GET_RQ = 0x0010
+C_GET_RSP = 0x8010
+C_FIND_RQ = 0x0020
+C_FIND_RSP = 0x8020
+C_MOVE_RQ = 0x0021
+C_MOVE_RSP = 0x8021
+C_ECHO_RQ = 0x0030
+C_ECHO_RSP = 0x8030
+C_CANCEL_RQ = 0x0FFF
+
+NO_DATASET = 0x0101
+WITH_DATASET = 0x0001
+
+MAXIMUM_COMMAND_LENGTH = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command set; fields that are absent are None."""
+
+    affected_sop_class_uid: str | None = None
+    requested_sop_class_uid: str | None = None
+    command_field: int
+    message_id: int | None = None
+    message_id_responded_to: int | None = None
+    move_destination: str | None = None
+    priority: int | None = None
+    dataset_type: int = NO_DATASET
+    status: int | None = None
+    error_comment: str | None = None
+    affected_sop_instance_uid: str | None = None
+    remaining_suboperations: int | None = None
+    completed_suboperations: int | None = None
+    failed_suboperations: int | None = None
+    warning_suboperations: int | None = None
+    move_originator_ae: str | None = None
+    move_originator_message_id: int | None = None
+
+    @property
+    def has_dataset(self) -> bool:
+        return self.dataset_type != NO_DATASET
+
+
+ELEMENTS = {
+    "affected_sop_class_uid": 0x0002,
+    "requested_sop_class_uid": 0x0003,
+    "command_field": 0x0100,
+    "message_id": 0x0110,
+    "message_id_responded_to": 0x0120,
+    "move_destination": 0x0600,
+    "priority": 0x0700,
+    "dataset_type": 0x0800,
+    "status": 0x0900,
+    "error_comment": 0x0902,
+    "affected_sop_instance_uid": 0x1000,
+    "remaining_suboperations": 0x1020,
+    "completed_suboperations": 0x1021,
+    "failed_suboperations": 0x1022,
+    "warning_suboperations": 0x1023,
+    "move_originator_ae": 0x1030,
+    "move_originator_message_id": 0x1031,
+}
+FIELDS = {element: name for name, element in ELEMENTS.items()}
+TEXTS = {field.name for field in fields(Command) if "str" in str(field.type)}
+UIDS = {"affected_sop_class_uid", "requested_sop_class_uid", "affected_sop_instance_uid"}
+HEAD = struct.Struct("<HHI")
+
+
+def encode_command(command: Command) -> bytes:
+    """The bytes of a command set, with its group length."""
+    body = bytearray()
+    for name, element in ELEMENTS.items():
+        value = getattr(command, name)
+        if value is None:
+            continue
+        if name in TEXTS:
+            data = value.encode("ascii", "replace")
+            if len(data) % 2:
+                data += b"\0" if name in UIDS else b" "
+        else:
+            data = struct.pack("<H", value)
+        body += HEAD.pack(0, element, len(data)) + data
+    return HEAD.pack(0, 0, 4) + struct.pack("<I", len(body)) + bytes(body)
+
+
+def decode_command(data: bytes) -> Command:
+    """Read a command set; elements that we do not use are passed over.
+
+    Raises:
+        ProtocolViolation: it is not a command set.
+    """
+    values: dict[str, str | int] = {}
+    position = 0
+    while position < len(data):
+        if position + 8 > len(data):
+            raise ProtocolViolation("a command element is cut off")
+        group, element, length = HEAD.unpack_from(data, position)
+        position += 8
+        if group != 0 or position + length > len(data):
+            raise ProtocolViolation("a command element is not well formed")
+        name = FIELDS.get(element)
+        if name is not None:
+            raw = data[position : position + length]
+            if name in TEXTS:
+                values[name] = raw.decode("ascii", "replace").strip(" \0")
+            elif length == 2:
+                values[name] = int.from_bytes(raw, "little")
+            else:
+                raise ProtocolViolation("a command element has a wrong length")
+        position += length
+    if "command_field" not in values:
+        raise ProtocolViolation("the command has no Command Field")
+    return Command(**values)  # type: ignore[arg-type]

@@ -1,0 +1,35 @@
+"""Errors of the DICOM network room.
+
+NetworkError
+├── AssociationReleased    the peer released in order
+├── AssociationAborted     the peer aborted or went away
+├── ProtocolViolation      the peer sent what PS3.8 or PS3.7 do not allow; we abort
+└── PeerTimeout            the peer kept us waiting for too long; we abort
+ScanError                  a dataset cannot be understood
+"""
+
+from __future__ import annotations
+
+
+class NetworkError(Exception):
+    """An association came to an end."""
+
+
+class AssociationReleased(NetworkError):
+    """The peer released the association."""
+
+
+class AssociationAborted(NetworkError):
+    """The peer aborted the association or closed the connection."""
+
+
+class ProtocolViolation(NetworkError):
+    """The peer broke the protocol."""
+
+
+class PeerTimeout(NetworkError):
+    """The peer did not go on in time."""
+
+
+class ScanError(Exception):
+    """The dataset cannot be understood; the message says why, without its values."""

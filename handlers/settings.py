@@ -1,0 +1,51 @@
+"""Settings of the DICOM network room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A peer that may associate. ``hosts`` are addresses or networks; none: any address."""
+
+    name: str
+    ae_title: str
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A peer that we send to."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiverSettings:
+    """How a receiver process listens, whom it lets in and what it bears."""
+
+    ae_title: str
+    host: str
+    port: int
+    spool: Path
+    allow_unknown: bool = True
+    sources: tuple[Source, ...] = ()
+    destinations: tuple[Destination, ...] = ()
+    private_sop_classes: tuple[str, ...] = ()
+    attributes: frozenset[str] = frozenset()
+    """Keywords to index besides the usual ones, because routing rules ask for them."""
+    maximum_pdu_length: int = 262_144
+    """Bytes of variable part that a peer may send in one P-DATA-TF (PS3.8 annex D.1)."""
+    acse_timeout_seconds: float = 10.0
+    """From the connection to the end of the A-ASSOCIATE-RQ."""
+    network_timeout_seconds: float = 30.0
+    """From the first to the last byte of one PDU, and for one PDU that we send."""
+    idle_timeout_seconds: float = 300.0
+    """Between two PDUs of an association."""
+    maximum_associations: int = 100
+    """At one time in one process; further ones are rejected as a transient local limit."""
