@@ -37,13 +37,13 @@ def place(settings: EngineSettings) -> Placement:
     """
     if settings.backend not in BACKENDS:
         raise EngineMisconfigured(
-            f"engine {settings.name!r}: backend {settings.backend!r} is not available for {settings.kind}; use torch."
+            f"engine {settings.name!r}: there is no backend {settings.backend!r} for {settings.kind}; use torch."
         )
     device = _device(settings)
     dtype = PRECISIONS.get(settings.precision)
     if dtype is None:
         raise EngineMisconfigured(
-            f"engine {settings.name!r}: precision {settings.precision!r} is not one of {', '.join(PRECISIONS)}."
+            f"engine {settings.name!r}: precision {settings.precision!r} is none of {', '.join(PRECISIONS)}."
         )
     if dtype == torch.float16 and device.type == "cpu":
         raise EngineMisconfigured(f"engine {settings.name!r}: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
@@ -68,6 +68,7 @@ def _device(settings: EngineSettings) -> torch.device:
     index = device.index or 0
     if index >= found:
         raise EngineMisconfigured(
-            f"engine {settings.name!r}: device {settings.device!r} is not there, this machine has {found} CUDA devices."
+            f"engine {settings.name!r}: there is no device {settings.device!r}, "
+            f"this machine has {found} CUDA devices; use auto or cpu."
         )
     return torch.device("cuda", index)

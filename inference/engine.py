@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from inference.findings import Analysis, ModelIdentity, Refusal, SourceImage
 
@@ -65,10 +65,7 @@ class Case(Protocol):
     def source(self) -> SourceImage: ...
 
 
-CaseT = TypeVar("CaseT", bound=Case)
-
-
-class Engine(Protocol[CaseT]):
+class Engine(Protocol):
     """A way from images to findings, loaded once and kept.
 
     ``kind`` is what the configuration's ``kind`` says. ``header_keywords`` are the attributes that
@@ -97,11 +94,25 @@ class Engine(Protocol[CaseT]):
         """
 
     @property
+    def settings(self) -> EngineSettings:
+        """What the engine was loaded with."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
+
+    @property
     def model(self) -> ModelIdentity:
         """Which model results are made with."""
 
-    def prepare(self, files: Sequence[Path]) -> list[CaseT | Refusal]:
-        """Decode and preprocess the files of one job, in order, on the CPU; safe to call from several threads."""
+    def prepare(self, files: Sequence[Path]) -> Sequence[Case | Refusal]:
+        """Decode and preprocess the files of one job, in order, on the CPU; thread-safe.
 
-    def infer(self, cases: Sequence[CaseT]) -> list[Analysis]:
-        """Analyse cases, also of several jobs, as one batch; one analysis per case, in order."""
+        Raises
+        ------
+        OSError
+            If a file cannot be opened or read now; a file that is damaged is refused.
+        """
+
+    def infer(self, cases: Sequence[Any]) -> list[Analysis]:
+        """Analyse this engine's own cases, also of several jobs, as one batch; one analysis per case."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from inference.findings import Region
 from inference.preprocessing import Square
@@ -43,8 +42,7 @@ def region_of(small: NDArray[np.float32], square: Square) -> Region | None:
     peak = float(values.max())
     if peak <= 0.0:
         return None
-    parts, _ = ndimage.label(values >= REGION_LEVEL * peak)
-    hottest = parts == parts.flat[int(values.argmax())]
+    hottest = _connected(values >= REGION_LEVEL * peak, int(values.argmax()))
     points = _convex_hull(_corners(hottest))
     cell = square.size / REGION_GRID
     return Region(points=(points * cell + (square.column, square.row)).astype(np.float32))
@@ -53,6 +51,22 @@ def region_of(small: NDArray[np.float32], square: Square) -> Region | None:
 def _scaled(start: int, size: int, source: int, picture: int) -> tuple[int, int]:
     first = min(round(start * picture / source), picture - 1)
     return first, max(first + 1, min(picture, round((start + size) * picture / source)))
+
+
+def _connected(mask: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """The part of a mask that is connected, by sides, to the cell with the flat index ``seed``."""
+    part = np.zeros_like(mask)
+    part.flat[seed] = True
+    size = 0
+    while (grown_size := int(part.sum())) > size:
+        size = grown_size
+        grown = part.copy()
+        grown[1:] |= part[:-1]
+        grown[:-1] |= part[1:]
+        grown[:, 1:] |= part[:, :-1]
+        grown[:, :-1] |= part[:, 1:]
+        part = grown & mask
+    return part
 
 
 def _corners(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

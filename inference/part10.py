@@ -42,11 +42,13 @@ def read_dataset(path: Path) -> FileDataset:
 
     Raises
     ------
+    OSError
+        If the file cannot be opened or read.
     ImageUnreadable
         If it is no such file, is damaged, or asks for more than any image needs.
     """
+    data = _read_bytes(path)
     try:
-        data = _read_bytes(path)
         return _parse(data, path)
     except ImageUnreadable:
         raise
@@ -81,7 +83,11 @@ def header_of(dataset: Dataset, keywords: Iterable[str]) -> ImageHeader:
             continue
         value = dataset[keyword].value
         attributes[keyword] = (
-            [str(item) for item in value] if isinstance(value, MultiValue) else str(value or "")
+            [str(item) for item in value]
+            if isinstance(value, MultiValue)
+            else ""
+            if value is None
+            else str(value)
         )
     return ImageHeader(
         sop_class_uid=str(dataset.get("SOPClassUID", "")),
@@ -91,11 +97,8 @@ def header_of(dataset: Dataset, keywords: Iterable[str]) -> ImageHeader:
 
 
 def _read_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAXIMUM_BYTES + 1)
-    except OSError as error:
-        raise ImageUnreadable(f"the file cannot be read ({error.strerror})") from error
+    with path.open("rb") as file:
+        data = file.read(MAXIMUM_BYTES + 1)
     if len(data) > MAXIMUM_BYTES:
         raise ImageUnreadable(f"the file is larger than {MAXIMUM_BYTES} bytes")
     if data[_PREAMBLE_BYTES - 4 : _PREAMBLE_BYTES] != b"DICM":

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import DataElement, Dataset, FileDataset
 from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
 from inference.codestream import CodestreamError, frame_size
@@ -55,6 +56,8 @@ def read_image(path: Path) -> StoredImage:
 
     Raises
     ------
+    OSError
+        If the file cannot be opened or read.
     ImageUnreadable
         If it is no such file, or if its pixel data cannot be decoded safely; the message is the reason.
     """
@@ -148,8 +151,9 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID) -> NDArray[np.
                 f"the compressed frame has {size.components} components of {size.precision} bits, "
                 f"the header says one of {dataset.BitsStored}"
             )
+    keep_all_bits: Any = {"correct_unused_bits": False}
     try:
-        cells, _ = decoder.as_array(dataset, index=0, raw=True, correct_unused_bits=False)
+        cells, _ = decoder.as_array(dataset, index=0, raw=True, **keep_all_bits)
     except Exception as error:  # decoders are plug-ins in C that raise whatever they like
         raise ImageUnreadable(
             f"{transfer_syntax_uid.name} pixel data cannot be decoded ({type(error).__name__})"

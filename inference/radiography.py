@@ -56,7 +56,7 @@ class View(StrEnum):
 
 
 def refusal_of(header: ImageHeader, minimum_size: int) -> str | None:
-    """Why an image is no frontal radiograph of the chest, as a sentence for an administrator; None if it is one.
+    """Why an image is no frontal chest radiograph, as a sentence for an administrator; None if it is one.
 
     ``minimum_size`` is in pixels, for rows and for columns. An image whose view is not known is taken.
     """
@@ -92,7 +92,8 @@ def _kind_refusal(header: ImageHeader, minimum_size: int) -> str | None:
     if (header.number("SamplesPerPixel") or 1) > 1 or (
         photometric and not photometric.startswith("MONOCHROME")
     ):
-        return f"The image is in colour ({photometric or 'several samples per pixel'}); grey images are analysed."
+        coding = photometric or "several samples per pixel"
+        return f"The image is in colour ({coding}); grey images are analysed."
     if header.text("PresentationIntentType") == "FOR PROCESSING":
         return "The image is raw data for processing, not for presentation."
     if {"LOCALIZER", "SCOUT"} & {value.upper() for value in header.values("ImageType")}:

@@ -55,7 +55,7 @@ def smooth_axis(input_size: int, output_size: int) -> AxisWeights:
 
 
 def triangle_axis(input_size: int, output_size: int) -> AxisWeights:
-    """Weights of linear interpolation, with a wider triangle where the image shrinks; edges repeat nothing."""
+    """Weights of linear interpolation, with a wider triangle where the image shrinks."""
     factor = input_size / output_size
     support = max(factor, 1.0)
     centre = (np.arange(output_size) + 0.5) * factor - 0.5

@@ -9,7 +9,6 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
 
 from inference.engine import Engine
 from inference.errors import EngineUnknown
@@ -25,7 +24,7 @@ def engine_kinds() -> tuple[str, ...]:
     return (*_BUILT_IN, *registered)
 
 
-def engine_class(kind: str) -> type[Engine[Any]]:
+def engine_class(kind: str) -> type[Engine]:
     """The engine class of a kind; importing it loads no torch.
 
     Raises
@@ -35,10 +34,10 @@ def engine_class(kind: str) -> type[Engine[Any]]:
     """
     if kind in _BUILT_IN:
         module, name = _BUILT_IN[kind]
-        built_in: type[Engine[Any]] = getattr(import_module(module), name)
+        built_in: type[Engine] = getattr(import_module(module), name)
         return built_in
     for point in entry_points(group=ENTRY_POINT_GROUP, name=kind):
-        registered: type[Engine[Any]] = point.load()
+        registered: type[Engine] = point.load()
         return registered
     known = engine_kinds()
     near = get_close_matches(kind, known, n=1)

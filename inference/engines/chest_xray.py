@@ -67,7 +67,8 @@ class ChestXrayEngine:
     kind: ClassVar[str] = "chest_xray"
     header_keywords: ClassVar[frozenset[str]] = HEADER_KEYWORDS
 
-    def __init__(self, card: ModelCard, classifier: Classifier) -> None:
+    def __init__(self, settings: EngineSettings, card: ModelCard, classifier: Classifier) -> None:
+        self.settings = settings
         self._card = card
         self._classifier = classifier
         self._reported = {index: label.as_finding() for index, label in enumerate(card.labels) if label.name}
@@ -92,17 +93,22 @@ class ChestXrayEngine:
         from inference.classifier import Classifier  # loads torch
 
         if settings.options:
+            option = sorted(settings.options)[0]
             raise EngineMisconfigured(
-                f"engine {settings.name!r}: {cls.kind} has no option {sorted(settings.options)[0]!r}; remove it."
+                f"engine {settings.name!r}: {cls.kind} has no option {option!r}; remove it."
             )
         stored = store.get(settings.model)
         if stored.card.kind != cls.kind:
             raise ModelInvalid(
                 f"model {stored.card.name!r} is for {stored.card.kind} engines, not for {cls.kind}."
             )
-        engine = cls(stored.card, Classifier.load(settings, stored))
+        engine = cls(settings, stored.card, Classifier.load(settings, stored))
         engine._warm_up()
         return engine
+
+    @property
+    def device(self) -> str:
+        return self._classifier.device
 
     @property
     def model(self) -> ModelIdentity:
@@ -173,7 +179,7 @@ class ChestXrayEngine:
                     for output, label in self._reported.items()
                 ),
                 picture=case.picture,
-                device=self._classifier.device,
+                device=self.device,
                 inference_time_ms=elapsed_ms,
                 review_advised=case.review_advised,
             )
@@ -181,7 +187,7 @@ class ChestXrayEngine:
         ]
 
     def _to_explain(self, calibrated: NDArray[np.float64]) -> tuple[int, ...]:
-        """Outputs at or above their high threshold; where there are none, the one with the highest probability."""
+        """Outputs at or above their high threshold; if there are none, the most probable one."""
         present = tuple(
             output
             for output, label in self._reported.items()

@@ -1,0 +1,86 @@
+"""Analyses as the JSON objects of ``overread infer --json`` and of job summaries.
+
+Arrays of a case follow the order of its ``labels``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from inference.findings import Analysis, Heatmap, Refusal
+
+
+def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """The document of one analysed case; its heat maps are written to ``folder`` as grey PNG files.
+
+    ``files`` are those that were written for the case already, reports and overlays.
+    """
+    heatmaps = {label: _write_heatmap(heatmap, label, folder) for label, heatmap in analysis.heatmaps.items()}
+    findings = analysis.findings
+    ensemble = analysis.ensemble_size > 1
+    return {
+        "input": str(analysis.source.path),
+        "engine": engine,
+        "model_version": analysis.model.version,
+        "device": analysis.device,
+        "labels": list(analysis.labels),
+        "logits": [finding.logit for finding in findings],
+        "probabilities": [finding.probability for finding in findings],
+        "calibrated_probabilities": [finding.calibrated_probability for finding in findings],
+        "ensemble_std": [finding.ensemble_std for finding in findings] if ensemble else None,
+        "individual_predictions": [list(f.individual_predictions) for f in findings] if ensemble else None,
+        "heatmaps": {label: str(path) for label, path in heatmaps.items()},
+        "overlay_available": bool(heatmaps),
+        "inference_time_ms": round(analysis.inference_time_ms, 3),
+        "review_advised": analysis.review_advised,
+        "skipped": None,
+        "files": [str(path) for path in (*files, *heatmaps.values())],
+    }
+
+
+def refusal_document(refusal: Refusal, engine: str, model_version: str) -> dict[str, Any]:
+    """The document of an input that the engine does not take: the same keys, empty, and the reason."""
+    return {
+        "input": str(refusal.path),
+        "engine": engine,
+        "model_version": model_version,
+        "device": None,
+        "labels": [],
+        "logits": [],
+        "probabilities": [],
+        "calibrated_probabilities": [],
+        "ensemble_std": None,
+        "individual_predictions": None,
+        "heatmaps": {},
+        "overlay_available": False,
+        "inference_time_ms": None,
+        "review_advised": None,
+        "skipped": refusal.reason,
+        "files": [],
+    }
+
+
+def stage_summary(analyses: Sequence[Analysis]) -> dict[str, Any]:
+    """What a job's analyses took and used; ``inference_time_ms`` is their sum."""
+    first = analyses[0]
+    return {
+        "model_used": first.model.name,
+        "device": first.device,
+        "ensemble_size": first.ensemble_size,
+        "tta_applied": first.tta_applied,
+        "inference_time_ms": round(sum(analysis.inference_time_ms for analysis in analyses), 3),
+        "heatmap_generated": any(analysis.heatmaps for analysis in analyses),
+    }
+
+
+def _write_heatmap(heatmap: Heatmap, label: str, folder: Path) -> Path:
+    name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+    path = folder / f"heatmap-{name}.png"
+    Image.fromarray(np.rint(heatmap.values * 255).astype(np.uint8)).save(path)
+    return path
