@@ -37,7 +37,7 @@ def place(settings: EngineSettings) -> Placement:
     """
     if settings.backend not in BACKENDS:
         raise EngineMisconfigured(
-            f"engine {settings.name!r}: there is no backend {settings.backend!r} for {settings.kind}; use torch."
+            f"engine {settings.name!r}: {settings.kind} has no backend {settings.backend!r}; use torch."
         )
     device = _device(settings)
     dtype = PRECISIONS.get(settings.precision)

@@ -103,8 +103,8 @@ def test_validators_report_a_broken_object(
 ) -> None:
     report = write_results([make_analysis(make_image(), NEGATIVE)], context)[0].dataset
     del report.CompletionFlag
-    for group in report.ContentSequence[-2].ContentSequence:
-        del group.ContentSequence[0]
+    names = [item.ConceptNameCodeSequence[0].CodeMeaning for item in report.ContentSequence]
+    del report.ContentSequence[names.index("Procedure reported")]
     path = tmp_path / "broken.dcm"
     report.save_as(path, enforce_file_format=True)
     assert dciodvfy_errors(path)

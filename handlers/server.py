@@ -1,0 +1,180 @@
+"""A receiver process: accepts connections, one thread for each association."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from db.database import Database
+from handlers import access
+from handlers.association import Association, Service
+from handlers.dimse import C_CANCEL_RQ, C_ECHO_RQ, C_STORE_RQ
+from handlers.errors import AssociationAborted, AssociationReleased, NetworkError
+from handlers.settings import ReceiverSettings
+from handlers.spool import make_folders
+from handlers.storage import Storage
+from handlers.verification import verify
+
+log = logging.getLogger("overread.server")
+
+ACCEPT_SECONDS = 0.5
+BACKLOG = 512
+CONNECTIONS_PER_ASSOCIATION = 3
+"""Connections that have not associated yet may be this many times the associations."""
+
+
+class Server:
+    """Listens on the node's port; several processes may, each with a server of its own."""
+
+    def __init__(
+        self,
+        settings: ReceiverSettings,
+        database: Database,
+        run_directory: Path,
+        services: Mapping[int, Service],
+    ) -> None:
+        self.settings = settings
+        make_folders(settings.spool)
+        self.storage = Storage(database, settings, run_directory)
+        self.services: dict[int, Service] = {C_STORE_RQ: self.storage, C_ECHO_RQ: verify, **services}
+        self._listener = socket.create_server(
+            (settings.host, settings.port),
+            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
+            backlog=BACKLOG,
+            reuse_port=True,
+        )
+        self._listener.settimeout(ACCEPT_SECONDS)
+        self._stopping = threading.Event()
+        self._deadline = 0.0
+        self._lock = threading.Lock()
+        self._threads: dict[threading.Thread, Association] = {}
+        self._established: set[str] = set()
+        self._idle: set[str] = set()
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._listener.getsockname()[1])
+
+    def serve_forever(self) -> None:
+        """Accept associations until ``stop`` is called and those that run have ended."""
+        while not self._stopping.is_set():
+            try:
+                connection, peer = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError as error:
+                if self._stopping.is_set():
+                    break
+                log.error("accept_failed error=%s", error.strerror)
+                self._stopping.wait(ACCEPT_SECONDS)
+                continue
+            self._start(connection, peer[0])
+        self._listener.close()
+        self._drain()
+        self.storage.close()
+
+    def stop(self, deadline_seconds: float) -> None:
+        """Stop accepting; associations in the middle of a message have until the deadline."""
+        self._deadline = time.monotonic() + deadline_seconds
+        self._stopping.set()
+
+    def _start(self, connection: socket.socket, address: str) -> None:
+        with self._lock:
+            crowded = len(self._threads) >= self.settings.maximum_associations * CONNECTIONS_PER_ASSOCIATION
+        if crowded:
+            log.warning("connection_refused peer=%s reason=too many connections", address)
+            connection.close()
+            return
+        association = Association(connection, address, self.settings)
+        thread = threading.Thread(target=self._serve, args=(association,), name="association", daemon=True)
+        with self._lock:
+            self._threads[thread] = association
+        thread.start()
+
+    def _serve(self, association: Association) -> None:
+        try:
+            self._run(association)
+        except AssociationReleased:
+            pass
+        except AssociationAborted as ended:
+            log.info("association_aborted id=%s reason=%s", association.identifier, ended)
+        except NetworkError as ended:
+            log.warning(
+                "association_broken id=%s peer=%s reason=%s", association.identifier, association.peer_address, ended
+            )
+            association.abort()
+        except Exception as error:
+            # One association's fault must not end the process; values stay out of the log.
+            log.error("association_failed id=%s error=%s", association.identifier, type(error).__name__)
+            association.abort()
+        finally:
+            association.close()
+            with self._lock:
+                self._established.discard(association.identifier)
+                self._idle.discard(association.identifier)
+                self._threads.pop(threading.current_thread(), None)
+
+    def _run(self, association: Association) -> None:
+        with self._lock:
+            full = len(self._established) >= self.settings.maximum_associations
+        rejection = association.negotiate(access.LOCAL_LIMIT if full else None)
+        if rejection is not None:
+            log.warning(
+                "association_rejected peer=%s reason=%s", association.peer_address, rejection.explanation
+            )
+            return
+        with self._lock:
+            self._established.add(association.identifier)
+        stored = False
+        released = False
+        try:
+            while True:
+                self._mark(association, idle=True)
+                message = association.receive()
+                self._mark(association, idle=False)
+                field = message.command.command_field
+                if field == C_CANCEL_RQ:
+                    continue
+                service = self.services.get(field)
+                if service is None:
+                    log.warning("command_not_supported id=%s field=%04X", association.identifier, field)
+                    association.abort()
+                    return
+                stored = stored or field == C_STORE_RQ
+                service(association, message)
+        except AssociationReleased:
+            released = True
+            raise
+        finally:
+            if stored:
+                self.storage.association_ended(association, released=released)
+
+    def _mark(self, association: Association, *, idle: bool) -> None:
+        with self._lock:
+            if idle:
+                self._idle.add(association.identifier)
+            else:
+                self._idle.discard(association.identifier)
+
+    def _drain(self) -> None:
+        """Abort the associations that are between messages, wait for the others, then abort them too."""
+        while True:
+            with self._lock:
+                running = dict(self._threads)
+                idle = set(self._idle)
+            if not running:
+                return
+            late = time.monotonic() > self._deadline
+            for association in running.values():
+                if late or association.identifier in idle or association.identifier not in self._established:
+                    association.abort(by_user=True)
+                    association.close()
+            for thread in running:
+                thread.join(0.1)
+            if late:
+                return

@@ -1,0 +1,147 @@
+"""The spool: received datasets as Part 10 files under names of our own, synced before they count.
+
+Files lie in ``<spool>/<two hex digits>/``; one that is being written ends in ``.part``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import os
+import struct
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from db.database import Database
+from db.index import Index
+from handlers.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+
+log = logging.getLogger("overread.spool")
+
+FOLDERS = tuple(f"{number:02x}" for number in range(256))
+PARTIAL = ".part"
+
+
+def _element(group_element: tuple[int, int], vr: bytes, value: bytes) -> bytes:
+    padding = (b"\0" if vr in (b"UI", b"OB") else b" ") * (len(value) % 2)
+    head = struct.pack("<HH2s", *group_element, vr)
+    size = len(value) + len(padding)
+    return head + (struct.pack("<xxI", size) if vr == b"OB" else struct.pack("<H", size)) + value + padding
+
+
+def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str) -> bytes:
+    """Preamble and file meta information (PS3.10 section 7.1)."""
+    meta = (
+        _element((2, 1), b"OB", b"\0\1")
+        + _element((2, 2), b"UI", sop_class_uid.encode())
+        + _element((2, 3), b"UI", sop_instance_uid.encode())
+        + _element((2, 0x10), b"UI", transfer_syntax_uid.encode())
+        + _element((2, 0x12), b"UI", IMPLEMENTATION_CLASS_UID.encode())
+        + _element((2, 0x13), b"SH", IMPLEMENTATION_VERSION.encode())
+        + _element((2, 0x16), b"AE", source_ae.encode("ascii", "replace"))
+    )
+    return bytes(128) + b"DICM" + _element((2, 0), b"UL", struct.pack("<I", len(meta))) + meta
+
+
+def make_folders(spool: Path) -> None:
+    """Create the spool's folders, once at the start."""
+    for name in FOLDERS:
+        (spool / name).mkdir(parents=True, exist_ok=True)
+
+
+class SpoolFile:
+    """One file on its way into the spool. Every method may raise OSError; then call ``discard``."""
+
+    def __init__(self, spool: Path, folder: str, head: bytes) -> None:
+        name = uuid.uuid4().hex
+        self.relative = f"{folder}/{name}.dcm"
+        self.path = spool / self.relative
+        self._partial = self.path.with_name(name + PARTIAL)
+        self._head_length = len(head)
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self._file = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._write(head)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.write(self._file, view)
+            self.size += written
+            view = view[written:]
+
+    def append(self, data: memoryview) -> None:
+        """Add a fragment of the dataset."""
+        self._digest.update(data)
+        self._write(data)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the dataset's bytes so far, without preamble and file meta information."""
+        return self._digest.hexdigest()
+
+    @contextmanager
+    def dataset(self) -> Iterator[memoryview]:
+        """The dataset's bytes as they lie in the file."""
+        if self.size == self._head_length:
+            yield memoryview(b"")
+            return
+        with mmap.mmap(self._file, self.size, access=mmap.ACCESS_READ) as mapped:
+            whole = memoryview(mapped)
+            view = whole[self._head_length :]
+            try:
+                yield view
+            finally:
+                view.release()
+                whole.release()
+
+    def keep(self) -> None:
+        """Sync the file and give it its name; the folder is still to be synced."""
+        os.fsync(self._file)
+        os.rename(self._partial, self.path)
+        self._close()
+
+    def discard(self) -> None:
+        """Remove the file, whatever its name is by now."""
+        self._close()
+        self._partial.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync a folder's entries."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def reconcile(spool: Path, database: Database) -> None:
+    """Clear up what a crash left in the spool. Only while no receiver runs.
+
+    Partial files were never acknowledged and are removed. Whole files that no row knows were not
+    acknowledged either; they go to the folder ``orphans`` beside the spool, since only a person may delete.
+    """
+    make_folders(spool)
+    known = Index(database).known_paths()
+    partial = orphans = 0
+    for name in FOLDERS:
+        for path in (spool / name).iterdir():
+            if path.name.endswith(PARTIAL):
+                path.unlink()
+                partial += 1
+            elif f"{spool.name}/{name}/{path.name}" not in known:
+                (spool.parent / "orphans").mkdir(exist_ok=True)
+                path.rename(spool.parent / "orphans" / path.name)
+                orphans += 1
+    if partial or orphans:
+        log.warning("spool_reconciled partial_removed=%d orphans_moved=%d", partial, orphans)

@@ -1,0 +1,169 @@
+"""The storage service: a C-STORE's bytes go to the spool and the index, and only then is it acknowledged.
+
+References: PS3.4 annex B (storage service class; statuses in table B.2-1), PS3.7 section 9.1.1.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+
+from db.database import Database
+from db.errors import DatabaseError
+from db.index import Index
+from db.records import NewInstance, StoreVerdict
+from db.wakeup import notify
+from handlers.association import Association, Message
+from handlers.committer import Committer
+from handlers.dimse import C_STORE_RSP, Command
+from handlers.errors import ScanError
+from handlers.scan import AttributeValue, scan
+from handlers.settings import ReceiverSettings
+from handlers.spool import FOLDERS, SpoolFile, file_head
+from handlers.uids import is_uid
+
+log = logging.getLogger("overread.storage")
+
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700
+DATASET_DOES_NOT_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+INVALID_INSTANCE = 0x0117
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+REQUIRED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+
+
+class Refusal(Exception):
+    """An object that is not stored: the status and a comment without patient data."""
+
+    def __init__(self, status: int, comment: str) -> None:
+        self.status = status
+        self.comment = comment
+        super().__init__(comment)
+
+
+class Storage:
+    """The storage service of one receiver process. Thread-safe."""
+
+    def __init__(self, database: Database, settings: ReceiverSettings, run_directory: Path) -> None:
+        self.settings = settings
+        self.run_directory = run_directory
+        self.index = Index(database)
+        self.committer = Committer(self.index)
+        self._random = random.SystemRandom()
+
+    def __call__(self, association: Association, message: Message) -> None:
+        """Answer one C-STORE-RQ."""
+        status, comment = SUCCESS, None
+        try:
+            self._store(association, message)
+        except Refusal as refusal:
+            status, comment = refusal.status, refusal.comment
+            log.warning("refused association=%s status=%04X reason=%s", association.identifier, status, comment)
+        for _ in association.dataset():
+            pass
+        association.send(
+            message.context.identifier,
+            Command(
+                command_field=C_STORE_RSP,
+                message_id_responded_to=message.command.message_id,
+                affected_sop_class_uid=message.command.affected_sop_class_uid,
+                affected_sop_instance_uid=message.command.affected_sop_instance_uid,
+                status=status,
+                error_comment=comment,
+            ),
+        )
+
+    def _store(self, association: Association, message: Message) -> None:
+        command, context = message.command, message.context
+        if not is_uid(command.affected_sop_instance_uid):
+            raise Refusal(INVALID_INSTANCE, "Affected SOP Instance UID is missing or malformed")
+        if command.affected_sop_class_uid != context.abstract_syntax:
+            raise Refusal(SOP_CLASS_NOT_SUPPORTED, "SOP class differs from the presentation context")
+        if not command.has_dataset:
+            raise Refusal(CANNOT_UNDERSTAND, "the request has no dataset")
+        head = file_head(
+            str(command.affected_sop_class_uid),
+            str(command.affected_sop_instance_uid),
+            context.transfer_syntax,
+            association.calling_ae,
+        )
+        file: SpoolFile | None = None
+        kept = False
+        try:
+            file = SpoolFile(self.settings.spool, self._random.choice(FOLDERS), head)
+            for fragment in association.dataset():
+                file.append(fragment)
+            attributes = self._understand(file, command, context.transfer_syntax)
+            file.keep()
+            verdict = self.committer.commit(
+                self._instance(association, message, file, attributes), file.path.parent
+            )
+            kept = verdict is not StoreVerdict.DUPLICATE
+            if verdict is StoreVerdict.CONFLICT:
+                log.warning("quarantined association=%s reason=same UID, other content", association.identifier)
+        except OSError as error:
+            log.error("spool_failed association=%s error=%s", association.identifier, error.strerror)
+            raise Refusal(OUT_OF_RESOURCES, "the spool cannot be written") from error
+        except DatabaseError as error:
+            raise Refusal(OUT_OF_RESOURCES, "the index cannot be written") from error
+        finally:
+            if file is not None and not kept:
+                file.discard()
+
+    def _understand(
+        self, file: SpoolFile, command: Command, transfer_syntax: str
+    ) -> dict[str, AttributeValue]:
+        with file.dataset() as data:
+            try:
+                attributes = scan(data, transfer_syntax, self.settings.attributes)
+            except ScanError as error:
+                raise Refusal(CANNOT_UNDERSTAND, str(error)[:64]) from error
+        for keyword in REQUIRED_UIDS:
+            value = attributes.get(keyword)
+            if not isinstance(value, str) or not is_uid(value):
+                raise Refusal(DATASET_DOES_NOT_MATCH, f"{keyword} is missing or malformed")
+        if (
+            attributes["SOPInstanceUID"] != command.affected_sop_instance_uid
+            or attributes["SOPClassUID"] != command.affected_sop_class_uid
+        ):
+            raise Refusal(DATASET_DOES_NOT_MATCH, "the dataset is another SOP class or instance")
+        return attributes
+
+    def _instance(
+        self,
+        association: Association,
+        message: Message,
+        file: SpoolFile,
+        attributes: dict[str, AttributeValue],
+    ) -> NewInstance:
+        return NewInstance(
+            study_instance_uid=str(attributes["StudyInstanceUID"]),
+            series_instance_uid=str(attributes["SeriesInstanceUID"]),
+            sop_instance_uid=str(attributes["SOPInstanceUID"]),
+            sop_class_uid=str(attributes["SOPClassUID"]),
+            transfer_syntax_uid=message.context.transfer_syntax,
+            path=f"{self.settings.spool.name}/{file.relative}",
+            size=file.size,
+            sha256=file.sha256,
+            calling_ae=association.calling_ae,
+            called_ae=association.called_ae,
+            peer_address=association.peer_address,
+            association=association.identifier,
+            received_at=datetime.now(UTC),
+            attributes=attributes,
+        )
+
+    def association_ended(self, association: Association, *, released: bool) -> None:
+        """Tell the ticker that instances have arrived, and whether no more come by this association."""
+        if released:
+            try:
+                self.index.association_released(association.identifier)
+            except DatabaseError as error:
+                log.error("release_not_recorded association=%s error=%s", association.identifier, error)
+        notify(self.run_directory, "ticker")
+
+    def close(self) -> None:
+        self.committer.close()

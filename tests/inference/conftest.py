@@ -1,0 +1,63 @@
+"""Radiographs made for tests, and the real ones that tests read in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import FileDataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+
+WriteRadiograph = Callable[..., Path]
+
+REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real images; tests that need it are skipped where it is absent."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("the real images are not on this machine")
+    return REAL_DATA
+
+
+@pytest.fixture
+def write_radiograph(tmp_path: Path) -> WriteRadiograph:
+    """Write a frontal chest radiograph with given cells and attributes; an attribute of None is left out."""
+
+    def write(cells: np.ndarray, **attributes: Any) -> Path:
+        path = tmp_path / f"{generate_uid()}.dcm"
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+        bits = 8 * cells.dtype.itemsize
+        defaults: dict[str, Any] = {
+            "SOPClassUID": ComputedRadiographyImageStorage,
+            "SOPInstanceUID": generate_uid(),
+            "StudyInstanceUID": generate_uid(),
+            "SeriesInstanceUID": generate_uid(),
+            "Modality": "CR",
+            "BodyPartExamined": "CHEST",
+            "ViewPosition": "PA",
+            "Rows": cells.shape[0],
+            "Columns": cells.shape[1],
+            "SamplesPerPixel": 1,
+            "PhotometricInterpretation": "MONOCHROME2",
+            "BitsAllocated": bits,
+            "BitsStored": bits,
+            "HighBit": int(attributes.get("BitsStored", bits)) - 1,
+            "PixelRepresentation": 1 if cells.dtype.kind == "i" else 0,
+            "PixelData": cells.tobytes(),
+        }
+        for keyword, value in {**defaults, **attributes}.items():
+            if value is not None:
+                setattr(dataset, keyword, value)
+        dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
+        dataset.save_as(path, enforce_file_format=True)
+        return path
+
+    return write

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from inference.codestream import CodestreamError, frame_size
+from inference.errors import ImageUnreadable
+from inference.part10 import read_dataset
+from inference.pixels import read_image
+from pydicom import Dataset, Sequence
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
+
+Write = Callable[..., Path]
+
+
+def ramp(rows: int = 32, columns: int = 48, dtype: str = "u2") -> np.ndarray:
+    return (np.arange(rows * columns).reshape(rows, columns) % 4096).astype(dtype)
+
+
+def test_every_real_image_has_the_values_that_pydicom_gives(real_data: Path) -> None:
+    files = sorted([*real_data.glob("cxr/*.dcm"), *real_data.glob("transfer_syntaxes/*.dcm")])
+    assert files
+    for file in files:
+        np.testing.assert_array_equal(
+            read_image(file).values, pydicom.dcmread(file).pixel_array, err_msg=file.name
+        )
+
+
+def test_bits_outside_of_bits_stored_are_cut_off(write_radiograph: Write) -> None:
+    cells = ramp()
+    image = read_image(write_radiograph(cells | 0xF000, BitsStored=12))
+    np.testing.assert_array_equal(image.values, cells)
+    assert (image.lowest, image.highest) == (0, 4095)
+
+
+def test_stored_bits_may_lie_high_in_the_cell(write_radiograph: Write) -> None:
+    cells = ramp()
+    image = read_image(write_radiograph((cells << 4) | 0x3, BitsStored=12, HighBit=15))
+    np.testing.assert_array_equal(image.values, cells)
+
+
+def test_signed_values_are_extended_from_bits_stored(write_radiograph: Write) -> None:
+    cells = np.array([[-2048, -1], [0, 2047]], dtype="i2")
+    image = read_image(write_radiograph((cells & 0x0FFF).astype("i2"), BitsStored=12))
+    np.testing.assert_array_equal(image.values, cells)
+    assert (image.lowest, image.highest) == (-2048, 2047)
+
+
+def test_bytes_after_the_frame_are_no_second_frame(write_radiograph: Write) -> None:
+    cells = ramp()
+    image = read_image(write_radiograph(cells, PixelData=cells.tobytes() * 3))
+    np.testing.assert_array_equal(image.values, cells)
+
+
+def test_deflated_dataset_is_read(write_radiograph: Write, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(write_radiograph(ramp()))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    path = tmp_path / "deflated.dcm"
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_image(path).values, ramp())
+
+
+def test_run_length_coded_image_is_read(write_radiograph: Write, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(write_radiograph(ramp()))
+    dataset.compress(RLELossless)
+    path = tmp_path / "rle.dcm"
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_image(path).values, ramp())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"PixelData": b"\0" * 100}, "100 bytes where 3072"),
+        ({"Rows": 65535, "Columns": 65535}, "not decoded"),
+        ({"NumberOfFrames": 2}, "2 frames"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "not a grey one"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "not a grey one"),
+        ({"Rows": None}, "lacks Rows"),
+        ({"BitsStored": 17, "HighBit": 16}, "no depth"),
+        ({"HighBit": 40}, "no depth"),
+    ],
+)
+def test_impossible_image_is_refused_with_the_reason(
+    write_radiograph: Write, attributes: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(ImageUnreadable, match=reason):
+        read_image(write_radiograph(ramp(), **attributes))
+
+
+def test_object_without_pixels_is_refused(write_radiograph: Write, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(write_radiograph(ramp()))
+    del dataset.PixelData
+    path = tmp_path / "no-pixels.dcm"
+    dataset.save_as(path)
+    with pytest.raises(ImageUnreadable, match="no integer pixel data"):
+        read_image(path)
+
+
+def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "note.dcm"
+    path.write_bytes(b"not a DICOM file" * 100)
+    with pytest.raises(ImageUnreadable, match="no DICOM file"):
+        read_image(path)
+
+
+def test_missing_file_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "absent.dcm")
+
+
+def compressed(write: Write, frame: bytes, transfer_syntax_uid: str, tmp_path: Path) -> Path:
+    dataset = pydicom.dcmread(write(ramp(dtype="u1")))
+    dataset.file_meta.TransferSyntaxUID = transfer_syntax_uid
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].is_undefined_length = True
+    path = tmp_path / "compressed.dcm"
+    dataset.save_as(path)
+    return path
+
+
+def huge_jpeg_2000() -> bytes:
+    size = struct.pack(">HHLLLLLLLLHBBB", 41, 0, 2**31, 2**31, 0, 0, 2**31, 2**31, 0, 0, 1, 7, 1, 1)
+    return b"\xff\x4f\xff\x51" + size + b"\xff\xd9"
+
+
+def test_codestream_larger_than_the_header_is_refused_before_decoding(
+    write_radiograph: Write, tmp_path: Path
+) -> None:
+    path = compressed(write_radiograph, huge_jpeg_2000(), JPEG2000Lossless, tmp_path)
+    with pytest.raises(ImageUnreadable, match="2147483648 x 2147483648 pixels, the header says 48 x 32"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", [JPEG2000Lossless, JPEGBaseline8Bit, RLELossless])
+def test_damaged_codestream_is_refused(
+    write_radiograph: Write, tmp_path: Path, transfer_syntax_uid: str
+) -> None:
+    path = compressed(write_radiograph, b"\x01\x02" * 50, transfer_syntax_uid, tmp_path)
+    with pytest.raises(ImageUnreadable, match="damaged"):
+        read_image(path)
+
+
+def test_twelve_bit_jpeg_is_refused_by_name(write_radiograph: Write, tmp_path: Path) -> None:
+    path = compressed(write_radiograph, b"\xff\xd8", JPEGExtended12Bit, tmp_path)
+    with pytest.raises(ImageUnreadable, match="12-bit JPEG"):
+        read_image(path)
+
+
+def test_frame_size_reads_the_real_codestreams(real_data: Path) -> None:
+    for file in [*real_data.glob("cxr/*jpeg*.dcm"), *real_data.glob("transfer_syntaxes/*.dcm")]:
+        dataset = pydicom.dcmread(file)
+        syntax = dataset.file_meta.TransferSyntaxUID
+        size = frame_size(syntax, get_frame(dataset.PixelData, 0, number_of_frames=1))
+        if syntax == RLELossless:
+            assert size is None
+        else:
+            assert size is not None
+            assert (size.rows, size.columns, size.components) == (dataset.Rows, dataset.Columns, 1)
+
+
+@pytest.mark.parametrize("length", range(0, 60, 7))
+def test_frame_cut_short_is_a_codestream_error(length: int) -> None:
+    with pytest.raises(CodestreamError):
+        frame_size(JPEG2000Lossless, huge_jpeg_2000()[: min(length, 40)])
+
+
+def nested(depth: int) -> Dataset:
+    dataset = Dataset()
+    dataset.SeriesDescription = "innermost"
+    for _ in range(depth):
+        outer = Dataset()
+        outer.ContentSequence = Sequence([dataset])
+        outer["ContentSequence"].is_undefined_length = True
+        dataset.is_undefined_length_sequence_item = True
+        dataset = outer
+    return dataset
+
+
+def test_deep_nesting_is_refused_before_parsing(write_radiograph: Write) -> None:
+    path = write_radiograph(ramp())
+    data = path.read_bytes()
+    position = data.index(struct.pack("<HH", 0x7FE0, 0x0010) + b"OW")
+    begin = struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
+    path.write_bytes(data[:position] + begin * 5000 + data[position:])
+    with pytest.raises(ImageUnreadable, match="nested more than 64 deep"):
+        read_dataset(path)
+
+
+def test_ordinary_nesting_is_read(write_radiograph: Write, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(write_radiograph(ramp()))
+    dataset.update(nested(20))
+    path = tmp_path / "nested.dcm"
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_image(path).values, ramp())
+
+
+def test_deflate_bomb_is_refused(write_radiograph: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_radiograph(
+        ramp(),
+    )
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.PixelData = bytes(5_000_000)
+    dataset.save_as(path)
+    assert zlib.decompressobj  # the file itself is small
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr("inference.part10.MAXIMUM_BYTES", 1_000_000)
+    with pytest.raises(ImageUnreadable, match="deflated dataset is larger"):
+        read_dataset(path)
