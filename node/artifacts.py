@@ -8,7 +8,7 @@ import uuid
 from io import BytesIO
 from pathlib import Path
 
-from sr_writer.writer import WrittenObject
+from sr_writer.context import WrittenObject
 
 from db.records import Job, NewResult
 from sr_writer.attributes import result_attributes

@@ -19,9 +19,10 @@ from node.config import Configuration
 
 log = logging.getLogger("overread.courier")
 
-LEASE_SECONDS = 120.0
+LEASE_SECONDS = 900.0
+"""Longer than the slowest peer can take over one batch."""
 POLL_SECONDS = 1.0
-BATCH_SIZE = 64
+BATCH_SIZE = 12
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_CEILING_SECONDS = 600.0
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from inference.output import stage_summary
-from sr_writer.writer import PredecessorReport, ReportContext, write_results
+from sr_writer.context import PredecessorReport, ReportContext
+from sr_writer.results import write_results
 
 from db.database import Database
 from db.index import Index

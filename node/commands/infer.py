@@ -15,7 +15,8 @@ from inference.output import case_document, refusal_document
 from inference.store.store import ModelStore
 from pydicom.errors import InvalidDicomError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sr_writer.writer import ReportContext, write_results
+from sr_writer.context import ReportContext
+from sr_writer.results import write_results
 
 from inference.engine import Case, Engine
 from inference.engines import engine_class

@@ -1,0 +1,55 @@
+"""What a C-STORE status means for the object that was sent (PS3.4 table B.2-1, PS3.7 annex C)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SUCCESS = 0x0000
+
+PERMANENT = "permanent"
+TRANSIENT = "transient"
+DELIVERED = "delivered"
+
+_SINGLE = {
+    0x0000: (DELIVERED, "success"),
+    0x0001: (DELIVERED, "success, with an optional attribute not supported"),
+    0x0107: (DELIVERED, "warning: attribute list error"),
+    0x0111: (DELIVERED, "already there"),
+    0x0116: (DELIVERED, "warning: attribute value out of range"),
+    0x0110: (TRANSIENT, "processing failure"),
+    0x0122: (PERMANENT, "SOP class not supported"),
+    0x0124: (PERMANENT, "not authorized"),
+    0x0117: (PERMANENT, "invalid SOP instance"),
+    0x0210: (TRANSIENT, "duplicate invocation"),
+    0x0211: (PERMANENT, "unrecognized operation"),
+    0x0212: (PERMANENT, "mistyped argument"),
+    0x0213: (TRANSIENT, "resource limitation"),
+}
+_RANGES = (
+    (0xA700, 0xA7FF, TRANSIENT, "out of resources"),
+    (0xA900, 0xA9FF, PERMANENT, "the dataset does not match the SOP class"),
+    (0xB000, 0xBFFF, DELIVERED, "warning"),
+    (0xC000, 0xCFFF, PERMANENT, "cannot understand"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusMeaning:
+    """Whether the peer has the object now, and if not, whether sending it again can help."""
+
+    delivered: bool
+    transient: bool
+    text: str
+
+
+def meaning(status: int) -> StatusMeaning:
+    """What a C-STORE status from 0x0000 to 0xFFFF means; an unknown one is a permanent failure."""
+    kind, text = _SINGLE.get(status, (None, ""))
+    if kind is None:
+        kind, text = next(
+            ((kind, text) for low, high, kind, text in _RANGES if low <= status <= high),
+            (PERMANENT, "unknown status"),
+        )
+    return StatusMeaning(
+        delivered=kind == DELIVERED, transient=kind == TRANSIENT, text=f"{text} ({status:04X})"
+    )
