@@ -116,10 +116,10 @@ def diagram() -> str:
         ("Deliveries", DeliveryState, DELIVERY_TRANSITIONS),
     ):
         parts += [f"## {title}", "", "```mermaid", "stateDiagram-v2"]
-        parts += [f"    {was} --> {becomes}: {event}" for (was, event), becomes in transitions.items()]  # type: ignore[attr-defined]
+        parts += [f"    {was} --> {becomes}: {event}" for (was, event), becomes in transitions.items()]
         parts += ["```", "", "State | may become", "--- | ---"]
         for state in states:
-            after = dict.fromkeys(str(b) for (was, _), b in transitions.items() if was == state)  # type: ignore[attr-defined]
+            after = dict.fromkeys(str(b) for (was, _), b in transitions.items() if was == state)
             parts.append(f"{state} | {', '.join(after) or 'nothing else'}")
         parts.append("")
     return "\n".join(parts)

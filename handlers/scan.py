@@ -171,7 +171,7 @@ def _value(vr: bytes, value: bytes, character_sets: list[str], endian: str) -> A
             raise ScanError("a number has a wrong length")
         numbers = [str(n) for n in struct.unpack(f"{endian}{len(value) // size}{code}", value)]
         return None if not numbers else numbers[0] if len(numbers) == 1 else numbers
-    if name in TEXT_VRS and not value.isascii() or b"\x1b" in value:
+    if (name in TEXT_VRS and not value.isascii()) or b"\x1b" in value:
         text = _decode(value, character_sets)
     else:
         text = _latin(value)

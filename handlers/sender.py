@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
@@ -232,7 +232,7 @@ def contexts_for(files: Sequence[FileToSend]) -> list[PresentationContext]:
     contexts: list[PresentationContext] = []
     for sop_class, syntax in dict.fromkeys((f.sop_class_uid, f.transfer_syntax_uid) for f in files):
         contexts.append(build_context(sop_class, syntax))
-        others = [native for native in NATIVE if native != syntax]
+        others: list[str | UID] = [native for native in NATIVE if native != syntax]
         if syntax in NATIVE:
             contexts.append(build_context(sop_class, others))
     return contexts

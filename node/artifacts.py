@@ -8,10 +8,9 @@ import uuid
 from io import BytesIO
 from pathlib import Path
 
-from sr_writer.context import WrittenObject
-
 from db.records import Job, NewResult
 from sr_writer.attributes import result_attributes
+from sr_writer.context import WrittenObject
 
 
 def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:

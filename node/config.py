@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from handlers.settings import Destination, ReceiverSettings, Source
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydicom.datadict import DicomDictionary, tag_for_keyword
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import tag_for_keyword
 
 from db.database import DatabaseSettings
+from handlers.settings import Destination, ReceiverSettings, Source
 from inference.settings import EngineSettings
 from node.errors import ConfigurationError, Fault
 
@@ -373,16 +374,17 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
     engines = [engine.name for engine in configuration.engine]
     destinations = [destination.name for destination in configuration.destination]
     for i, route in enumerate(configuration.route):
-        for field, names, valid in (
+        references: tuple[tuple[str, Sequence[str], list[str]], ...] = (
             ("engines", route.engines, engines),
             ("destinations", route.destinations, destinations),
-        ):
+        )
+        for field, named, valid in references:
             faults += [
                 Fault(
                     key=f"route.{i}.{field}",
                     message=f"there is no {field.removesuffix('s')} {name!r}{_nearest(name, valid)}",
                 )
-                for name in names
+                for name in named
                 if name not in valid
             ]
     return faults

@@ -7,14 +7,13 @@ import random
 import threading
 from collections.abc import Iterator
 
-from handlers.sender import FileToSend, Sender, SendResult
-from handlers.settings import Destination
-
 from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
 from db.outbox import Outbox
 from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
 from db.wakeup import Wakeup
+from handlers.sender import FileToSend, Sender, SendResult
+from handlers.settings import Destination
 from node.config import Configuration
 
 log = logging.getLogger("overread.courier")

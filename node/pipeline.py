@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.output import stage_summary
-from sr_writer.context import PredecessorReport, ReportContext
-from sr_writer.results import write_results
-
 from db.database import Database
 from db.index import Index
 from db.queue import Queue
@@ -22,7 +18,10 @@ from db.results import Results
 from inference.engine import Case, Engine
 from inference.errors import InferenceError
 from inference.findings import Analysis, Refusal
+from inference.output import stage_summary
 from node import artifacts
+from sr_writer.context import PredecessorReport, ReportContext
+from sr_writer.results import write_results
 
 log = logging.getLogger("overread.pipeline")
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from enum import StrEnum
 
+from db.database import Database
 from handlers.server import Server
 from handlers.services import services
-
-from db.database import Database
 from node.config import Configuration
 from node.courier import Courier
 from node.processes import process_name, stop_event_on_signals

@@ -7,16 +7,15 @@ import threading
 import time
 from collections.abc import Sequence
 
-from inference.store.store import ModelStore
-
 from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
 from db.queue import Queue
-from db.records import Job, WaitingFor
+from db.records import Job, Outcome, WaitingFor
 from db.wakeup import Wakeup, notify
 from inference.engine import Engine
 from inference.engines import engine_class
 from inference.errors import InferenceError, ModelAbsent
+from inference.store.store import ModelStore
 from node.config import Configuration
 from node.pipeline import Pipeline
 
@@ -78,7 +77,7 @@ class Worker:
             engine = self.loaded.get(str(jobs[0].engine))
             if engine is None:
                 reason = self.absent[str(jobs[0].engine)]
-                outcomes = [(job, WaitingFor(reason=reason)) for job in jobs]
+                outcomes: list[tuple[Job, Outcome]] = [(job, WaitingFor(reason=reason)) for job in jobs]
             else:
                 outcomes = self.pipeline.run(engine, jobs)
             for job, outcome in outcomes:

@@ -6,10 +6,61 @@ References: PS3.3 section C.17.3 (SR Document Content) and table C.17.3-7 (value
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
 _INDENT = "  "
+_CERTAINTY_OF_FINDING = "111012"
+_FINDING = "121071"
+_PRESENCE_OF_PROPERTY = "121052"
+_SEVERITY_LEVEL = "SEVERITY"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingRow:
+    """One measurement group as a line of a table; ``certainty_percent`` is in [0, 100]."""
+
+    finding: str
+    certainty_percent: float
+    presence: str
+    severity: str
+
+
+def findings_table(report: Dataset) -> list[FindingRow]:
+    """The findings of a report that carry a certainty, the most certain first."""
+    rows = [row for group in _containers(report) if (row := _row(group)) is not None]
+    return sorted(rows, key=lambda row: -row.certainty_percent)
+
+
+def _containers(item: Dataset) -> Iterator[Dataset]:
+    for child in item.get("ContentSequence") or []:
+        if child.get("ValueType") == "CONTAINER":
+            yield child
+            yield from _containers(child)
+
+
+def _row(group: Dataset) -> FindingRow | None:
+    values = {_concept(child): child for child in group.get("ContentSequence") or []}
+    certainty = values.get(_CERTAINTY_OF_FINDING)
+    if certainty is None or not certainty.get("MeasuredValueSequence"):
+        return None
+    text = {
+        concept: _value(values[concept]) if concept in values else ""
+        for concept in (_FINDING, _PRESENCE_OF_PROPERTY, _SEVERITY_LEVEL)
+    }
+    return FindingRow(
+        finding=text[_FINDING],
+        certainty_percent=float(certainty.MeasuredValueSequence[0].NumericValue),
+        presence=text[_PRESENCE_OF_PROPERTY],
+        severity=text[_SEVERITY_LEVEL],
+    )
+
+
+def _concept(item: Dataset) -> str:
+    """Code value of an item's concept name, empty where it has none."""
+    concepts = item.get("ConceptNameCodeSequence")
+    return str(concepts[0].get("CodeValue", "")) if concepts else ""
 
 
 def render_text(report: Dataset) -> str:

@@ -13,16 +13,16 @@ from typing import Annotated
 
 import pydicom
 import typer
-from handlers.sender import echo
-from inference.store.store import ModelStore
 from pydicom.errors import InvalidDicomError
 from rich.table import Table
 
 from db.database import Database
 from db.errors import DatabaseError
+from handlers.sender import echo
 from inference.engine import ImageHeader
 from inference.engines import engine_class
 from inference.errors import InferenceError
+from inference.store.store import ModelStore
 from node import routing
 from node.commands.common import ConfigOption, JsonOption, console, load_configuration, print_json
 from node.commands.send import find_files

@@ -15,13 +15,13 @@ from typing import Annotated, Any
 import httpx
 import pydicom
 import typer
-from handlers.sender import Sender
-from handlers.settings import Destination
-from inference.phantoms import phantom_dicom
 from PIL import Image
 from rich.table import Table
 
+from handlers.sender import Sender
+from handlers.settings import Destination
 from handlers.storage_folder import StorageFolder
+from inference.phantoms import phantom_dicom
 from node.commands.common import console
 from node.commands.send import describe_file
 from node.errors import CommandError

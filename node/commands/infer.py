@@ -11,20 +11,20 @@ from typing import Annotated, Any
 
 import pydicom
 import typer
-from inference.output import case_document, refusal_document
-from inference.store.store import ModelStore
 from pydicom.errors import InvalidDicomError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sr_writer.context import ReportContext
-from sr_writer.results import write_results
 
 from inference.engine import Case, Engine
 from inference.engines import engine_class
 from inference.errors import InferenceError
 from inference.findings import Analysis, Refusal
+from inference.output import case_document, refusal_document
+from inference.store.store import ModelStore
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
 from node.errors import CommandError
+from sr_writer.context import ReportContext
+from sr_writer.results import write_results
 
 
 def infer(

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from inference.store.store import ModelStore
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from inference.errors import InferenceError
+from inference.store.store import ModelStore
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.errors import CommandError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -83,18 +84,18 @@ def show(
             if job is None:
                 raise CommandError(f"There is no job {identifier}: `overread queue` lists them.")
             document: dict[str, Any] = views.job_in_full(job)
-            text = _print_job
+            print_document: Callable[[dict[str, Any]], None] = _print_job
         else:
             study_uid = Index(database).series_study(identifier)
             series_uid = identifier if study_uid is not None else None
             found = views.study(study_uid or identifier, series_uid)
             if found is None:
                 raise CommandError(f"No study or series {identifier} was received.")
-            document, text = found, _print_study
+            document, print_document = found, _print_study
     if json:
         print_json(document)
     else:
-        text(document)
+        print_document(document)
 
 
 def _plain(text: str | None) -> str:

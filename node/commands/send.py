@@ -10,12 +10,12 @@ from typing import Annotated
 
 import pydicom
 import typer
-from handlers.sender import FileToSend, Sender
-from handlers.sender import echo as send_echo
-from handlers.settings import Destination
 from pydicom.errors import InvalidDicomError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from handlers.sender import FileToSend, Sender
+from handlers.sender import echo as send_echo
+from handlers.settings import Destination
 from node.commands.common import ConfigOption, console, errors, load_configuration
 from node.errors import CommandError
 

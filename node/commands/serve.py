@@ -6,9 +6,9 @@ import logging
 from typing import Annotated
 
 import typer
-from handlers.spool import reconcile
 
 from db.database import Database
+from handlers.spool import reconcile
 from node.commands.common import ConfigOption, load_configuration
 from node.config import Configuration
 from node.errors import CommandError
