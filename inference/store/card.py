@@ -1,0 +1,120 @@
+"""The model card: what a model is, what its outputs mean, and which weights it belongs to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from inference import findings
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What a model may be called; a name is also the name of its folder."""
+
+
+class CardModel(BaseModel):
+    """Base of everything in a card: strict, immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Code(CardModel):
+    """A coded concept (PS3.16 section 8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+    def as_finding(self) -> findings.Code:
+        return findings.Code(value=self.value, scheme=self.scheme, meaning=self.meaning)
+
+
+class Thresholds(CardModel):
+    """Thresholds on the calibrated probability, in [0, 1], low <= high <= critical."""
+
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    critical: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Thresholds:
+        if not self.low <= self.high <= self.critical:
+            raise ValueError("thresholds must satisfy low <= high <= critical")
+        return self
+
+
+class CardLabel(CardModel):
+    """One output of the model. An empty ``name``: the output was not trained and is not reported."""
+
+    name: str
+    finding: Code | None = None
+    site: Code | None = None
+    operating_point: float | None = Field(default=None, gt=0, lt=1)
+    """Probability that becomes 0.5, as torchxrayvision's ``op_threshs``; None leaves probabilities alone."""
+    thresholds: Thresholds
+
+    def as_finding(self) -> findings.Label:
+        """The label as results carry it."""
+        limits = self.thresholds
+        return findings.Label(
+            name=self.name,
+            thresholds=findings.Thresholds(low=limits.low, high=limits.high, critical=limits.critical),
+            finding=None if self.finding is None else self.finding.as_finding(),
+            site=None if self.site is None else self.site.as_finding(),
+        )
+
+
+class DenseNetArchitecture(CardModel):
+    """A DenseNet; the defaults are DenseNet-121."""
+
+    family: Literal["densenet"] = "densenet"
+    block_config: Annotated[tuple[int, ...], Field(strict=False)] = (6, 12, 24, 16)
+    growth_rate: int = 32
+    init_features: int = 64
+    bottleneck: int = 4
+
+
+class Preprocessing(CardModel):
+    """What happens to an image's values before the network besides scaling."""
+
+    voi: bool = False
+    """Apply the header's VOI transformation."""
+
+
+class ModelCard(CardModel):
+    """Everything that has to be known of a model to run it and to name it in a report."""
+
+    name: str = Field(pattern=NAME)
+    version: str
+    kind: str
+    """Engine kind, for example ``chest_xray``."""
+    manufacturer: str
+    licence: str
+    origin: str
+    """Where the weights came from: an address, a file's name or the training script."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Digest of the weights file beside the card."""
+    demonstration: bool = False
+    input_size: int = Field(gt=0)
+    input_channels: int = Field(default=1, gt=0)
+    architecture: DenseNetArchitecture
+    preprocessing: Preprocessing = Preprocessing()
+    labels: Annotated[tuple[CardLabel, ...], Field(strict=False, min_length=1)]
+    """In the order of the network's outputs."""
+    training: str = ""
+    """What the model was trained on, in a sentence or two."""
+    auc: dict[str, float] = {}
+    """Area under the ROC curve on held-out data, by label."""
+
+    @property
+    def identity(self) -> findings.ModelIdentity:
+        """The model as reports name it; its version ends in the start of the weights' digest."""
+        return findings.ModelIdentity(
+            name=self.name,
+            version=f"{self.version}+{self.sha256[:12]}",
+            sha256=self.sha256,
+            kind=self.kind,
+            manufacturer=self.manufacturer,
+            licence=self.licence,
+            demonstration=self.demonstration,
+        )

@@ -1,0 +1,41 @@
+"""Fetching a file once, over HTTPS, with progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from inference.errors import InferenceError
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes that are there and their total, None where the server does not say."""
+
+TIMEOUT_SECONDS = 60.0
+
+
+def download(address: str, target: Path, progress: Progress | None = None) -> Path:
+    """Fetch ``address`` into ``target``.
+
+    Raises:
+        InferenceError: the server cannot be reached or refuses; nothing is left behind.
+    """
+    try:
+        with httpx.stream("GET", address, follow_redirects=True, timeout=TIMEOUT_SECONDS) as response:
+            response.raise_for_status()
+            total = int(response.headers.get("content-length", 0)) or None
+            done = 0
+            with target.open("wb") as file:
+                for chunk in response.iter_bytes(1 << 20):
+                    file.write(chunk)
+                    done += len(chunk)
+                    if progress is not None:
+                        progress(done, total)
+    except httpx.HTTPError as error:
+        target.unlink(missing_ok=True)
+        raise InferenceError(
+            f"{address} could not be fetched ({type(error).__name__}): fetch the file where there is a network "
+            "and take it in with `overread models import FILE --name NAME --trust`."
+        ) from error
+    return target

@@ -1,0 +1,191 @@
+"""Checkpoints of other systems as models of the store: their tensors, labels and operating points."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference.errors import InferenceError, ModelAbsent, ModelInvalid
+from inference.store import unpickler
+from inference.store.card import CardLabel, DenseNetArchitecture, ModelCard
+from inference.store.pathologies import chest_label
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNPICKLE_SECONDS = 900
+TORCHXRAYVISION_INPUT = 224
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One of torchxrayvision's published weight sets; operating points of None leave a label alone."""
+
+    name: str
+    address: str
+    labels: tuple[str, ...]
+    operating_points: tuple[float | None, ...] | None
+    input_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A model that is not in the store yet: its tensors and everything of its card but name and digest."""
+
+    tensors: dict[str, Tensor]
+    kind: str
+    version: str
+    manufacturer: str
+    licence: str
+    input_size: int
+    input_channels: int
+    architecture: DenseNetArchitecture
+    labels: tuple[CardLabel, ...]
+    training: str = ""
+
+    def card(self, *, name: str, origin: str, sha256: str) -> ModelCard:
+        """The card of the model under a name."""
+        return ModelCard(
+            name=name,
+            version=self.version,
+            kind=self.kind,
+            manufacturer=self.manufacturer,
+            licence=self.licence,
+            origin=origin,
+            sha256=sha256,
+            input_size=self.input_size,
+            input_channels=self.input_channels,
+            architecture=self.architecture,
+            labels=self.labels,
+            training=self.training,
+        )
+
+
+def published(name: str) -> Published:
+    """What torchxrayvision publishes under a name.
+
+    Raises:
+        ModelAbsent: nothing.
+    """
+    from torchxrayvision.models import model_urls
+
+    entry = model_urls.get(name)
+    if entry is None:
+        names = sorted(known for known in model_urls if "-" in known)
+        raise ModelAbsent(f"{name!r} is no published weight set; there are {', '.join(names)}.")
+    points = entry.get("op_threshs")
+    return Published(
+        name=name,
+        address=entry["weights_url"],
+        labels=tuple(entry["labels"]),
+        operating_points=None if points is None else tuple(None if p != p else float(p) for p in points),
+        input_size=int(entry.get("input_resolution", TORCHXRAYVISION_INPUT)),
+    )
+
+
+def unpickle(file: Path, scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and plain facts of a pickled checkpoint, read in a process of its own.
+
+    Raises:
+        InferenceError: the file cannot be read in time.
+        ModelInvalid: the file holds no model.
+    """
+    from safetensors.torch import load_file
+
+    command = [sys.executable, "-m", "inference.store.unpickler", str(file.resolve()), str(scratch)]
+    root = Path(__file__).resolve().parents[2]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=UNPICKLE_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise InferenceError(f"{file} was not read within {UNPICKLE_SECONDS} seconds.") from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ModelInvalid(f"{file} cannot be read as a checkpoint: {last}")
+    tensors = load_file(scratch / unpickler.TENSORS)
+    facts = json.loads((scratch / unpickler.FACTS).read_text())
+    return tensors, facts
+
+
+def draft_of(
+    tensors: dict[str, Tensor], facts: Mapping[str, Any], *, kind: str | None, classes: Sequence[str] | None
+) -> Draft:
+    """The model that a checkpoint holds, recognised by its tensors.
+
+    Raises:
+        ModelInvalid: no engine of this version knows the layout, or not as ``kind``.
+    """
+    if kind in (None, "chest_xray") and "features.conv0.weight" in tensors:
+        return torchxrayvision_model(tensors, facts, classes=classes)
+    raise ModelInvalid(
+        "the checkpoint's layout is not known"
+        + (f" for kind {kind!r}." if kind else ": say --kind, or import safetensors with a card.")
+    )
+
+
+def torchxrayvision_model(
+    tensors: dict[str, Tensor],
+    facts: Mapping[str, Any],
+    *,
+    published: Published | None = None,
+    classes: Sequence[str] | None = None,
+) -> Draft:
+    """A DenseNet in torchxrayvision's layout: labels, operating points and sigmoid taken from the file.
+
+    Raises:
+        ModelInvalid: the labels are unknown or do not fit the outputs, or the file says that its sigmoid
+            belongs elsewhere.
+    """
+    network = {name: t for name, t in tensors.items() if name.startswith(("features.", "classifier."))}
+    if "classifier.weight" not in network:
+        raise ModelInvalid("the checkpoint is no torchxrayvision DenseNet: it has no classifier.")
+    outputs = int(network["classifier.weight"].shape[0])
+    names = (
+        list(published.labels)
+        if published
+        else list(classes or facts.get("targets") or facts.get("pathologies") or ())
+    )
+    if len(names) != outputs:
+        raise ModelInvalid(
+            f"the checkpoint has {outputs} outputs and {len(names)} labels: name them all with --labels FILE."
+        )
+    points = published.operating_points if published else facts.get("op_threshs")
+    if points is None:
+        points = [None] * outputs
+    if len(points) != outputs:
+        raise ModelInvalid(f"the checkpoint has {outputs} outputs and {len(points)} operating points.")
+    return Draft(
+        tensors=network,
+        kind="chest_xray",
+        version="1",
+        manufacturer="mlmed/torchxrayvision" if published else "unknown",
+        licence="Apache-2.0" if published else "unknown",
+        input_size=published.input_size if published else TORCHXRAYVISION_INPUT,
+        input_channels=int(network["features.conv0.weight"].shape[1]),
+        architecture=densenet_architecture(network),
+        labels=tuple(chest_label(name, point) for name, point in zip(names, points, strict=True)),
+    )
+
+
+def densenet_architecture(tensors: Mapping[str, Tensor]) -> DenseNetArchitecture:
+    """Sizes of a DenseNet, read off the shapes of its tensors."""
+    layers: dict[int, int] = {}
+    for name in tensors:
+        match = re.match(r"features\.denseblock(\d+)\.denselayer(\d+)\.conv2\.weight", name)
+        if match is not None:
+            block, layer = int(match[1]), int(match[2])
+            layers[block] = max(layers.get(block, 0), layer)
+    if not layers:
+        raise ModelInvalid("the checkpoint is no DenseNet: it has no dense blocks.")
+    growth = int(tensors["features.denseblock1.denselayer1.conv2.weight"].shape[0])
+    return DenseNetArchitecture(
+        block_config=tuple(layers[block] for block in sorted(layers)),
+        growth_rate=growth,
+        init_features=int(tensors["features.conv0.weight"].shape[0]),
+        bottleneck=int(tensors["features.denseblock1.denselayer1.conv1.weight"].shape[0]) // growth,
+    )

@@ -1,0 +1,237 @@
+"""The model store: a folder for each model with a card and safetensors weights, and the bundled one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
+from inference.store import importers
+from inference.store.card import NAME, ModelCard
+from inference.store.download import Progress, download
+
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+DEMONSTRATION = "demo"
+DEMONSTRATION_FOLDER = Path(__file__).resolve().parents[1] / "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """A model card and the safetensors file that it describes."""
+
+    card: ModelCard
+    weights: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What verifying one model came to."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+class ModelStore:
+    """The models below one folder, and ``demo``, which comes with overread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, reference: str) -> StoredModel:
+        """The model of a name, of a folder with a card, or of a weights file beside its card.
+
+        Raises:
+            ModelAbsent: there is no such model yet.
+            ModelInvalid: the card cannot be read, or the weights are not those of the card.
+        """
+        folder = self._find(reference)
+        if folder is None:
+            raise ModelAbsent(
+                f"model {reference!r} is not in the store: fetch it with `overread models pull {reference}` "
+                f"or put a file there with `overread models import FILE --name {reference}`."
+            )
+        stored = _read(folder)
+        if _digest(stored.weights) != stored.card.sha256:
+            raise ModelInvalid(
+                f"the weights of model {reference!r} are not those of its card: pull or import it again."
+            )
+        return stored
+
+    def entries(self) -> list[StoredModel]:
+        """Every model whose card can be read, the bundled one first."""
+        found: list[StoredModel] = []
+        for folder in self._folders():
+            try:
+                found.append(_read(folder))
+            except ModelInvalid:
+                continue  # `verify` is what names them
+        return found
+
+    def verify(self) -> list[Verdict]:
+        """Compare every model's weights with the digest in its card."""
+        verdicts: list[Verdict] = []
+        for folder in self._folders():
+            try:
+                stored = _read(folder)
+            except ModelInvalid as error:
+                verdicts.append(Verdict(name=folder.name, ok=False, message=str(error)))
+                continue
+            intact = _digest(stored.weights) == stored.card.sha256
+            message = f"sha256 {stored.card.sha256}" if intact else "the weights are not those of the card"
+            verdicts.append(Verdict(name=stored.card.name, ok=intact, message=message))
+        return verdicts
+
+    def pull(self, name: str, progress: Progress | None = None) -> StoredModel:
+        """Fetch one of torchxrayvision's published weight sets and convert it.
+
+        Raises:
+            ModelAbsent: there is no published weight set of that name.
+            InferenceError: the download failed.
+            ModelInvalid: what came is no model.
+        """
+        published = importers.published(name)
+        with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
+            file = download(published.address, Path(scratch) / "weights.pt", progress)
+            # The address is the library's own and the file is read in a process of its own.
+            tensors, facts = importers.unpickle(file, Path(scratch))
+            draft = importers.torchxrayvision_model(tensors, facts, published=published)
+            return self._add(draft, name, origin=published.address)
+
+    def import_file(
+        self,
+        file: Path,
+        *,
+        name: str,
+        kind: str | None = None,
+        labels: Path | None = None,
+        trust: bool = False,
+    ) -> StoredModel:
+        """Take a local file into the store under a name.
+
+        ``labels`` is a JSON file with the names of the outputs, ``{"classes": [...]}``, for files that
+        do not name them.
+
+        Raises:
+            ModelUntrusted: the file has to be unpickled and ``trust`` is False.
+            ModelInvalid: the file is not a model that overread knows.
+        """
+        if re.fullmatch(NAME, name) is None or name == DEMONSTRATION:
+            raise ModelInvalid(
+                f"{name!r} cannot be a model's name: use letters, digits, dot, dash, underscore."
+            )
+        if file.suffix == ".safetensors":
+            card_file = next(
+                (c for c in (file.with_suffix(".json"), file.with_name(CARD)) if c.exists()), None
+            )
+            if card_file is None:
+                raise ModelInvalid(f"{file} has no card: put {file.with_suffix('.json').name} beside it.")
+            card = _read_card(card_file)
+            if _digest(file) != card.sha256:
+                raise ModelInvalid(
+                    f"{file} is not the file that {card_file.name} describes: their digests differ."
+                )
+            with self._new_folder(name) as folder:
+                shutil.copyfile(file, folder / WEIGHTS)
+                _write_card(card.model_copy(update={"name": name}), folder)
+            return self.get(name)
+        if not trust:
+            raise ModelUntrusted(
+                f"{file} has to be unpickled, which can run code from it: add --trust if you know where it is from."
+            )
+        with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
+            tensors, facts = importers.unpickle(file, Path(scratch))
+            draft = importers.draft_of(tensors, facts, kind=kind, classes=_classes(labels))
+            return self._add(draft, name, origin=file.name)
+
+    def _add(self, draft: importers.Draft, name: str, origin: str) -> StoredModel:
+        from safetensors.torch import save_file
+
+        with self._new_folder(name) as folder:
+            save_file(draft.tensors, folder / WEIGHTS)
+            digest = _digest(folder / WEIGHTS)
+            _write_card(draft.card(name=name, origin=origin, sha256=digest), folder)
+        return self.get(name)
+
+    @contextmanager
+    def _new_folder(self, name: str) -> Iterator[Path]:
+        """A folder that takes a model's place once everything in it is written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            place = self.folder / name
+            if place.exists():
+                place.rename(temporary.with_name(temporary.name + ".old"))
+            temporary.rename(place)
+        finally:
+            for left in (temporary, temporary.with_name(temporary.name + ".old")):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _find(self, reference: str) -> Path | None:
+        if reference == DEMONSTRATION:
+            return DEMONSTRATION_FOLDER
+        if re.fullmatch(NAME, reference) and (self.folder / reference / CARD).exists():
+            return self.folder / reference
+        path = Path(reference)
+        folder = path.parent if path.suffix == ".safetensors" else path
+        return folder if os.sep in reference and (folder / CARD).exists() else None
+
+    def _folders(self) -> list[Path]:
+        own = sorted(self.folder.glob("*/" + CARD)) if self.folder.exists() else []
+        return [DEMONSTRATION_FOLDER, *(card.parent for card in own if not card.parent.name.startswith("."))]
+
+
+def _read(folder: Path) -> StoredModel:
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        raise ModelInvalid(f"{folder} has a card but no {WEIGHTS}: pull or import the model again.")
+    return StoredModel(card=_read_card(folder / CARD), weights=weights)
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelInvalid(f"the model card {path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ModelInvalid(f"the model card {path} is wrong: {where}: {first['msg']}.") from error
+
+
+def _write_card(card: ModelCard, folder: Path) -> None:
+    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _classes(labels: Path | None) -> list[str] | None:
+    if labels is None:
+        return None
+    try:
+        classes = json.loads(labels.read_text())["classes"]
+        if not isinstance(classes, list):
+            raise TypeError
+        return [str(name) for name in classes]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InferenceError(
+            f'{labels} is no labels file: it has to be JSON like {{"classes": ["..."]}}.'
+        ) from error
