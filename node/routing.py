@@ -141,10 +141,7 @@ def judge(route: RouteTable, series: Sequence[Instance]) -> Verdict:
         for instance in ordered(series)
         if (why := excluded[instance.sop_instance_uid]) is None or why.lifted_by & asked
     )
-    if not taken:
-        reasons = sorted({why.reason for why in excluded.values() if why is not None})
-        return Verdict(route=route.name, takes=False, reason="is " + " and ".join(reasons))
-    first = taken[0]
+    first = (taken or ordered(series))[0]
     for keyword, condition in route.match.items():
         if keyword == INSTANCES_KEYWORD:
             values = [str(len(series))]
@@ -159,6 +156,9 @@ def judge(route: RouteTable, series: Sequence[Instance]) -> Verdict:
                 takes=False,
                 reason=f"{describe(keyword, condition)} does not hold: it is {found}",
             )
+    if not taken:
+        reasons = sorted({why.reason for why in excluded.values() if why is not None})
+        return Verdict(route=route.name, takes=False, reason="is " + " and ".join(reasons))
     conditions = " and ".join(describe(k, c) for k, c in route.match.items()) or "no conditions"
     return Verdict(route=route.name, takes=True, reason=f"{conditions} holds", instances=taken)
 

@@ -50,20 +50,21 @@ def queue(
     if not jobs:
         console.print("No jobs" + (f" in state {state}." if state else "."))
         return
-    table = Table(
-        "id", "state", "engine", "study", "tries", "delivered", "reason", "created", box=None, pad_edge=False
-    )
+    table = Table(box=None, pad_edge=False, expand=True)
+    for heading in ("id", "created", "state", "engine", "study", "tries", "delivered"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=1)
     for job in jobs:
         style = STYLES.get(job["state"], "")
         table.add_row(
             str(job["id"]),
+            job["created_at"][5:16].replace("T", " "),
             f"[{style}]{job['state']}[/]" if style else job["state"],
             job["engine"] or "-",
-            "…" + job["study_instance_uid"][-16:],
+            "…" + job["study_instance_uid"][-8:],
             str(job["attempts"]),
             ", ".join(f"{d['destination']}: {d['state']}" for d in job["deliveries"]) or "-",
             _plain(job["reason"]),
-            job["created_at"][:19].replace("T", " "),
         )
     console.print(table)
 
