@@ -21,7 +21,9 @@ class Rejection:
 CONTEXT_NOT_SUPPORTED = Rejection(
     result=1, source=1, reason=2, explanation="application context name not supported"
 )
-CALLING_NOT_RECOGNIZED = Rejection(result=1, source=1, reason=3, explanation="calling AE title not recognized")
+CALLING_NOT_RECOGNIZED = Rejection(
+    result=1, source=1, reason=3, explanation="calling AE title not recognized"
+)
 CALLED_NOT_RECOGNIZED = Rejection(result=1, source=1, reason=7, explanation="called AE title not recognized")
 LOCAL_LIMIT = Rejection(result=2, source=3, reason=2, explanation="local limit exceeded")
 

@@ -134,9 +134,7 @@ def _role(value: bytes) -> RoleSelection:
     length = int.from_bytes(value[:2], "big")
     if len(value) != length + 4:
         raise ProtocolViolation("a role selection item has a wrong length")
-    return RoleSelection(
-        sop_class_uid=_text(value[2 : 2 + length]), scu=bool(value[-2]), scp=bool(value[-1])
-    )
+    return RoleSelection(sop_class_uid=_text(value[2 : 2 + length]), scu=bool(value[-2]), scp=bool(value[-1]))
 
 
 def _item(kind: int, data: bytes) -> bytes:

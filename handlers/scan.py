@@ -26,7 +26,9 @@ MAXIMUM_VALUE_LENGTH = 4096
 """A longer value of a wanted attribute is not worth indexing."""
 MAXIMUM_INFLATED = 16 * 1024 * 1024
 UNDEFINED = 0xFFFFFFFF
-LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+LONG_VRS = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
 TEXT_VRS = frozenset({"SH", "LO", "ST", "LT", "PN", "UC", "UT"})
 NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 PIXEL_GROUP = 0x7FE0
@@ -57,7 +59,9 @@ def wanted_tags(extra: frozenset[str]) -> Mapping[int, str]:
     return {tag: keyword for tag, keyword in sorted((t, k) for t, k in tags.items() if t is not None)}
 
 
-def scan(data: bytes | memoryview, transfer_syntax_uid: str, extra: Iterable[str] = ()) -> dict[str, AttributeValue]:
+def scan(
+    data: bytes | memoryview, transfer_syntax_uid: str, extra: Iterable[str] = ()
+) -> dict[str, AttributeValue]:
     """Read the wanted top-level attributes of an encoded dataset, up to its pixel data.
 
     Args:

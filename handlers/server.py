@@ -105,7 +105,10 @@ class Server:
             log.info("association_aborted id=%s reason=%s", association.identifier, ended)
         except NetworkError as ended:
             log.warning(
-                "association_broken id=%s peer=%s reason=%s", association.identifier, association.peer_address, ended
+                "association_broken id=%s peer=%s reason=%s",
+                association.identifier,
+                association.peer_address,
+                ended,
             )
             association.abort()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The services that a receiver offers besides storage and verification."""
+"""The services that a receiver offers besides storage and verification: query and retrieve."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from pathlib import Path
 
 from db.database import Database
 from handlers.association import Service
+from handlers.dimse import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ
+from handlers.query import Query
+from handlers.retrieval import Get, Move
 from handlers.settings import ReceiverSettings
 
 
 def services(database: Database, settings: ReceiverSettings, root: Path) -> Mapping[int, Service]:
-    return {}
+    """Services by the command that asks for them; results lie below ``root``."""
+    return {
+        C_FIND_RQ: Query(database, settings.ae_title),
+        C_MOVE_RQ: Move(database, settings, root),
+        C_GET_RQ: Get(database, settings, root),
+    }

@@ -61,7 +61,9 @@ class Storage:
             self._store(association, message)
         except Refusal as refusal:
             status, comment = refusal.status, refusal.comment
-            log.warning("refused association=%s status=%04X reason=%s", association.identifier, status, comment)
+            log.warning(
+                "refused association=%s status=%04X reason=%s", association.identifier, status, comment
+            )
         for _ in association.dataset():
             pass
         association.send(
@@ -103,7 +105,9 @@ class Storage:
             )
             kept = verdict is not StoreVerdict.DUPLICATE
             if verdict is StoreVerdict.CONFLICT:
-                log.warning("quarantined association=%s reason=same UID, other content", association.identifier)
+                log.warning(
+                    "quarantined association=%s reason=same UID, other content", association.identifier
+                )
         except OSError as error:
             log.error("spool_failed association=%s error=%s", association.identifier, error.strerror)
             raise Refusal(OUT_OF_RESOURCES, "the spool cannot be written") from error
