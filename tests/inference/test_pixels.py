@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom import Dataset, Sequence
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
+
 from inference.codestream import CodestreamError, frame_size
 from inference.errors import ImageUnreadable
 from inference.part10 import read_dataset
 from inference.pixels import read_image
-from pydicom import Dataset, Sequence
-from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
 Write = Callable[..., Path]
 

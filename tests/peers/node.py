@@ -1,0 +1,201 @@
+"""A whole node of overread in a folder: the real processes on free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from tests.peers.waiting import free_port, wait_until
+
+CONFIGURATION = """\
+[node]
+host = "127.0.0.1"
+port = {port}
+receivers = {receivers}
+
+[database]
+url = "{database}"
+
+[web]
+port = {web_port}
+
+[completion]
+quiet_seconds = {quiet_seconds}
+"""
+
+DESTINATION = """
+[[destination]]
+name = "{name}"
+ae_title = "{ae_title}"
+host = "127.0.0.1"
+port = {port}
+"""
+
+CHEST = """
+[[engine]]
+name = "cxr"
+kind = "chest_xray"
+model = "{model}"
+
+[[route]]
+name = "chest x-rays"
+match = {{ Modality = ["CR", "DX"], BodyPartExamined = "CHEST|THORAX" }}
+engines = ["cxr"]
+destinations = [{destinations}]
+"""
+
+
+class Node:
+    """Starts with ``start`` or as a context manager; ``destinations`` are (name, AE title, port)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        destinations: Sequence[tuple[str, str, int]] = (),
+        *,
+        receivers: int = 2,
+        quiet_seconds: float = 1.0,
+        model: str = "demo",
+        database: str = "sqlite:///var/overread.db",
+        extra: str = "",
+        routed: Sequence[str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.web_port = free_port()
+        self.configuration = folder / "config.toml"
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [name for name, _, _ in destinations] if routed is None else routed
+        self.configuration.write_text(
+            CONFIGURATION.format(
+                port=self.port,
+                web_port=self.web_port,
+                receivers=receivers,
+                quiet_seconds=quiet_seconds,
+                database=database,
+            )
+            + "".join(DESTINATION.format(name=n, ae_title=a, port=p) for n, a, p in destinations)
+            + CHEST.format(model=model, destinations=", ".join(f'"{name}"' for name in names))
+            + extra
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Node:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "var"
+
+    @property
+    def log(self) -> str:
+        """What the node has logged so far."""
+        return (self.folder / "node.log").read_text()
+
+    def start(self) -> None:
+        """Start and wait until the node is ready and its worker has loaded the model or named what it lacks."""
+        seen = len(self.log) if (self.folder / "node.log").exists() else 0
+        with (self.folder / "node.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "node.cli", "serve", "-c", self.configuration],
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+            )
+        wait_until(self._ready, 60, "the node is ready")
+        wait_until(lambda: "model_" in self.log[seen:], 60, "the worker has looked for its model")
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        if self._process is None:
+            return 0
+        process, self._process = self._process, None
+        process.send_signal(signal.SIGTERM)
+        return process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL to the supervisor and all its processes, as a power cut would."""
+        assert self._process is not None
+        pids = self._children()
+        os.kill(self._process.pid, signal.SIGKILL)
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._process.wait(10)
+        self._process = None
+
+    def pids(self, role: str) -> list[int]:
+        """The processes of one role."""
+        return [pid for pid in self._children() if f"--role\0{role}\0" in _command(pid)]
+
+    def command(self, *arguments: str, status: int = 0) -> str:
+        """Run the node's command line; its standard output. Fails where the exit status is another."""
+        done = subprocess.run(
+            [sys.executable, "-m", "node.cli", *arguments, "-c", self.configuration],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=_environment(),
+        )
+        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        """The document that a command prints with --json."""
+        return json.loads(self.command(*arguments, "--json", status=status))
+
+    def wait_for_jobs(self, count: int, seconds: float = 60) -> list[dict[str, Any]]:
+        """All jobs, once that many have ended and everything they made has been sent or given up."""
+
+        def settled() -> list[dict[str, Any]] | None:
+            jobs = self.json("queue", "--limit", "1000")
+            over = [
+                job
+                for job in jobs
+                if job["state"] in ("succeeded", "skipped", "failed", "cancelled", "superseded")
+                and all(d["state"] in ("sent", "committed", "failed") for d in job["deliveries"])
+            ]
+            return jobs if len(over) >= count and len(over) == len(jobs) else None
+
+        return wait_until(settled, seconds, f"{count} jobs have ended")
+
+    def _ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"the node ended: {self.log}"
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.web_port}/readyz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _children(self) -> list[int]:
+        assert self._process is not None
+        listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -1,0 +1,105 @@
+"""Orthanc as the PACS."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import pydicom
+
+from tests.peers.programs import program
+from tests.peers.waiting import free_port, wait_until
+
+
+class Orthanc:
+    """A PACS of its own in a folder; it can be stopped and started again on the same ports."""
+
+    def __init__(self, folder: Path, ae_title: str = "ORTHANC") -> None:
+        self.folder = folder
+        self.ae_title = ae_title
+        self.port = free_port()
+        self.web_port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Orthanc:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        configuration = self.folder / "orthanc.json"
+        configuration.write_text(
+            json.dumps(
+                {
+                    "Name": "tests",
+                    "StorageDirectory": str(self.folder / "storage"),
+                    "IndexDirectory": str(self.folder / "storage"),
+                    "DicomAet": self.ae_title,
+                    "DicomPort": self.port,
+                    "HttpPort": self.web_port,
+                    "RemoteAccessAllowed": False,
+                    "AuthenticationEnabled": False,
+                    "DicomAlwaysAllowStore": True,
+                    "SyncStorageArea": True,
+                    "OverwriteInstances": True,
+                    "Plugins": [],
+                }
+            )
+        )
+        with (self.folder / "orthanc.log").open("ab") as log:
+            self._process = subprocess.Popen([program("Orthanc"), configuration], stdout=log, stderr=log)
+        wait_until(self._answers, 30, "Orthanc answers")
+
+    def stop(self) -> None:
+        """Stop it, as for maintenance."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+            self._process = None
+
+    def get(self, path: str) -> Any:
+        """A JSON document of its REST API."""
+        response = httpx.get(f"http://127.0.0.1:{self.web_port}{path}", timeout=10)
+        response.raise_for_status()
+        return response.json()
+
+    def instances(self) -> list[str]:
+        """Orthanc's own identifiers of what it holds."""
+        return list(self.get("/instances"))
+
+    def file(self, identifier: str, folder: Path) -> Path:
+        """One instance, downloaded into a folder."""
+        response = httpx.get(f"http://127.0.0.1:{self.web_port}/instances/{identifier}/file", timeout=30)
+        response.raise_for_status()
+        path = folder / f"{identifier}.dcm"
+        path.write_bytes(response.content)
+        return path
+
+    def objects(
+        self, folder: Path, study_instance_uid: str | None = None
+    ) -> list[tuple[Path, pydicom.Dataset]]:
+        """Everything it holds, or what it holds of one study, with the files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        read = [(path, pydicom.dcmread(path)) for path in (self.file(i, folder) for i in self.instances())]
+        return [
+            (path, dataset)
+            for path, dataset in read
+            if study_instance_uid in (None, dataset.StudyInstanceUID)
+        ]
+
+    def _answers(self) -> bool:
+        try:
+            self.get("/system")
+        except httpx.HTTPError:
+            return False
+        return True

@@ -1,0 +1,108 @@
+"""Processes die by SIGKILL in the middle of the work: nothing acknowledged is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pydicom
+import pytest
+from pynetdicom.dsutils import split_dataset
+
+from tests.peers.dcmtk import storescu
+from tests.peers.node import Node
+from tests.peers.orthanc import Orthanc
+from tests.peers.waiting import wait_until
+from tests.system.conftest import write_radiograph
+
+STUDIES = 50
+COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+def kill_one(node: Node, role: str) -> None:
+    """SIGKILL to one process of a role, then wait until the supervisor has started another."""
+    pids = wait_until(lambda: node.pids(role), 10, f"a {role} runs")
+    os.kill(pids[0], signal.SIGKILL)
+    wait_until(
+        lambda: len(node.pids(role)) == len(pids) and pids[0] not in node.pids(role), 20, f"a new {role} runs"
+    )
+
+
+def send_until_acknowledged(node: Node, path: Path) -> None:
+    """What a modality does: send again until the node has acknowledged."""
+
+    def acknowledged() -> bool:
+        try:
+            storescu(node.port, path)
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
+    wait_until(acknowledged, 60, "the node acknowledges")
+
+
+@pytest.mark.slow
+def test_every_acknowledged_instance_is_there_and_has_one_set_of_results(tmp_path: Path) -> None:
+    chance = random.Random(20261121)
+    victims = {chance.randrange(5, STUDIES - 5): role for role in ("worker", "courier", "receiver")}
+    sent: dict[str, Path] = {}
+    with (
+        Orthanc(tmp_path / "pacs") as pacs,
+        Node(tmp_path / "node", [("pacs", "ORTHANC", pacs.port)]) as node,
+    ):
+        for number in range(STUDIES):
+            path = tmp_path / f"{number}.dcm"
+            dataset = write_radiograph(path, number)
+            if number in victims:
+                kill_one(node, victims[number])
+            send_until_acknowledged(node, path)
+            sent[str(dataset.SOPInstanceUID)] = path
+        jobs = node.wait_for_jobs(STUDIES, 180)
+        assert Counter(job["state"] for job in jobs) == {"succeeded": STUDIES}
+        kept = {
+            str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID): path
+            for path in (node.data_dir / "spool").rglob("*.dcm")
+        }
+        assert kept.keys() == sent.keys()
+        for uid, path in kept.items():
+            assert dataset_bytes(path) == dataset_bytes(sent[uid])
+        results = Counter(
+            (str(dataset.StudyInstanceUID), dataset.SOPClassUID == COMPREHENSIVE_3D_SR)
+            for _, dataset in pacs.objects(tmp_path / "objects")
+        )
+        studies = {str(pydicom.dcmread(path).StudyInstanceUID) for path in sent.values()}
+        assert {study: results[study, True] for study in studies} == dict.fromkeys(studies, 1)
+        made = Counter(job["study_instance_uid"] for job in jobs for _ in node_results(node, job["id"]))
+        assert made == Counter({study: results[study, True] + results[study, False] for study in studies})
+        assert node.stop() == 0
+        assert "Canary" not in node.log
+        assert "CANARY" not in node.log
+
+
+def node_results(node: Node, job: int) -> list[object]:
+    return list(node.json("show", str(job))["results"])
+
+
+def dataset_bytes(path: Path) -> bytes:
+    _, offset = split_dataset(path)
+    return path.read_bytes()[offset:]
+
+
+def test_whole_node_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    with Orthanc(tmp_path / "pacs") as pacs:
+        node = Node(tmp_path / "node", [("pacs", "ORTHANC", pacs.port)])
+        node.start()
+        for number in range(4):
+            write_radiograph(tmp_path / f"{number}.dcm", number)
+            storescu(node.port, tmp_path / f"{number}.dcm")
+        node.kill()
+        node.start()
+        jobs = node.wait_for_jobs(4)
+        assert [job["state"] for job in jobs] == ["succeeded"] * 4
+        reports = [d for _, d in pacs.objects(tmp_path / "o") if d.SOPClassUID == COMPREHENSIVE_3D_SR]
+        assert len(reports) == 4
+        assert node.stop() == 0
