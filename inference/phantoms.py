@@ -156,9 +156,9 @@ class _Body:
         """A round, sharp density in one lung."""
         side = self._side()
         row, column = self._place(side)
-        radius = float(self.random.uniform(0.02, 0.035))
+        radius = float(self.random.uniform(0.028, 0.045))
         disc = self._ellipse(row, column, radius, radius, 0.12)
-        return picture + disc * np.float32(self.random.uniform(0.22, 0.32))
+        return picture + disc * np.float32(self.random.uniform(0.26, 0.38))
 
     def add_effusion(self, picture: Values) -> Values:
         """Fluid at the bottom of one lung, with a meniscus at its side."""

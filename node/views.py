@@ -62,6 +62,16 @@ class Views:
             "predecessor": job.predecessor_id,
             "started_at": iso(job.started_at),
             "finished_at": iso(job.finished_at),
+            "deliveries": [
+                {
+                    "destination": delivery.destination,
+                    "state": str(delivery.state),
+                    "attempts": delivery.attempts,
+                    "last_status": delivery.last_status,
+                    "reason": delivery.reason,
+                }
+                for delivery in self.outbox.of_job(job.id)
+            ],
             "inputs": list(job.inputs),
             "summary": job.summary,
             "results": [

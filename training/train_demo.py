@@ -93,7 +93,7 @@ def _train(network: DenseNet, images: NDArray[np.uint8], truths: NDArray[np.floa
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += loss.item()
         mean = total / (len(order) // BATCH)
         print(f"epoch {epoch + 1}: loss {mean:.4f}, {time.perf_counter() - started:.0f} s", flush=True)
 

@@ -138,7 +138,8 @@ def _print_job(job: dict[str, Any]) -> None:
     for delivery in job["deliveries"]:
         console.print(
             f"  to {delivery['destination']}: {delivery['state']} after {delivery['attempts']} attempts, "
-            f"last status {delivery['last_status'] or 'none'}",
+            f"last status {delivery['last_status'] or 'none'}"
+            + (f", {delivery['reason']}" if delivery["reason"] else ""),
             markup=False,
         )
     for entry in job["history"]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from db.database import Database, DatabaseSettings
+from node.views import Views
 from tests.peers.waiting import free_port, wait_until
 
 CONFIGURATION = """\
@@ -87,6 +89,7 @@ class Node:
             + CHEST.format(model=model, destinations=", ".join(f'"{name}"' for name in names))
             + extra
         )
+        self.database = database
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Node:
@@ -161,11 +164,20 @@ class Node:
         """The document that a command prints with --json."""
         return json.loads(self.command(*arguments, "--json", status=status))
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs, oldest first, as ``show --json`` prints them, read from the database."""
+        database = Database.open(DatabaseSettings(url=self.database.replace("///var", f"///{self.data_dir}")))
+        try:
+            views = Views(database)
+            return [views.job_in_full(job) for job in reversed(views.queue.jobs(limit=10_000))]
+        finally:
+            database.close()
+
     def wait_for_jobs(self, count: int, seconds: float = 60) -> list[dict[str, Any]]:
         """All jobs, once that many have ended and everything they made has been sent or given up."""
 
         def settled() -> list[dict[str, Any]] | None:
-            jobs = self.json("queue", "--limit", "1000")
+            jobs = self.jobs()
             over = [
                 job
                 for job in jobs

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.events import Event
 
@@ -60,40 +59,41 @@ def test_pacs_that_is_away_gets_the_results_when_it_is_back(tmp_path: Path) -> N
     with Node(tmp_path / "node", [("pacs", "ORTHANC", pacs.port)], receivers=1) as node:
         send_one(node, tmp_path)
         wait_until(
-            lambda: any(d["attempts"] > 0 for j in node.json("queue") for d in j["deliveries"]),
+            lambda: any(d["attempts"] > 0 for j in node.jobs() for d in j["deliveries"]),
             30,
             "a delivery was tried",
         )
-        (job,) = node.json("queue")
+        (job,) = node.jobs()
         assert job["state"] == "succeeded"
         assert job["deliveries"][0]["state"] in ("pending", "sending")
         with pacs:
             (job,) = node.wait_for_jobs(1)
             assert job["deliveries"][0]["state"] == "sent"
-            assert len(pacs.instances()) == len(node.json("show", str(job["id"]))["results"])
+            assert len(pacs.instances()) == len(job["results"])
 
 
-@pytest.mark.parametrize(
-    ("statuses", "state", "last_status"),
-    [
-        ([0xB000], "sent", "B000"),
-        ([0xA700, 0xA700, 0x0000], "sent", "0000"),
-        ([0xC000], "failed", "C000"),
-        ([0xA900], "failed", "A900"),
-        ([0x0122], "failed", "0122"),
-        ([0x0111], "sent", "0111"),
-    ],
-)
-def test_status_decides(tmp_path: Path, statuses: list[int], state: str, last_status: str) -> None:
-    with (
-        scripted_pacs(statuses) as (port, _),
-        Node(tmp_path / "node", [("pacs", "SCRIPTED", port)], receivers=1) as node,
-    ):
+CASES: dict[str, tuple[list[int], str, str]] = {
+    "warns": ([0xB000], "sent", "B000"),
+    "busy": ([0xA700, 0xA700, 0x0000], "sent", "0000"),
+    "cannot-understand": ([0xC000], "failed", "C000"),
+    "does-not-match": ([0xA900], "failed", "A900"),
+    "not-supported": ([0x0122], "failed", "0122"),
+    "has-it": ([0x0111], "sent", "0111"),
+}
+"""What a PACS answers, and what then becomes of the delivery."""
+
+
+def test_status_decides(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        ports = {name: stack.enter_context(scripted_pacs(list(CASES[name][0])))[0] for name in CASES}
+        destinations = [(name, "SCRIPTED", port) for name, port in ports.items()]
+        node = stack.enter_context(Node(tmp_path / "node", destinations, receivers=1))
         send_one(node, tmp_path)
         (job,) = node.wait_for_jobs(1)
-        (delivery,) = job["deliveries"]
-        assert (delivery["state"], delivery["last_status"]) == (state, last_status)
         assert job["state"] == "succeeded"
+        assert {d["destination"]: (d["state"], d["last_status"]) for d in job["deliveries"]} == {
+            name: (state, status) for name, (_, state, status) in CASES.items()
+        }
 
 
 def test_failed_delivery_is_sent_again_by_hand(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_failed_delivery_is_sent_again_by_hand(tmp_path: Path) -> None:
         statuses[0] = 0
         node.command("retry", str(job["id"]))
         wait_until(
-            lambda: node.json("queue")[0]["deliveries"][0]["state"] == "sent", 20, "the delivery was repeated"
+            lambda: node.jobs()[0]["deliveries"][0]["state"] == "sent", 20, "the delivery was repeated"
         )
 
 
@@ -119,8 +119,7 @@ def test_destination_without_secondary_capture_gets_the_report(tmp_path: Path) -
     ):
         send_one(node, tmp_path)
         (job,) = node.wait_for_jobs(1)
-        results = node.json("show", str(job["id"]))["results"]
-        assert received == [r["sop_instance_uid"] for r in results if r["kind"] == "sr"]
+        assert received == [r["sop_instance_uid"] for r in job["results"] if r["kind"] == "sr"]
         assert job["deliveries"][0]["state"] == "failed"
 
 
@@ -146,8 +145,7 @@ def test_stuck_destination_does_not_hold_up_another(tmp_path: Path) -> None:
         send_one(node, tmp_path)
 
         def sent() -> bool:
-            jobs = node.json("queue")
-            states = {d["destination"]: d["state"] for j in jobs for d in j["deliveries"]}
+            states = {d["destination"]: d["state"] for j in node.jobs() for d in j["deliveries"]}
             return states.get("pacs") == "sent" and states["away"] in ("pending", "sending")
 
         wait_until(sent, 30, "the other destination has its results")

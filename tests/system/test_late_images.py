@@ -8,6 +8,7 @@ import pytest
 
 from sr_writer.text import render_text
 from tests.peers.dcmtk import storescu
+from tests.peers.waiting import wait_until
 from tests.system.conftest import Site, write_radiograph
 from tests.validators import dciodvfy_errors
 
@@ -17,7 +18,7 @@ COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 @pytest.fixture
 def first(site: Site, tmp_path: Path) -> tuple[str, str]:
     """Study and series of a frontal view that has been reported."""
-    before = len(site.node.json("queue", "--limit", "1000"))
+    before = len(site.node.jobs())
     dataset = write_radiograph(tmp_path / "first.dcm", 1)
     storescu(site.node.port, tmp_path / "first.dcm")
     site.node.wait_for_jobs(before + 1)
@@ -86,7 +87,6 @@ def wait_for_study(
     site: Site, study: str, jobs: int, instances: int | None = None
 ) -> list[dict[str, object]]:
     """The jobs of a study, oldest first, once it is complete again and has that many."""
-    from tests.peers.waiting import wait_until
 
     def done() -> list[dict[str, object]] | None:
         shown = site.node.json("show", study)
