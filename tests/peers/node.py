@@ -70,6 +70,7 @@ class Node:
         database: str = "sqlite:///var/overread.db",
         extra: str = "",
         routed: Sequence[str] | None = None,
+        engine: bool = True,
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -86,10 +87,15 @@ class Node:
                 database=database,
             )
             + "".join(DESTINATION.format(name=n, ae_title=a, port=p) for n, a, p in destinations)
-            + CHEST.format(model=model, destinations=", ".join(f'"{name}"' for name in names))
+            + (
+                CHEST.format(model=model, destinations=", ".join(f'"{name}"' for name in names))
+                if engine
+                else ""
+            )
             + extra
         )
         self.database = database
+        self.engine = engine
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Node:
@@ -121,7 +127,8 @@ class Node:
                 env=_environment(),
             )
         wait_until(self._ready, 60, "the node is ready")
-        wait_until(lambda: "model_" in self.log[seen:], 60, "the worker has looked for its model")
+        if self.engine:
+            wait_until(lambda: "model_" in self.log[seen:], 60, "the worker has looked for its model")
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -57,7 +58,12 @@ class Orthanc:
             )
         )
         with (self.folder / "orthanc.log").open("ab") as log:
-            self._process = subprocess.Popen([program("Orthanc"), configuration], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [program("Orthanc"), configuration],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "TCP_NODELAY": "1"},
+            )
         wait_until(self._answers, 30, "Orthanc answers")
 
     def stop(self) -> None:

@@ -1,0 +1,182 @@
+"""Objects and megabytes a second that a receiver acknowledges, beside three other receivers in the same run.
+
+300 CT slices (512 x 512, 16 bit) and 40 DX images (2500 x 2048, 16 bit) are sent by DCMTK's storescu
+over 1, 4 and 16 associations at a time, in turns, to a fresh instance of each receiver.
+
+Usage: python -m benchmarks.ingest [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+
+from benchmarks.report import table, write_section
+from tests.peers.node import Node
+from tests.peers.orthanc import Orthanc
+from tests.peers.programs import program
+from tests.peers.waiting import answers, free_port, wait_until
+
+ASSOCIATIONS = (1, 4, 16)
+RECEIVERS = ("overread", "pynetdicom", "storescp", "Orthanc")
+KINDS = {
+    "CT": (300, 512, 512, CTImageStorage),
+    "DX": (40, 2500, 2048, DigitalXRayImageStorageForPresentation),
+}
+
+
+def main() -> None:
+    """Generate, send, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory(prefix="overread-bench-") as scratch:
+        folder = Path(scratch)
+        files = {kind: _generate(folder / kind, kind) for kind in KINDS}
+        seconds: dict[tuple[str, str, int], list[float]] = {}
+        for number in range(rounds):
+            for kind, paths in files.items():
+                for associations in ASSOCIATIONS:
+                    for name in RECEIVERS:
+                        place = folder / f"{name}-{kind}-{associations}-{number}"
+                        with _receiver(name, place) as (port, ae_title):
+                            took = _send(paths, associations, port, ae_title)
+                        seconds.setdefault((name, kind, associations), []).append(took)
+                        subprocess.run(["rm", "-rf", place], check=True)
+        write_section("Ingest", _report(files, seconds, rounds))
+
+
+def _generate(folder: Path, kind: str) -> list[Path]:
+    count, rows, columns, sop_class = KINDS[kind]
+    folder.mkdir()
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 4096, (rows, columns), dtype=np.uint16)
+    study, series = generate_uid(), generate_uid()
+    paths: list[Path] = []
+    for number in range(count):
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = sop_class
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
+        dataset.PatientID, dataset.PatientName, dataset.Modality = "BENCH", "Bench^Mark", kind
+        dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber, dataset.StudyID = (
+            "20260101",
+            "120000",
+            "",
+            "1",
+        )
+        dataset.SeriesNumber, dataset.InstanceNumber = 1, number + 1
+        dataset.Rows, dataset.Columns = rows, columns
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+        dataset.PixelRepresentation = 0
+        dataset.PixelData = np.roll(pixels, number).tobytes()
+        dataset["PixelData"].VR = "OW"
+        paths.append(folder / f"{number:04}.dcm")
+        dataset.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+@contextmanager
+def _receiver(name: str, folder: Path) -> Iterator[tuple[int, str]]:
+    folder.mkdir()
+    if name == "overread":
+        with Node(folder, engine=False) as node:
+            yield node.port, "OVERREAD"
+    elif name == "Orthanc":
+        with Orthanc(folder) as pacs:
+            yield pacs.port, "ORTHANC"
+    else:
+        port = free_port()
+        command = (
+            [sys.executable, "-m", "benchmarks.plain_scp", str(port), str(folder)]
+            if name == "pynetdicom"
+            else [str(program("storescp")), "--fork", "-pdu", "131072", "-od", str(folder), str(port)]
+        )
+        environment = {**os.environ, "TCP_NODELAY": "1"}
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_until(lambda: answers(port), 20, f"{name} listens")
+            yield port, "PLAIN"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _send(paths: list[Path], associations: int, port: int, ae_title: str) -> float:
+    """Seconds until the last of several storescu, each with its share of the files, has its last answer."""
+    shares = [paths[i::associations] for i in range(associations)]
+    options = ["-R", "-x=", "-pdu", "131072", "-aec", ae_title, "127.0.0.1", str(port)]
+    environment = {**os.environ, "TCP_NODELAY": "1"}
+    started = time.perf_counter()
+    senders = [
+        subprocess.Popen(
+            [program("storescu"), *options, *share],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for share in shares
+    ]
+    for sender in senders:
+        _, complaint = sender.communicate(timeout=300)
+        if sender.returncode:
+            raise RuntimeError(f"storescu failed: {complaint.decode(errors='replace')}")
+    return time.perf_counter() - started
+
+
+def _report(
+    files: dict[str, list[Path]], seconds: dict[tuple[str, str, int], list[float]], rounds: int
+) -> str:
+    rows = []
+    for kind, paths in files.items():
+        megabytes = sum(path.stat().st_size for path in paths) / 1e6
+        for associations in ASSOCIATIONS:
+            took = {name: statistics.median(seconds[name, kind, associations]) for name in RECEIVERS}
+            ours = took["overread"]
+            rows.append(
+                (
+                    kind,
+                    str(associations),
+                    *(f"{len(paths) / took[name]:.0f} ({megabytes / took[name]:.0f})" for name in RECEIVERS),
+                    *(f"{took[name] / ours:.2f}" for name in RECEIVERS[1:]),
+                )
+            )
+    headings = (
+        "images",
+        "associations",
+        *(f"{name}, objects/s (MB/s)" for name in RECEIVERS),
+        *(f"overread : {name}" for name in RECEIVERS[1:]),
+    )
+    return (
+        f"{', '.join(f'{len(p)} {k}' for k, p in files.items())} images sent by storescu, medians of {rounds} rounds. "
+        "overread syncs file and folder and commits an index row before each answer; Orthanc syncs its files; "
+        "storescp (one process for each association) and the plain pynetdicom SCP do neither.\n\n"
+        + table(headings, rows)
+    )
+
+
+if __name__ == "__main__":
+    main()
