@@ -78,9 +78,9 @@ def main() -> None:
                     assert result.delivered, result.reason
                     sent = time.perf_counter()
                 with pacs.changed:
-                    arrived = pacs.changed.wait_for(lambda: study in pacs.reports, 60)
+                    arrived = pacs.changed.wait_for(lambda study=study: study in pacs.reports, 60)
                     assert arrived, f"no report: {node.log}"
-                    assert pacs.changed.wait_for(lambda: study in pacs.overlays, 60)
+                    assert pacs.changed.wait_for(lambda study=study: study in pacs.overlays, 60)
                     report, overlay = pacs.reports[study], max(pacs.overlays[study])
                 if number:  # the first one warms the node up
                     reports.append(report - sent)

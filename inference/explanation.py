@@ -1,12 +1,13 @@
-"""Where a network looked: Grad-CAM of its last feature maps.
+"""Where a network looked: Grad-CAM of its last feature maps, in closed form.
 
-Gradients stop at the last feature maps, which the forward pass has already made. Explaining a label costs
-a pooling and a linear layer, not another pass through the network, however many labels are explained.
+A network that ends in a global average and a linear layer has constant gradients at its last feature
+maps: the weights of the linear layer over the number of cells. The map of a label is then a weighted sum
+of feature maps that the forward pass has already made; explaining costs no pass through the network.
 
 References
 ----------
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
-ICCV 2017.
+ICCV 2017; section 3.1 and appendix A, which show it to equal class activation maps for such networks.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import Tensor, nn
+from torch import Tensor
+
+SMALLEST = 1e-7
+"""Added to the maximum before dividing by it, as pytorch-grad-cam does."""
 
 
 class PooledClassifier(Protocol):
-    """A network that ends in feature maps and a classifier of them."""
+    """A network that ends in feature maps, their global average and a linear layer."""
 
-    def classify(self, feature_maps: Tensor) -> Tensor:
-        """Logits of shape (batch, outputs) for feature maps of shape (batch, features, rows, columns)."""
+    @property
+    def output_weights(self) -> Tensor:
+        """The linear layer's weights, shape (outputs, features)."""
 
 
 Target = tuple[int, int]
@@ -38,26 +41,17 @@ def explain(
 ) -> list[NDArray[np.float32]]:
     """One Grad-CAM map per target, float32 in [0, 1] with the rows and columns of the feature maps.
 
-    ``feature_maps`` are those of the whole batch, on the device that inferred; the maps are made there too.
+    ``feature_maps`` has shape (batch, features, rows, columns), on the device that inferred; the maps are
+    made there too.
     """
     if not targets:
         return []
-    chosen = feature_maps.detach().float()[[image for image, _ in targets]].requires_grad_(True)
-    head = _Head(network)
-    with torch.enable_grad(), GradCAM(model=head, target_layers=[head.maps]) as grad_cam:
-        maps = grad_cam(
-            input_tensor=chosen, targets=[ClassifierOutputTarget(output) for _, output in targets]
-        )
-    return [np.clip(np.nan_to_num(one), 0.0, 1.0).astype(np.float32) for one in maps]
-
-
-class _Head(nn.Module):
-    """The end of a network as a network of its own, with its input as the layer to look at."""
-
-    def __init__(self, network: PooledClassifier) -> None:
-        super().__init__()
-        self.maps = nn.Identity()
-        self.network = network
-
-    def forward(self, feature_maps: Tensor) -> Tensor:
-        return self.network.classify(self.maps(feature_maps))
+    images, outputs = (list(index) for index in zip(*targets, strict=True))
+    with torch.no_grad():
+        weights = network.output_weights.float()[outputs]
+        maps = torch.einsum("nf,nfrc->nrc", weights, feature_maps.float()[images]).relu()
+        cells = maps.shape[1] * maps.shape[2]
+        maps = maps / cells
+        maps = maps - maps.amin(dim=(1, 2), keepdim=True)
+        maps = maps / (maps.amax(dim=(1, 2), keepdim=True) + SMALLEST)
+    return list(np.nan_to_num(maps.cpu().numpy()).astype(np.float32))

@@ -69,6 +69,11 @@ class DenseNet(nn.Module):
         """The last feature maps, rectified, of shape (batch, features, rows, columns)."""
         return functional.relu(self.features(images))
 
+    @property
+    def output_weights(self) -> Tensor:
+        """The linear layer's weights, shape (outputs, features)."""
+        return self.classifier.weight
+
     def classify(self, feature_maps: Tensor) -> Tensor:
         """Logits of shape (batch, outputs) for the last feature maps."""
         logits: Tensor = self.classifier(feature_maps.mean(dim=(2, 3)))
