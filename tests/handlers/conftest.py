@@ -1,0 +1,116 @@
+"""A receiver in a thread of the test, over a database of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from db.database import Database, DatabaseSettings
+from db.index import Index
+from handlers.server import Server
+from handlers.services import services
+from handlers.settings import ReceiverSettings
+
+REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real images."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("the real images are not on this machine")
+    return REAL_DATA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receiver:
+    """A running receiver."""
+
+    server: Server
+    database: Database
+    folder: Path
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    @property
+    def index(self) -> Index:
+        return Index(self.database)
+
+    def files(self) -> list[Path]:
+        """Everything in the spool, unfinished files too."""
+        return [path for path in (self.folder / "spool").rglob("*") if path.is_file()]
+
+
+StartReceiver = Callable[..., Receiver]
+
+
+@contextmanager
+def running(folder: Path, **settings: Any) -> Iterator[Receiver]:
+    """A receiver with short timeouts unless the settings say otherwise."""
+    (folder / "run").mkdir(parents=True, exist_ok=True)
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{folder / 'test.db'}"))
+    database.upgrade()
+    chosen = ReceiverSettings(
+        **{
+            "ae_title": "OVERREAD",
+            "host": "127.0.0.1",
+            "port": 0,
+            "spool": folder / "spool",
+            "acse_timeout_seconds": 1.0,
+            "network_timeout_seconds": 1.0,
+            "idle_timeout_seconds": 5.0,
+            **settings,
+        }
+    )
+    server = Server(chosen, database, folder / "run", services(database, chosen, folder))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield Receiver(server=server, database=database, folder=folder)
+    finally:
+        server.stop(1.0)
+        thread.join(15)
+        database.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def start_receiver(tmp_path: Path) -> Iterator[StartReceiver]:
+    """Starts a receiver with given settings; it stops with the test."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(running(tmp_path, **settings))
+
+
+@pytest.fixture
+def receiver(start_receiver: StartReceiver) -> Receiver:
+    """A receiver with the usual settings."""
+    return start_receiver()
+
+
+def write_object(path: Path, sop_class: str = CTImageStorage, **attributes: Any) -> Dataset:
+    """A small object without pixels."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = sop_class
+    dataset.SOPInstanceUID = generate_uid()
+    dataset.StudyInstanceUID = generate_uid()
+    dataset.SeriesInstanceUID = generate_uid()
+    dataset.PatientName, dataset.PatientID, dataset.Modality = "Canary^One", "CANARY", "CT"
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.save_as(path, enforce_file_format=True)
+    return dataset

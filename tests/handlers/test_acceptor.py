@@ -1,0 +1,275 @@
+"""The acceptor against peers that break PS3.8: each is ended in time, and the next one is served."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from handlers import pdu
+from handlers.dimse import C_STORE_RQ, WITH_DATASET, Command, encode_command
+from handlers.settings import Source
+from tests.handlers.conftest import Receiver, StartReceiver, write_object
+from tests.peers.dcmtk import run, storescu
+from tests.peers.waiting import wait_until
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+IMPLICIT = "1.2.840.10008.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+A_ABORT = 0x07
+A_ASSOCIATE_AC = 0x02
+A_ASSOCIATE_RJ = 0x03
+P_DATA = 0x04
+
+
+def item(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(body)) + body
+
+
+def associate_request(
+    called: str = "OVERREAD", calling: str = "TEST", abstract: str = CT, syntax: str = EXPLICIT
+) -> bytes:
+    context = struct.pack(">B3x", 1) + item(0x30, abstract.encode()) + item(0x40, syntax.encode())
+    user = item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3")
+    body = (
+        struct.pack(">H2x16s16s32x", 1, called.ljust(16).encode(), calling.ljust(16).encode())
+        + item(0x10, pdu.APPLICATION_CONTEXT)
+        + item(0x20, context)
+        + item(0x50, user)
+    )
+    return struct.pack(">BxI", 1, len(body)) + body
+
+
+@contextmanager
+def connected(receiver: Receiver) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", receiver.port), 10) as connection:
+        connection.settimeout(10)
+        yield connection
+
+
+def read_pdu(connection: socket.socket) -> tuple[int, bytes]:
+    """Type and body of the next PDU; type 0 where the peer has closed the connection."""
+    head = b""
+    while len(head) < 6:
+        try:
+            got = connection.recv(6 - len(head))
+        except ConnectionResetError:
+            return 0, b""
+        if not got:
+            return 0, b""
+        head += got
+    kind, length = struct.unpack(">BxI", head)
+    body = b""
+    while len(body) < length:
+        body += connection.recv(length - len(body))
+    return kind, body
+
+
+def associated(connection: socket.socket, **request: str) -> None:
+    connection.sendall(associate_request(**request))
+    kind, _ = read_pdu(connection)
+    assert kind == A_ASSOCIATE_AC
+
+
+def store_command(sop_instance_uid: str = "1.2.3.4", sop_class: str = CT) -> bytes:
+    command = encode_command(
+        Command(
+            command_field=C_STORE_RQ,
+            message_id=1,
+            affected_sop_class_uid=sop_class,
+            affected_sop_instance_uid=sop_instance_uid,
+            priority=0,
+            dataset_type=WITH_DATASET,
+        )
+    )
+    return bytes(pdu.encode_data(1, command, command=True, last=True))
+
+
+def assert_ended(connection: socket.socket) -> None:
+    """The peer aborts or closes, within the socket's timeout."""
+    kind, _ = read_pdu(connection)
+    assert kind in (0, A_ABORT)
+
+
+def assert_serves(receiver: Receiver, folder: Path) -> None:
+    """Another sender is served, and nothing is left of the broken one."""
+    path = folder / f"legitimate-{os.urandom(4).hex()}.dcm"
+    dataset = write_object(path)
+    storescu(receiver.port, path)
+    stored = receiver.index.find_instance(str(dataset.SOPInstanceUID))
+    assert stored is not None
+    wait_until(lambda: not [p for p in receiver.files() if p.name.endswith(".part")], 10, "no partial file")
+    wait_until(
+        lambda: not [t for t in threading.enumerate() if t.name == "association"],
+        10,
+        "no association is left",
+    )
+
+
+BROKEN = {
+    "half a head": b"\x01\x00\x00",
+    "half an associate request": associate_request()[:60],
+    "huge associate request": struct.pack(">BxI", 1, 0x7FFFFFFF),
+    "data before the association": struct.pack(">BxI", 4, 20) + bytes(20),
+    "not DICOM": b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
+    "item longer than the request": associate_request()[:76] + b"\x20\x00\xff\xff" + associate_request()[80:],
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_peer_that_does_not_associate_is_ended(receiver: Receiver, tmp_path: Path, name: str) -> None:
+    with connected(receiver) as connection:
+        connection.sendall(BROKEN[name])
+        assert_ended(connection)
+    assert_serves(receiver, tmp_path)
+
+
+AFTER_ASSOCIATION = {
+    "data longer than negotiated": struct.pack(">BxI", 4, 0x10000000),
+    "empty data": struct.pack(">BxI", 4, 0),
+    "value longer than its PDU": struct.pack(">BxI", 4, 10) + struct.pack(">IBB", 99, 1, 3) + bytes(4),
+    "unknown context": struct.pack(">BxI", 4, 10) + struct.pack(">IBB", 6, 77, 3) + bytes(4),
+    "unknown PDU": struct.pack(">BxI", 0x55, 4) + bytes(4),
+    "command cut off": struct.pack(">BxI", 4, 9) + struct.pack(">IBB", 5, 1, 3) + bytes(3),
+    "dataset without command": struct.pack(">BxI", 4, 10) + struct.pack(">IBB", 6, 1, 2) + bytes(4),
+    "command twice in one dataset": store_command() + store_command(),
+    "unknown command": bytes(
+        pdu.encode_data(
+            1, encode_command(Command(command_field=0x7777, message_id=1)), command=True, last=True
+        )
+    ),
+    "second associate request": associate_request(),
+    "endless command": bytes(pdu.encode_data(1, bytes(16000), command=True, last=False)) * 3,
+    "half a dataset": store_command()
+    + bytes(pdu.encode_data(1, b"\x08\x00\x05\x00CS\x0a\x00", command=False, last=False)),
+    "half a data PDU": store_command() + struct.pack(">BxI", 4, 1000) + bytes(10),
+}
+
+
+@pytest.mark.parametrize("name", AFTER_ASSOCIATION)
+def test_associated_peer_that_breaks_the_protocol_is_ended(
+    start_receiver: StartReceiver, tmp_path: Path, name: str
+) -> None:
+    receiver = start_receiver(idle_timeout_seconds=1.5)
+    with connected(receiver) as connection:
+        associated(connection)
+        connection.sendall(AFTER_ASSOCIATION[name])
+        assert_ended(connection)
+    assert_serves(receiver, tmp_path)
+
+
+def test_peer_that_resets_in_the_middle_leaves_nothing(receiver: Receiver, tmp_path: Path) -> None:
+    for _ in range(5):
+        with connected(receiver) as connection:
+            associated(connection)
+            connection.sendall(store_command() + struct.pack(">BxI", 4, 1000) + bytes(500))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert_serves(receiver, tmp_path)
+
+
+def test_one_byte_after_another_is_ended_while_others_are_served(receiver: Receiver, tmp_path: Path) -> None:
+    with connected(receiver) as slow:
+        slow.sendall(associate_request()[:1])
+        assert_serves_beside(receiver, tmp_path)
+        assert_ended(slow)
+    assert_serves(receiver, tmp_path)
+
+
+def assert_serves_beside(receiver: Receiver, folder: Path) -> None:
+    path = folder / "beside.dcm"
+    dataset = write_object(path)
+    storescu(receiver.port, path)
+    assert receiver.index.find_instance(str(dataset.SOPInstanceUID)) is not None
+
+
+def test_many_silent_connections_do_not_lock_senders_out(
+    start_receiver: StartReceiver, tmp_path: Path
+) -> None:
+    receiver = start_receiver(maximum_associations=20)
+    silent = [socket.create_connection(("127.0.0.1", receiver.port), 5) for _ in range(40)]
+    try:
+        assert_serves_beside(receiver, tmp_path)
+    finally:
+        for connection in silent:
+            connection.close()
+    assert_serves(receiver, tmp_path)
+
+
+def test_more_associations_than_allowed_are_rejected_as_a_passing_limit(
+    start_receiver: StartReceiver,
+) -> None:
+    receiver = start_receiver(maximum_associations=2)
+    with connected(receiver) as first, connected(receiver) as second, connected(receiver) as third:
+        associated(first)
+        associated(second)
+        third.sendall(associate_request())
+        kind, body = read_pdu(third)
+        assert kind == A_ASSOCIATE_RJ
+        assert body[1:4] == bytes((2, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "request_fields", "reason"),
+    [
+        ({}, {"called": "OTHER"}, 7),
+        ({"allow_unknown": False}, {}, 3),
+        (
+            {"allow_unknown": False, "sources": (Source(name="a", ae_title="TEST", hosts=("10.0.0.0/8",)),)},
+            {},
+            3,
+        ),
+    ],
+)
+def test_stranger_is_rejected_with_the_right_reason(
+    start_receiver: StartReceiver, settings: dict[str, object], request_fields: dict[str, str], reason: int
+) -> None:
+    receiver = start_receiver(**settings)
+    with connected(receiver) as connection:
+        connection.sendall(associate_request(**request_fields))
+        kind, body = read_pdu(connection)
+        assert (kind, tuple(body[1:4])) == (A_ASSOCIATE_RJ, (1, 1, reason))
+
+
+def test_configured_source_is_let_in(start_receiver: StartReceiver) -> None:
+    receiver = start_receiver(
+        allow_unknown=False, sources=(Source(name="a", ae_title="TEST", hosts=("127.0.0.0/8",)),)
+    )
+    with connected(receiver) as connection:
+        associated(connection)
+
+
+def test_contexts_that_are_not_supported_are_refused_one_by_one(receiver: Receiver) -> None:
+    with connected(receiver) as connection:
+        connection.sendall(associate_request(abstract="1.2.840.10008.5.1.4.31"))
+        kind, body = read_pdu(connection)
+        assert kind == A_ASSOCIATE_AC
+        position = body.index(b"\x21\x00")
+        assert body[position + 6] == 3
+    with connected(receiver) as connection:
+        connection.sendall(associate_request(syntax="1.2.3.4.5"))
+        _, body = read_pdu(connection)
+        assert body[body.index(b"\x21\x00") + 6] == 4
+
+
+def test_echo_is_answered(receiver: Receiver) -> None:
+    run("echoscu", "-aec", "OVERREAD", "127.0.0.1", str(receiver.port))
+    with pytest.raises(subprocess.CalledProcessError):
+        run("echoscu", "-aec", "SOMEBODY", "127.0.0.1", str(receiver.port))
+
+
+def test_descriptors_return_to_where_they_were(receiver: Receiver, tmp_path: Path) -> None:
+    assert_serves(receiver, tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for data in (*BROKEN.values(), associate_request() + AFTER_ASSOCIATION["half a data PDU"]):
+        with connected(receiver) as connection:
+            connection.sendall(data)
+    assert_serves(receiver, tmp_path)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, 10, "every descriptor is closed")
