@@ -85,10 +85,10 @@ class Association:
 
     # Establishing
 
-    def negotiate(self, reject: access.Rejection | None) -> access.Rejection | None:
+    def negotiate(self, admit: Callable[[], access.Rejection | None]) -> access.Rejection | None:
         """Read the A-ASSOCIATE-RQ and answer it; the rejection that was sent, or None.
 
-        ``reject`` is a reason to reject whatever the request says.
+        ``admit`` is asked last, for a request that is in order: it takes a place or gives a rejection.
         """
         deadline = time.monotonic() + self.settings.acse_timeout_seconds
         kind, length = self._read_header(deadline)
@@ -97,10 +97,12 @@ class Association:
         data = bytes(self._read_into(memoryview(bytearray(length)), deadline))
         request = pdu.parse_associate_request(data)
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
-        if reject is None and request.application_context.encode() != pdu.APPLICATION_CONTEXT:
-            reject = access.CONTEXT_NOT_SUPPORTED
-        if reject is None:
+        if request.application_context.encode() != pdu.APPLICATION_CONTEXT:
+            reject: access.Rejection | None = access.CONTEXT_NOT_SUPPORTED
+        else:
             reject = access.judge(self.settings, request.calling_ae, request.called_ae, self.peer_address)
+        if reject is None:
+            reject = admit()
         if reject is not None:
             self._send(pdu.encode_reject(reject.result, reject.source, reject.reason))
             return reject

@@ -150,8 +150,10 @@ class Sender:
                     yield result
                     if result.delivered:
                         lost = 0
-                    if not association.is_established:
+                    if result.status is None and result.transient:
+                        # Not answered: whether the peer has it is unknown, and the association is of no more use.
                         lost += 1
+                        association.abort()
                         break
             finally:
                 _close(association)

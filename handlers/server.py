@@ -123,16 +123,12 @@ class Server:
                 self._threads.pop(threading.current_thread(), None)
 
     def _run(self, association: Association) -> None:
-        with self._lock:
-            full = len(self._established) >= self.settings.maximum_associations
-        rejection = association.negotiate(access.LOCAL_LIMIT if full else None)
+        rejection = association.negotiate(lambda: self._admit(association))
         if rejection is not None:
             log.warning(
                 "association_rejected peer=%s reason=%s", association.peer_address, rejection.explanation
             )
             return
-        with self._lock:
-            self._established.add(association.identifier)
         stored = False
         released = False
         try:
@@ -156,6 +152,14 @@ class Server:
         finally:
             if stored:
                 self.storage.association_ended(association, released=released)
+
+    def _admit(self, association: Association) -> access.Rejection | None:
+        """Take one of the places for associations; a rejection where there is none left."""
+        with self._lock:
+            if len(self._established) >= self.settings.maximum_associations:
+                return access.LOCAL_LIMIT
+            self._established.add(association.identifier)
+        return None
 
     def _mark(self, association: Association, *, idle: bool) -> None:
         with self._lock:

@@ -120,11 +120,16 @@ class Storage:
     def _understand(
         self, file: SpoolFile, command: Command, transfer_syntax: str
     ) -> dict[str, AttributeValue]:
+        attributes: dict[str, AttributeValue] = {}
+        complaint = None
         with file.dataset() as data:
             try:
                 attributes = scan(data, transfer_syntax, self.settings.attributes)
             except ScanError as error:
-                raise Refusal(CANNOT_UNDERSTAND, str(error)[:64]) from error
+                # Not raised on from here: its traceback would hold the mapped file open.
+                complaint = str(error)
+        if complaint is not None:
+            raise Refusal(CANNOT_UNDERSTAND, complaint[:64])
         for keyword in REQUIRED_UIDS:
             value = attributes.get(keyword)
             if not isinstance(value, str) or not is_uid(value):

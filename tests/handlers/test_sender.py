@@ -1,0 +1,181 @@
+"""The sender: a verdict for every file, whatever the peer does."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import CTImageStorage, JPEGBaseline8Bit, generate_uid
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+from handlers.sender import FileToSend, Sender, Timeouts, echo
+from handlers.settings import Destination
+from handlers.statuses import meaning
+from tests.handlers.conftest import write_object
+from tests.peers.dcmtk import Storescp
+from tests.peers.waiting import free_port
+
+SHORT = Timeouts(connection=1.0, acse=1.0, dimse=1.0, network=1.0)
+
+
+def destination(port: int, ae_title: str = "PACS") -> Destination:
+    return Destination(name="pacs", ae_title=ae_title, host="127.0.0.1", port=port)
+
+
+def objects(folder: Path, count: int) -> list[FileToSend]:
+    files = []
+    for number in range(count):
+        path = folder / f"{number}.dcm"
+        dataset = write_object(path)
+        files.append(
+            FileToSend(
+                path=path,
+                sop_class_uid=str(dataset.SOPClassUID),
+                sop_instance_uid=str(dataset.SOPInstanceUID),
+                transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+            )
+        )
+    return files
+
+
+@pytest.mark.parametrize(
+    ("status", "delivered", "transient"),
+    [
+        (0x0000, True, False),
+        (0x0111, True, False),
+        (0xB000, True, False),
+        (0xB006, True, False),
+        (0xA700, False, True),
+        (0xA7FF, False, True),
+        (0x0110, False, True),
+        (0xA900, False, False),
+        (0xC000, False, False),
+        (0xC211, False, False),
+        (0x0122, False, False),
+        (0x0124, False, False),
+        (0xE123, False, False),
+    ],
+)
+def test_status(status: int, delivered: bool, transient: bool) -> None:
+    read = meaning(status)
+    assert (read.delivered, read.transient) == (delivered, transient)
+    assert f"{status:04X}" in read.text
+
+
+def test_files_arrive_as_they_are_stored(tmp_path: Path) -> None:
+    files = objects(tmp_path, 5)
+    with Storescp(tmp_path / "pacs", "PACS", "+B") as pacs:
+        results = list(Sender(destination(pacs.port), "ME").send(files))
+        assert [r.delivered for r in results] == [True] * 5
+        arrived = {str(dcmread(path).SOPInstanceUID): path.read_bytes() for path in pacs.files()}
+    for file in files:
+        assert arrived[file.sop_instance_uid][-200:] == file.path.read_bytes()[-200:]
+
+
+def test_peer_that_takes_only_implicit_little_endian_gets_it(tmp_path: Path) -> None:
+    with Storescp(tmp_path / "pacs", "PACS", "+xi") as pacs:
+        (result,) = Sender(destination(pacs.port), "ME").send(objects(tmp_path, 1))
+        assert result.delivered
+        (path,) = pacs.files()
+        assert dcmread(path).PatientID == "CANARY"
+
+
+def test_transfer_syntax_that_the_peer_does_not_take_is_permanent(tmp_path: Path, real_data: Path) -> None:
+    dataset = dcmread(real_data / "cxr" / "rsna_pa_jpeg_sc_class.dcm")
+    file = FileToSend(
+        path=real_data / "cxr" / "rsna_pa_jpeg_sc_class.dcm",
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        transfer_syntax_uid=str(JPEGBaseline8Bit),
+    )
+    with Storescp(tmp_path / "pacs", "PACS") as pacs:
+        results = list(Sender(destination(pacs.port), "ME").send([file, *objects(tmp_path, 1)]))
+    assert [(r.delivered, r.transient) for r in results] == [(False, False), (True, False)]
+
+
+def test_class_that_the_peer_does_not_take_is_permanent_also_when_it_is_alone(tmp_path: Path) -> None:
+    path = tmp_path / "private.dcm"
+    private = generate_uid()
+    dataset = write_object(path, private)
+    file = FileToSend(
+        path=path,
+        sop_class_uid=private,
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+    )
+    with Storescp(tmp_path / "pacs", "PACS") as pacs:
+        results = list(Sender(destination(pacs.port), "ME").send([file, *objects(tmp_path, 1)]))
+        (alone,) = Sender(destination(pacs.port), "ME").send([file])
+    assert [(r.delivered, r.transient) for r in results] == [(False, False), (True, False)]
+    assert (alone.delivered, alone.transient) == (False, False)
+
+
+def test_nobody_there_is_transient(tmp_path: Path) -> None:
+    results = list(Sender(destination(free_port()), "ME", SHORT).send(objects(tmp_path, 3)))
+    assert [(r.delivered, r.transient, r.status) for r in results] == [(False, True, None)] * 3
+
+
+def test_mute_peer_is_given_up_in_time(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        (result,) = Sender(destination(port), "ME", SHORT).send(objects(tmp_path, 1))
+        assert (result.delivered, result.transient) == (False, True)
+        assert not echo(destination(port), "ME", SHORT).ok
+
+
+def test_object_that_makes_the_peer_abort_does_not_stop_the_others(tmp_path: Path) -> None:
+    files = objects(tmp_path, 4)
+
+    def store(event: evt.Event) -> int:
+        if event.request.AffectedSOPInstanceUID == files[1].sop_instance_uid:
+            event.assoc.abort(block=False)
+        return 0x0000
+
+    pacs = AE(ae_title="PACS")
+    pacs.supported_contexts = AllStoragePresentationContexts
+    server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    assert server is not None
+    try:
+        results = list(Sender(destination(server.server_address[1]), "ME", SHORT).send(files))
+    finally:
+        server.shutdown()
+    assert [r.delivered for r in results] == [True, False, True, True]
+    assert results[1].transient
+
+
+def test_more_classes_than_one_association_has_contexts_for(tmp_path: Path) -> None:
+    classes = [str(c.abstract_syntax) for c in AllStoragePresentationContexts][:100]
+    files = []
+    for number, sop_class in enumerate(classes):
+        path = tmp_path / f"{number}.dcm"
+        dataset = write_object(path, sop_class)
+        files.append(
+            FileToSend(
+                path=path,
+                sop_class_uid=sop_class,
+                sop_instance_uid=str(dataset.SOPInstanceUID),
+                transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+            )
+        )
+    received: list[str] = []
+    lock = threading.Lock()
+
+    def store(event: evt.Event) -> int:
+        with lock:
+            received.append(str(event.request.AffectedSOPInstanceUID))
+        return 0x0000
+
+    pacs = AE(ae_title="PACS")
+    pacs.supported_contexts = AllStoragePresentationContexts
+    server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    assert server is not None
+    try:
+        results = list(Sender(destination(server.server_address[1]), "ME").send(files))
+    finally:
+        server.shutdown()
+    assert all(r.delivered for r in results)
+    assert received == [f.sop_instance_uid for f in files]
+    assert CTImageStorage in classes
