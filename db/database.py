@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from db.errors import DatabaseUnavailable, SchemaTooNew
+from db.errors import Contended, DatabaseUnavailable, SchemaTooNew
 from db.migrations.versioning import SchemaStatus, schema_status, upgrade
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """The write-ahead log is brought into the database file when it has grown beyond this."""
+
+CONTENTION = frozenset({"DeadlockDetected", "SerializationFailure"})
+"""Errors of Postgres that a second try cures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +217,10 @@ def _translated() -> Iterator[None]:
     except PoolTimeoutError:
         raise DatabaseUnavailable("The database is busy: no connection became free.") from None
     except DBAPIError as error:
+        if isinstance(error, IntegrityError) or type(error.orig).__name__ in CONTENTION:
+            raise Contended(
+                "The database did not take the rows: another process wrote them at once."
+            ) from None
         if isinstance(error, OperationalError) or error.connection_invalidated:
             first_line = (str(error.orig).splitlines() or ["no reason given"])[0]
             raise DatabaseUnavailable(f"The database does not answer: {first_line}") from None

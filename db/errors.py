@@ -22,6 +22,10 @@ class SchemaTooNew(DatabaseError):
     """The database was written by a newer overread: update overread or use another database."""
 
 
+class Contended(DatabaseUnavailable):
+    """Another process wrote the same rows at the same moment; nothing was written, and trying again helps."""
+
+
 class StaleLease(DatabaseError):
     """The job or delivery is no longer held by this process: it was superseded, cancelled or given to another."""
 

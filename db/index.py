@@ -9,10 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from db.database import Database, read_time, time_text
+from db.errors import Contended
 from db.records import Instance, NewInstance, QuarantineEntry, StoreVerdict, Study, StudyProgress
 from db.tables import instances, quarantine, results, studies
 
 CONFLICT_REASON = "this SOP Instance UID was received before with other content; the first one stays"
+TRIES = 10
+"""Two receivers may record the same study or instance at once; one of them then looks again."""
 
 
 class Index:
@@ -30,6 +33,14 @@ class Index:
         Raises:
             DatabaseUnavailable: nothing was indexed.
         """
+        for _ in range(TRIES - 1):
+            try:
+                return self._record(new)
+            except Contended:
+                continue
+        return self._record(new)
+
+    def _record(self, new: Sequence[NewInstance]) -> list[StoreVerdict]:
         with self.database.write() as connection:
             known = self._digests(connection, [item.sop_instance_uid for item in new])
             verdicts: list[StoreVerdict] = []
@@ -80,7 +91,8 @@ class Index:
         by_study: dict[str, list[NewInstance]] = {}
         for item in stored:
             by_study.setdefault(item.study_instance_uid, []).append(item)
-        for uid, items in by_study.items():
+        # In one order everywhere, so that two receivers never wait for each other's rows.
+        for uid, items in sorted(by_study.items()):
             row = connection.execute(
                 select(studies).where(studies.c.study_instance_uid == uid).with_for_update()
             ).one_or_none()

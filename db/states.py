@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 
 
 class JobState(StrEnum):
@@ -123,3 +124,7 @@ def diagram() -> str:
             parts.append(f"{state} | {', '.join(after) or 'nothing else'}")
         parts.append("")
     return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    Path("docs/states.md").write_text(diagram())

@@ -86,11 +86,14 @@ class Committer:
             log.error("not_committed instances=%d error=%s", len(group), error)
             for entry in group:
                 entry.error = error
+        except Exception as error:
+            # A fault of ours must not end the thread that all associations wait for; values stay out of the log.
+            log.error("commit_failed instances=%d error=%s", len(group), type(error).__name__)
+            for entry in group:
+                entry.error = DatabaseError("The index failed in an unforeseen way: see the log.")
         else:
             for entry, verdict in zip(group, verdicts, strict=True):
                 entry.verdict = verdict
         finally:
             for entry in group:
-                if entry.verdict is None and entry.error is None:
-                    entry.error = DatabaseError("The index failed in an unforeseen way: see the log.")
                 entry.done.set()

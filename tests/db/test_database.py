@@ -1,0 +1,96 @@
+"""Migrations, a database that is away, and processes that write at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from db.database import Database, DatabaseSettings
+from db.errors import DatabaseUnavailable, SchemaTooNew
+from db.index import Index
+from tests.db.conftest import new_instance
+from tests.peers.postgres import Postgres
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_empty_database_is_upgraded_to_this_version(url: str) -> None:
+    database = Database.open(DatabaseSettings(url=url))
+    assert database.schema_status() == "empty"
+    database.upgrade()
+    assert database.schema_status() == "current"
+    database.upgrade()
+    assert database.schema_status() == "current"
+    database.close()
+
+
+def test_newer_database_is_refused(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert database.schema_status() == "newer"
+    with pytest.raises(SchemaTooNew):
+        database.upgrade()
+
+
+def test_server_that_is_away_is_reported_and_used_again_when_it_is_back(tmp_path: Path) -> None:
+    with Postgres(tmp_path / "server") as server:
+        database = Database.open(DatabaseSettings(url=server.create("away"), wait_seconds=2))
+        database.upgrade()
+        index = Index(database)
+        index.record([new_instance()])
+        server.stop()
+        with pytest.raises(DatabaseUnavailable):
+            index.record([new_instance()])
+        server.start()
+        index.record([new_instance()])
+        assert len(index.instances("1.1")) == 2
+        database.close()
+
+
+def test_no_value_is_in_the_error_of_a_failed_statement(database: Database) -> None:
+    database.close()
+    broken = DatabaseSettings(
+        url=database.settings.url.replace("overread@", "nobody@").replace("test.db", "no/test.db")
+    )
+    with pytest.raises(DatabaseUnavailable) as caught:
+        Index(Database.open(broken)).record([new_instance(attributes={"PatientName": "Canary"})])
+    assert "Canary" not in str(caught.value)
+
+
+WRITER = """
+import sys
+from db.database import Database, DatabaseSettings
+from db.index import Index
+from tests.db.conftest import new_instance
+database = Database.open(DatabaseSettings(url=sys.argv[1], wait_seconds=20))
+index = Index(database)
+for number in range(60):
+    uid = f"9.{sys.argv[2]}.1.{number}"
+    index.record([new_instance("9.9", "9.9.1", sop_instance_uid=uid, path=uid, sha256=uid.ljust(64, "0"))])
+database.close()
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing(database: Database) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, database.settings.url, str(n)], cwd=ROOT)
+        for n in range(4)
+    ]
+    assert [writer.wait(120) for writer in writers] == [0] * 4
+    study = Index(database).study("9.9")
+    assert study is not None
+    assert study.instance_count == 240
+
+
+def test_write_ahead_log_stays_short(tmp_path: Path) -> None:
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
+    database.upgrade()
+    index = Index(database)
+    for _ in range(40):
+        index.record([new_instance(attributes={"StudyDescription": "x" * 4000}) for _ in range(50)])
+    assert (tmp_path / "test.db-wal").stat().st_size < 10 * 1024 * 1024
+    database.close()

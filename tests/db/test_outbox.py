@@ -1,0 +1,82 @@
+"""Deliveries: claims by destination, outcomes, dead letters and resending."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from db.database import Database
+from db.errors import StaleLease
+from db.outbox import Outbox
+from db.queue import Queue
+from db.records import DeliveryFailed, DeliveryRetry, Done, Sent
+from tests.db.conftest import new_result, queued_job
+
+
+def deliver(database: Database, destinations: tuple[str, ...] = ("pacs",), objects: int = 2) -> int:
+    """A succeeded job with results on their way; its number."""
+    job = queued_job(database, destinations=destinations)
+    (held,) = Queue(database).claim("w", ["cxr"], 1, 60)
+    results = tuple(new_result() for _ in range(objects))
+    Queue(database).settle(held, Done(model_version="m", results=results))
+    return job.id
+
+
+def test_each_destination_has_its_own_deliveries(database: Database) -> None:
+    outbox = Outbox(database)
+    job = deliver(database, ("a", "b"))
+    claimed = outbox.claim("a", "c1", 10, 60)
+    assert len(claimed) == 2
+    assert outbox.claim("a", "c1", 10, 60) == []
+    assert len(outbox.claim("b", "c1", 1, 60)) == 1
+    for delivery in claimed:
+        outbox.settle(delivery, Sent(status=0))
+    assert {d.destination: str(d.state) for d in outbox.of_job(job)} == {"a": "sent", "b": "pending"}
+
+
+def test_warning_counts_as_sent_and_is_kept(database: Database) -> None:
+    outbox = Outbox(database)
+    job = deliver(database, objects=1)
+    (delivery,) = outbox.claim("pacs", "c", 1, 60)
+    outbox.settle(delivery, Sent(status=0xB000))
+    (summary,) = outbox.of_job(job)
+    assert (str(summary.state), summary.last_status) == ("sent", "B000")
+
+
+def test_transient_failure_waits_and_permanent_one_is_a_dead_letter(database: Database) -> None:
+    outbox = Outbox(database)
+    job = deliver(database, objects=2)
+    first, second = outbox.claim("pacs", "c", 2, 60)
+    outbox.settle(first, DeliveryRetry(seconds=3600, reason="busy", status=0xA700))
+    outbox.settle(second, DeliveryFailed(reason="not supported", status=0x0122))
+    assert outbox.claim("pacs", "c", 2, 60) == []
+    (summary,) = outbox.of_job(job)
+    assert (str(summary.state), summary.last_status) == ("failed", "0122")
+    assert outbox.retry(job) == 1
+    assert [d.id for d in outbox.claim("pacs", "c", 2, 60)] == [second.id]
+
+
+def test_sender_that_died_gives_its_deliveries_back(database: Database) -> None:
+    outbox = Outbox(database)
+    deliver(database)
+    held = outbox.claim("pacs", "c1", 2, 60)
+    assert outbox.release_sender("c2") == 0
+    assert outbox.release_sender("c1") == 2
+    with pytest.raises(StaleLease):
+        outbox.settle(held[0], Sent(status=0))
+    assert len(outbox.claim("pacs", "c1", 2, 0)) == 2
+    assert outbox.reclaim_expired(datetime.now(UTC) + timedelta(seconds=1)) == 2
+
+
+def test_rerun_of_a_job_makes_no_second_delivery(database: Database) -> None:
+    job = queued_job(database)
+    queue, outbox = Queue(database), Outbox(database)
+    result = new_result()
+    (held,) = queue.claim("w", ["cxr"], 1, 60)
+    queue.settle(held, Done(model_version="m", results=(result,)))
+    queue.reprocess("1.1")
+    (again,) = queue.claim("w", ["cxr"], 1, 60)
+    queue.settle(again, Done(model_version="m", results=(result,)))
+    assert sum(outbox.counts().values()) == 1
+    assert job.id != again.id

@@ -1,0 +1,205 @@
+"""Jobs: planning and revisions, claims under leases, outcomes, and steering by hand."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from db.database import Database
+from db.errors import DatabaseError, IllegalTransition, StaleLease
+from db.index import Index
+from db.outbox import Outbox
+from db.queue import MAX_ATTEMPTS, Queue
+from db.records import Done, Failed, RetryAfter, Skipped, WaitingFor
+from db.results import Results
+from db.states import JobState
+from tests.db.conftest import claimed_job, new_instance, new_result, planned, queued_job
+
+
+def in_a_minute() -> datetime:
+    return datetime.now(UTC) + timedelta(minutes=1)
+
+
+def test_complete_study_becomes_jobs_and_is_no_longer_receiving(database: Database) -> None:
+    job = queued_job(database)
+    assert (job.state, job.revision, job.predecessor_id) == (JobState.QUEUED, 1, None)
+    assert Index(database).receiving() == []
+
+
+def test_instance_that_came_meanwhile_asks_for_another_plan(database: Database) -> None:
+    index = Index(database)
+    index.record([new_instance()])
+    index.record([new_instance()])
+    assert Queue(database).complete_study("1.1", 1, [planned()]) is None
+    assert index.receiving()
+
+
+def test_late_instance_with_other_inputs_makes_a_revision(database: Database) -> None:
+    former = queued_job(database)
+    latter = queued_job(database, digest="d2")
+    assert (latter.revision, latter.predecessor_id) == (2, former.id)
+    superseded = Queue(database).get(former.id)
+    assert superseded is not None
+    assert superseded.state is JobState.SUPERSEDED
+
+
+def test_late_instance_with_the_same_inputs_changes_nothing(database: Database) -> None:
+    job = queued_job(database)
+    index, queue = Index(database), Queue(database)
+    index.record([new_instance("1.1", "1.1.1")])
+    assert queue.complete_study("1.1", 2, [planned("1.1.1")]) == []
+    assert [j.id for j in queue.jobs()] == [job.id]
+    study = index.study("1.1")
+    assert study is not None
+    assert study.revision == 1
+
+
+def test_job_may_be_born_skipped_with_its_reason(database: Database) -> None:
+    job = queued_job(database, engine=None, skip_reason="no rule takes this series")
+    assert (job.state, job.reason) == (JobState.SKIPPED, "no rule takes this series")
+
+
+def test_claims_take_the_highest_priority_then_the_oldest(database: Database) -> None:
+    queue = Queue(database)
+    first, second, urgent = (queued_job(database, study) for study in ("2.1", "2.2", "2.3"))
+    queue.prioritize(urgent.id, 10)
+    assert [job.id for job in queue.claim("w", ["cxr"], 2, 60)] == [urgent.id, first.id]
+    assert [job.id for job in queue.claim("w", ["cxr"], 2, 60)] == [second.id]
+    assert queue.claim("w", ["other"], 2, 60) == []
+
+
+def test_done_records_results_and_deliveries_with_the_state(database: Database) -> None:
+    job = claimed_job(database)
+    results = (new_result(), new_result(kind="overlay"))
+    Queue(database).settle(job, Done(model_version="m1", results=results, summary={"a": 1}))
+    settled = Queue(database).get(job.id)
+    assert settled is not None
+    assert (settled.state, settled.model_version, settled.summary) == (JobState.SUCCEEDED, "m1", {"a": 1})
+    assert [r.kind for r in Results(database).of_job(job.id)] == ["sr", "overlay"]
+    (delivery,) = Outbox(database).of_job(job.id)
+    assert (delivery.destination, str(delivery.state)) == ("pacs", "pending")
+
+
+def test_worker_that_lost_its_lease_changes_nothing(database: Database) -> None:
+    queue = Queue(database)
+    job = claimed_job(database, lease_seconds=0.0)
+    assert queue.reclaim_expired(in_a_minute()) == 1
+    (again,) = queue.claim("w2", ["cxr"], 1, 60)
+    with pytest.raises(StaleLease):
+        queue.settle(job, Done(model_version="m", results=(new_result(),)))
+    assert Results(database).of_job(job.id) == []
+    queue.settle(again, Done(model_version="m", results=(new_result(),)))
+    assert len(Results(database).of_job(job.id)) == 1
+
+
+def test_renewed_lease_does_not_expire(database: Database) -> None:
+    queue = Queue(database)
+    job = claimed_job(database, lease_seconds=0.0)
+    queue.renew([job], 3600)
+    assert queue.reclaim_expired(in_a_minute()) == 0
+    queue.cancel(job.id)
+    with pytest.raises(StaleLease):
+        queue.renew([job], 3600)
+
+
+def test_attempts_run_out(database: Database) -> None:
+    queue = Queue(database)
+    queued_job(database)
+    for _ in range(MAX_ATTEMPTS):
+        (job,) = queue.claim("w", ["cxr"], 1, 0)
+        queue.release_worker("w")
+    failed = queue.get(job.id)
+    assert failed is not None
+    assert failed.state is JobState.FAILED
+    assert "given up" in str(failed.reason)
+    assert queue.retry(job.id).state is JobState.QUEUED
+    (fresh,) = queue.claim("w", ["cxr"], 1, 60)
+    assert fresh.attempts == 1
+
+
+def test_retry_later_waits_and_gives_up_in_the_end(database: Database) -> None:
+    queue = Queue(database)
+    queued_job(database)
+    (job,) = queue.claim("w", ["cxr"], 1, 60)
+    queue.settle(job, RetryAfter(seconds=3600, reason="disk full"))
+    assert queue.claim("w", ["cxr"], 1, 60) == []
+    for _ in range(MAX_ATTEMPTS - 1):
+        with database.write() as connection:
+            from sqlalchemy import text
+
+            connection.execute(text("UPDATE jobs SET not_before = NULL"))
+        (job,) = queue.claim("w", ["cxr"], 1, 60)
+        queue.settle(job, RetryAfter(seconds=0, reason="disk full"))
+    ended = queue.get(job.id)
+    assert ended is not None
+    assert ended.state is JobState.FAILED
+
+
+def test_waiting_job_runs_when_the_model_is_there_and_costs_no_attempt(database: Database) -> None:
+    queue = Queue(database)
+    job = claimed_job(database)
+    queue.settle(job, WaitingFor(reason="model absent"))
+    assert queue.claim("w", ["cxr"], 1, 60) == []
+    assert queue.wake_waiting("cxr") == 1
+    (again,) = queue.claim("w", ["cxr"], 1, 60)
+    assert again.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [(Failed(reason="broken"), JobState.FAILED), (Skipped(reason="lateral"), JobState.SKIPPED)],
+)
+def test_ends_keep_their_reason(database: Database, outcome: Failed | Skipped, state: JobState) -> None:
+    job = claimed_job(database)
+    Queue(database).settle(job, outcome)
+    ended = Queue(database).get(job.id)
+    assert ended is not None
+    assert (ended.state, ended.reason) == (state, outcome.reason)
+
+
+def test_cancelled_job_can_be_retried_and_a_finished_one_not_cancelled(database: Database) -> None:
+    queue = Queue(database)
+    job = queued_job(database)
+    assert queue.cancel(job.id).state is JobState.CANCELLED
+    assert queue.retry(job.id).state is JobState.QUEUED
+    (held,) = queue.claim("w", ["cxr"], 1, 60)
+    queue.settle(held, Done(model_version="m", results=()))
+    with pytest.raises(IllegalTransition):
+        queue.cancel(job.id)
+    with pytest.raises(DatabaseError):
+        queue.retry(999_999)
+
+
+def test_reprocess_makes_a_new_revision_of_every_job(database: Database) -> None:
+    queue = Queue(database)
+    job = claimed_job(database)
+    queue.settle(job, Done(model_version="m", results=()))
+    (again,) = queue.reprocess("1.1")
+    assert (again.revision, again.predecessor_id, again.state) == (2, job.id, JobState.QUEUED)
+    former = queue.get(job.id)
+    assert former is not None
+    assert former.state is JobState.SUPERSEDED
+
+
+def test_history_tells_who_and_why(database: Database) -> None:
+    job = claimed_job(database)
+    Queue(database).settle(job, Failed(reason="broken"))
+    entries = [(h.who, h.from_state, h.to_state, h.why) for h in Queue(database).history(job.id)]
+    assert entries[1:] == [("w1", "queued", "running", "attempt 1"), ("w1", "running", "failed", "broken")]
+
+
+def test_workers_that_claim_at_once_share_the_jobs_out(database: Database) -> None:
+    jobs = [queued_job(database, f"3.{n}") for n in range(24)]
+    queue = Queue(database)
+
+    def work(number: int) -> list[int]:
+        mine: list[int] = []
+        while claimed := queue.claim(f"w{number}", ["cxr"], 3, 60):
+            mine += [job.id for job in claimed]
+        return mine
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [identifier for mine in pool.map(work, range(4)) for identifier in mine]
+    assert sorted(taken) == sorted(job.id for job in jobs)

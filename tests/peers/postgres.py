@@ -1,0 +1,69 @@
+"""A Postgres server of its own in a folder."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from tests.peers.waiting import answers, free_port, wait_until
+
+VERSIONS = Path("/usr/lib/postgresql")
+
+
+class Postgres:
+    """Runs as the user postgres where the tests run as root; reached over the loopback address."""
+
+    def __init__(self, folder: Path) -> None:
+        found = sorted(VERSIONS.glob("*/bin/initdb")) if VERSIONS.exists() else []
+        if not found:
+            pytest.skip("the system has no Postgres server: tests/install-peers installs it")
+        self.programs = found[-1].parent
+        self.folder = folder
+        self.port = free_port()
+
+    def __enter__(self) -> Postgres:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if os.getuid() == 0:
+            account = pwd.getpwnam("postgres")
+            for parent in (self.folder, *self.folder.parents):
+                # pytest's folders are closed to other users.
+                if parent.stat().st_uid == 0 and parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+                    parent.chmod(0o755)
+            os.chown(self.folder, account.pw_uid, account.pw_gid)
+        self._run("initdb", "-D", "data", "-U", "overread", "--auth=trust", "--no-sync", "-E", "UTF8")
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start and wait until it listens."""
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.folder}"
+        self._run("pg_ctl", "-D", "data", "-l", "log", "-o", options, "-w", "start")
+        wait_until(lambda: answers(self.port), 20, "Postgres listens")
+
+    def stop(self) -> None:
+        """Stop it at once."""
+        self._run("pg_ctl", "-D", "data", "-m", "immediate", "-w", "stop")
+
+    def create(self, name: str) -> str:
+        """A new empty database; its URL."""
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "overread", name)
+        return f"postgresql+psycopg://overread@127.0.0.1:{self.port}/{name}"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), *arguments]
+        if os.getuid() == 0:
+            command = ["runuser", "-u", "postgres", "--", *command]
+        with (self.folder / f"{program}.out").open("ab") as output:
+            subprocess.run(command, cwd=self.folder, stdout=output, stderr=output, check=True, timeout=60)
