@@ -1,0 +1,147 @@
+"""The model store: what it takes, what it refuses, and that nothing is unpickled unasked."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torchxrayvision as xrv
+from safetensors.torch import load_file, save_file
+
+from inference.engines.chest_xray import ChestXrayEngine
+from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
+from inference.settings import EngineSettings
+from inference.store import ModelStore
+from inference.store.importers import published
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models")
+
+
+@pytest.fixture(scope="module")
+def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded model in the layout in which torchxrayvision publishes its weights."""
+    torch.manual_seed(2)
+    model = xrv.models.DenseNet(weights=None, num_classes=18, apply_sigmoid=False)
+    model.targets = model.pathologies = [*xrv.datasets.default_pathologies[:17], ""]
+    model.op_threshs = torch.tensor([*([0.3] * 17), float("nan")])
+    path = tmp_path_factory.mktemp("pickled") / "seeded.pt"
+    torch.save(model, path)
+    return path
+
+
+def test_demonstration_model_comes_with_the_package(store: ModelStore) -> None:
+    stored = store.get("demo")
+    assert stored.card.demonstration
+    assert stored.card.identity.demonstration
+    assert stored.weights.stat().st_size < 4_000_000
+    assert "not for clinical use" in stored.card.training
+    assert all(value > 0.9 for value in stored.card.auc.values())
+    assert [verdict.ok for verdict in store.verify()] == [True]
+
+
+def test_pickled_file_needs_trust(store: ModelStore, pickled: Path) -> None:
+    with pytest.raises(ModelUntrusted, match="--trust"):
+        store.import_file(pickled, name="seeded")
+    assert store.entries()[1:] == []
+
+
+def test_pickled_file_is_converted_with_its_labels_and_operating_points(
+    store: ModelStore, pickled: Path
+) -> None:
+    stored = store.import_file(pickled, name="seeded", trust=True)
+    labels = stored.card.labels
+    assert labels[0].name == "Atelectasis"
+    assert labels[0].operating_point == pytest.approx(0.3)
+    assert (labels[17].name, labels[17].operating_point) == ("", None)
+    original = torch.load(pickled, weights_only=False).state_dict()
+    kept = load_file(stored.weights)
+    assert kept.keys() == {name for name in original if name != "op_threshs"}
+    assert all(torch.equal(kept[name], original[name]) for name in kept)
+    engine = ChestXrayEngine.load(EngineSettings(name="x", kind="chest_xray", model="seeded"), store)
+    assert engine.model.version.startswith("1+")
+    assert [entry.card.name for entry in store.entries()] == ["demo", "seeded"]
+
+
+def test_code_in_a_pickle_runs_in_a_process_of_its_own(store: ModelStore, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os._exit, (7,)
+
+    path = tmp_path / "evil.pt"
+    torch.save(Evil(), path)
+    with pytest.raises(ModelInvalid):
+        store.import_file(path, name="evil", trust=True)
+
+
+def test_safetensors_with_a_card_are_taken_as_they_are(store: ModelStore, tmp_path: Path) -> None:
+    demo = store.get("demo")
+    (tmp_path / "mine.safetensors").write_bytes(demo.weights.read_bytes())
+    (tmp_path / "mine.json").write_text(demo.card.model_dump_json())
+    stored = store.import_file(tmp_path / "mine.safetensors", name="mine")
+    assert stored.card.name == "mine"
+    assert stored.card.sha256 == demo.card.sha256
+
+
+def test_weights_without_a_card_or_with_another_one_are_refused(store: ModelStore, tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "mine.safetensors")
+    with pytest.raises(ModelInvalid, match="has no card"):
+        store.import_file(tmp_path / "mine.safetensors", name="mine")
+    (tmp_path / "mine.json").write_text(store.get("demo").card.model_dump_json())
+    with pytest.raises(ModelInvalid, match="digests differ"):
+        store.import_file(tmp_path / "mine.safetensors", name="mine")
+
+
+def test_changed_weights_are_found_and_not_loaded(store: ModelStore, pickled: Path) -> None:
+    stored = store.import_file(pickled, name="seeded", trust=True)
+    data = bytearray(stored.weights.read_bytes())
+    data[-1] ^= 1
+    stored.weights.write_bytes(data)
+    assert [(v.name, v.ok) for v in store.verify()] == [("demo", True), ("seeded", False)]
+    with pytest.raises(ModelInvalid):
+        store.get("seeded")
+
+
+def test_card_with_an_unknown_key_is_refused_with_its_place(store: ModelStore, pickled: Path) -> None:
+    stored = store.import_file(pickled, name="seeded", trust=True)
+    card = json.loads((stored.weights.parent / "card.json").read_text())
+    card["colour"] = "blue"
+    (stored.weights.parent / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ModelInvalid, match="colour"):
+        store.get("seeded")
+    assert not store.verify()[1].ok
+
+
+@pytest.mark.parametrize("name", ["../x", "", "demo", "a/b", ".hidden"])
+def test_names_that_are_no_names_are_refused(store: ModelStore, pickled: Path, name: str) -> None:
+    with pytest.raises(ModelInvalid, match="cannot be a model's name"):
+        store.import_file(pickled, name=name, trust=True)
+
+
+def test_labels_that_do_not_fit_are_refused(store: ModelStore, pickled: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('{"classes": ["a", "b"]}')
+    with pytest.raises(ModelInvalid, match="18 outputs and 2 labels"):
+        store.import_file(pickled, name="seeded", labels=tmp_path / "labels.json", trust=True)
+    (tmp_path / "labels.json").write_text("[]")
+    with pytest.raises(InferenceError, match="no labels file"):
+        store.import_file(pickled, name="seeded", labels=tmp_path / "labels.json", trust=True)
+
+
+def test_published_sets_have_labels_and_operating_points(store: ModelStore) -> None:
+    entry = published("densenet121-res224-nih")
+    assert entry.labels[14] == ""
+    assert entry.operating_points is not None
+    assert entry.operating_points[14] is None
+    with pytest.raises(ModelAbsent, match="densenet121-res224-all"):
+        store.pull("nothing-like-it")
+
+
+def test_model_may_be_named_by_its_folder_or_file(store: ModelStore) -> None:
+    demo = store.get("demo")
+    assert store.get(str(demo.weights.parent)).card == demo.card
+    assert store.get(str(demo.weights)).card == demo.card
