@@ -152,10 +152,33 @@ def _print(files: list[Path], out: Path) -> None:
             picture = out / f"overlay-{len(pictures) + 1}.png"
             Image.fromarray(dataset.pixel_array).save(picture)
             pictures.append(picture)
+    verdict = _validate(next(path for path in files if _sop_class(path) == COMPREHENSIVE_3D_SR))
     table = Table("finding", "certainty", "presence", "severity", title="Findings", title_justify="left")
     for row in findings_table(report):
         table.add_row(row.finding, f"{row.certainty_percent:.1f} %", row.presence, row.severity)
     console.print(render_text(report), markup=False)
+    console.print(verdict, markup=False)
     console.print(table)
     for picture in pictures:
         console.print(f"Overlay: {picture.resolve()}", markup=False)
+
+
+def _sop_class(path: Path) -> str:
+    return str(pydicom.dcmread(path, specific_tags=["SOPClassUID"]).SOPClassUID)
+
+
+def _validate(report: Path) -> str:
+    """What dciodvfy, where this machine has it, says of the report in a line.
+
+    Raises:
+        CommandError: the report has errors.
+    """
+    if shutil.which("dciodvfy") is None:
+        return "The report was not validated: dicom3tools' dciodvfy is not installed."
+    done = subprocess.run(
+        ["dciodvfy", str(report)], capture_output=True, text=True, errors="replace", timeout=60
+    )
+    errors = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("Error")]
+    if errors:
+        raise CommandError(f"dciodvfy finds {len(errors)} errors in the report: {errors[0]}")
+    return "dciodvfy finds no error in the report."
