@@ -1,10 +1,13 @@
-"""A classification network on its device: weights in, logits and explanations out."""
+"""A classification network on its device: weights in, logits and features out.
+
+Two backends do the same: PyTorch on any device, and OpenVINO on the CPU.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -13,33 +16,48 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from inference.calibration import ACTIVATIONS
 from inference.device import Placement, place
-from inference.errors import ModelInvalid
+from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.explanation import Target, explain
-from inference.networks import DenseNet, build_network
+from inference.networks import Network, build_network
+from inference.phantoms import chest_phantom
+from inference.preprocessing import SCALES
 from inference.settings import EngineSettings
 
 if TYPE_CHECKING:
+    from inference.openvino_backend import CompiledNetwork
     from inference.store import StoredModel
+
+PRECISION_TOLERANCE = 0.01
+"""How far a probability in a reduced precision may be from that of fp32."""
+PRECISION_BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
     """What a network says of one batch.
 
-    ``logits`` is float32 of shape (batch, outputs), on the CPU; ``feature_maps`` stay on the device.
+    ``logits`` is float32 of shape (batch, outputs), on the CPU; ``feature_maps`` and ``images`` stay on the
+    device, for explanations.
     """
 
     logits: NDArray[np.float32]
     feature_maps: Tensor
+    images: Tensor
 
 
 class Classifier:
     """A network with its weights, on one device and in one number format."""
 
-    def __init__(self, network: DenseNet, placement: Placement) -> None:
-        self._network = network.eval().requires_grad_(False).to(placement.device)
+    def __init__(
+        self, network: Network, placement: Placement, compiled: CompiledNetwork | None = None
+    ) -> None:
+        self.network = network.eval().requires_grad_(False).to(placement.device)
+        if placement.device.type == "cuda":
+            self.network = self.network.to(memory_format=torch.channels_last)
         self._placement = placement
+        self._compiled = compiled
 
     @classmethod
     def load(cls, settings: EngineSettings, stored: StoredModel) -> Self:
@@ -57,13 +75,44 @@ class Classifier:
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         network = build_network(stored.card)
         try:
-            network.load_state_dict(load_file(stored.weights), strict=True)
+            network.load_weights(load_file(stored.weights))
         except Exception as error:  # safetensors and torch raise several kinds for weights that do not fit
             raise ModelInvalid(
                 f"the weights of model {stored.card.name!r} do not fit its card ({type(error).__name__}); "
                 "run: overread models verify"
             ) from error
-        return cls(network, placement)
+        compiled = None
+        if placement.backend == "openvino":
+            from inference.openvino_backend import CompiledNetwork, converted
+
+            compiled = CompiledNetwork(converted(stored), bf16=placement.dtype == torch.bfloat16)
+        classifier = cls(network, placement, compiled)
+        if placement.dtype != torch.float32:
+            classifier.check_precision(settings, stored)
+        return classifier
+
+    def check_precision(self, settings: EngineSettings, stored: StoredModel) -> None:
+        """Compare with fp32 on a fixed batch of drawn radiographs.
+
+        Raises
+        ------
+        EngineMisconfigured
+            If a probability is further from that of fp32 than ``PRECISION_TOLERANCE``.
+        """
+        card = stored.card
+        pictures = np.stack([chest_phantom(seed, card.input_size).picture for seed in range(PRECISION_BATCH)])
+        grey = pictures[:, None].repeat(card.input_channels, axis=1)
+        images = SCALES[card.preprocessing.style].to_input(grey).astype(np.float32)
+        reference = Classifier(
+            self.network, place(replace(settings, precision="fp32", backend="torch"))
+        ).classify(images)
+        activation = ACTIVATIONS[card.activation]
+        apart = np.abs(activation(self.classify(images).logits) - activation(reference.logits)).max()
+        if apart > PRECISION_TOLERANCE:
+            raise EngineMisconfigured(
+                f"engine {settings.name!r}: with precision {settings.precision} the probabilities of model "
+                f"{card.name!r} are up to {apart:.3f} from those of fp32, more than {PRECISION_TOLERANCE}; use fp32."
+            )
 
     @property
     def device(self) -> str:
@@ -72,14 +121,23 @@ class Classifier:
 
     def classify(self, images: NDArray[np.float32]) -> Classification:
         """One forward pass for images of shape (batch, channels, rows, columns), float32."""
+        if self._compiled is not None:
+            logits, maps = self._compiled(images)
+            return Classification(
+                logits=logits, feature_maps=torch.from_numpy(maps), images=torch.from_numpy(images)
+            )
         batch = torch.from_numpy(images).to(self._placement.device)
+        if batch.is_cuda:
+            batch = batch.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             with self._placement.autocast():
-                feature_maps = self._network.feature_maps(batch)
+                feature_maps = self.network.feature_maps(batch)
             feature_maps = feature_maps.float()
-            logits = self._network.classify(feature_maps)
-        return Classification(logits=logits.cpu().numpy(), feature_maps=feature_maps)
+            found = self.network.classify(feature_maps)
+        return Classification(logits=found.cpu().numpy(), feature_maps=feature_maps, images=batch)
 
-    def explain(self, classification: Classification, targets: Sequence[Target]) -> list[NDArray[np.float32]]:
-        """One small map per target, as :func:`inference.explanation.explain` makes it."""
-        return explain(self._network, classification.feature_maps, targets)
+    def explain(
+        self, classification: Classification, targets: Sequence[Target], method: str = "Grad-CAM"
+    ) -> list[NDArray[np.float32]]:
+        """One map per target, as :func:`inference.explanation.explain` makes it."""
+        return explain(self.network, classification.feature_maps, classification.images, targets, method)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 
 from inference.errors import EngineMisconfigured
 from inference.settings import EngineSettings
 
-BACKENDS = ("auto", "torch")
+BACKENDS = ("auto", "torch", "openvino")
 PRECISIONS = {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a network runs and in which number format; ``name`` is for reports and logs."""
+    """Where a network runs, by which backend and in which number format; ``name`` is for reports and logs."""
 
     device: torch.device
+    backend: str
     dtype: torch.dtype
     name: str
 
@@ -28,7 +30,10 @@ class Placement:
 
 
 def place(settings: EngineSettings) -> Placement:
-    """Resolve ``device``, ``backend`` and ``precision``; ``auto`` takes CUDA where there is one, and fp32.
+    """Resolve ``device``, ``backend`` and ``precision``.
+
+    ``auto`` takes CUDA where there is one; on the CPU it takes OpenVINO where it is installed. Precision
+    ``auto`` is fp32.
 
     Raises
     ------
@@ -37,7 +42,7 @@ def place(settings: EngineSettings) -> Placement:
     """
     if settings.backend not in BACKENDS:
         raise EngineMisconfigured(
-            f"engine {settings.name!r}: {settings.kind} has no backend {settings.backend!r}; use torch."
+            f"engine {settings.name!r}: backend {settings.backend!r} is none of {', '.join(BACKENDS)}."
         )
     device = _device(settings)
     dtype = PRECISIONS.get(settings.precision)
@@ -47,8 +52,15 @@ def place(settings: EngineSettings) -> Placement:
         )
     if dtype == torch.float16 and device.type == "cpu":
         raise EngineMisconfigured(f"engine {settings.name!r}: fp16 needs a GPU; use fp32 or bf16 on the CPU.")
+    backend = settings.backend
+    if backend == "auto":
+        backend = "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
+    if backend == "openvino" and (device.type != "cpu" or not find_spec("openvino")):
+        raise EngineMisconfigured(
+            f"engine {settings.name!r}: OpenVINO runs on the CPU, where it is installed; use backend torch."
+        )
     name = "cpu" if device.type == "cpu" else f"{device} {torch.cuda.get_device_name(device)}"
-    return Placement(device=device, dtype=dtype, name=name)
+    return Placement(device=device, backend=backend, dtype=dtype, name=name)
 
 
 def _device(settings: EngineSettings) -> torch.device:

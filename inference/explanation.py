@@ -1,57 +1,194 @@
-"""Where a network looked: Grad-CAM of its last feature maps, in closed form.
+"""Where a network looked: maps of the parts of an image that speak for an output.
 
-A network that ends in a global average and a linear layer has constant gradients at its last feature
-maps: the weights of the linear layer over the number of cells. The map of a label is then a weighted sum
-of feature maps that the forward pass has already made; explaining costs no pass through the network.
+Grad-CAM has a closed form for networks that end in a global average and a linear layer: the gradients at
+the last feature maps are the linear layer's weights over the number of cells, so that a map is a weighted
+sum of feature maps that the forward pass has already made.
 
 References
 ----------
-Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
-ICCV 2017; section 3.1 and appendix A, which show it to equal class activation maps for such networks.
+Selvaraju et al., ICCV 2017 (Grad-CAM); Chattopadhay et al., WACV 2018 (Grad-CAM++); Simonyan et al.,
+2013 (saliency); Abnar and Zuidema, ACL 2020 (attention rollout); Erion et al., 2021 (expected gradients,
+the estimator of SHAP values that the shap library's GradientExplainer uses).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+
+from inference.errors import EngineMisconfigured
+from inference.networks import Network, TorchvisionNetwork
 
 SMALLEST = 1e-7
 """Added to the maximum before dividing by it, as pytorch-grad-cam does."""
-
-
-class PooledClassifier(Protocol):
-    """A network that ends in feature maps, their global average and a linear layer."""
-
-    @property
-    def output_weights(self) -> Tensor:
-        """The linear layer's weights, shape (outputs, features)."""
-
+SHAP_SAMPLES = 24
 
 Target = tuple[int, int]
 """One map to make: which image of the batch, and which output of the network."""
+Maps = list[NDArray[np.float32]]
 
 
 def explain(
-    network: PooledClassifier, feature_maps: Tensor, targets: Sequence[Target]
-) -> list[NDArray[np.float32]]:
-    """One Grad-CAM map per target, float32 in [0, 1] with the rows and columns of the feature maps.
+    network: Network, features: Tensor, images: Tensor, targets: Sequence[Target], method: str = "Grad-CAM"
+) -> Maps:
+    """One map per target, float32 in [0, 1], on the grid that the method has.
 
-    ``feature_maps`` has shape (batch, features, rows, columns), on the device that inferred; the maps are
-    made there too.
+    ``features`` are the network's last ones for the batch ``images``, on the device that inferred; the maps
+    are made there too.
+
+    Raises:
+        EngineMisconfigured: there is no such method, or not for this network.
     """
     if not targets:
         return []
-    images, outputs = (list(index) for index in zip(*targets, strict=True))
+    chosen = METHODS.get(method)
+    if chosen is None:
+        raise EngineMisconfigured(f"there is no explanation {method!r}: use one of {', '.join(METHODS)}.")
+    return [
+        np.nan_to_num(one).clip(0, 1).astype(np.float32) for one in chosen(network, features, images, targets)
+    ]
+
+
+def grad_cam(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
+    """Grad-CAM at the last feature maps, in closed form where the network has one."""
+    weights = network.output_weights
+    if weights is None:
+        return _by_gradient(GradCAM, network, features, targets)
+    rows, outputs = (list(index) for index in zip(*targets, strict=True))
     with torch.no_grad():
-        weights = network.output_weights.float()[outputs]
-        maps = torch.einsum("nf,nfrc->nrc", weights, feature_maps.float()[images]).relu()
-        cells = maps.shape[1] * maps.shape[2]
-        maps = maps / cells
-        maps = maps - maps.amin(dim=(1, 2), keepdim=True)
-        maps = maps / (maps.amax(dim=(1, 2), keepdim=True) + SMALLEST)
-    return list(np.nan_to_num(maps.cpu().numpy()).astype(np.float32))
+        maps = torch.einsum("nf,nfrc->nrc", weights.float()[outputs], features.float()[rows]).relu()
+        maps = maps / (maps.shape[1] * maps.shape[2])
+        return _scaled(maps)
+
+
+def grad_cam_plus_plus(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
+    """Grad-CAM++ at the last feature maps."""
+    return _by_gradient(GradCAMPlusPlus, network, features, targets)
+
+
+def saliency(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
+    """The size of the output's gradient at each pixel, the largest over the channels."""
+    maps = []
+    for row, output in targets:
+        pixels = images[row : row + 1].detach().clone().requires_grad_(True)
+        with torch.enable_grad():
+            network(pixels)[0, output].backward()
+        assert pixels.grad is not None
+        maps.append(pixels.grad[0].abs().amax(dim=0))
+    return _scaled(torch.stack(maps))
+
+
+def attention_rollout(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
+    """Attention from the class token to the patches through all layers of a ViT; the same for every output."""
+    if not isinstance(network, TorchvisionNetwork) or network.name != "vit_b_16":
+        raise EngineMisconfigured("attention rollout needs a Vision Transformer: use Grad-CAM.")
+    rolled = _rollout(network, images)
+    side = round((rolled.shape[1] - 1) ** 0.5)
+    maps = rolled[:, 1:].reshape(-1, side, side)
+    return _scaled(maps[[row for row, _ in targets]])
+
+
+def shap_values(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
+    """SHAP values of the pixels against a uniform grey image: what speaks for the output, channels added up."""
+    import shap
+
+    maps = []
+    for row, output in targets:
+        pixels = images[row : row + 1]
+        background = pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels).contiguous()
+        with torch.enable_grad():
+            explainer = shap.GradientExplainer(_Output(network, output), background)
+            values = np.asarray(explainer.shap_values(pixels, nsamples=SHAP_SAMPLES, rseed=1))
+        total = values.reshape(pixels.shape[1], *pixels.shape[2:]).sum(axis=0)
+        maps.append(torch.from_numpy(np.maximum(total, 0)))
+    return _scaled(torch.stack(maps))
+
+
+METHODS: dict[str, Callable[[Network, Tensor, Tensor, Sequence[Target]], Maps]] = {
+    "Grad-CAM": grad_cam,
+    "Grad-CAM++": grad_cam_plus_plus,
+    "Saliency": saliency,
+    "Attention rollout": attention_rollout,
+    "SHAP": shap_values,
+}
+"""Explanations by the name that readers see on overlays."""
+
+
+def _scaled(maps: Tensor) -> Maps:
+    """Each map from its minimum to its maximum, as pytorch-grad-cam scales."""
+    maps = maps.float()
+    maps = maps - maps.amin(dim=(1, 2), keepdim=True)
+    maps = maps / (maps.amax(dim=(1, 2), keepdim=True) + SMALLEST)
+    return list(maps.cpu().numpy())
+
+
+def _by_gradient(kind: type[GradCAM], network: Network, features: Tensor, targets: Sequence[Target]) -> Maps:
+    """pytorch-grad-cam on the end of the network, from features that are there already."""
+    chosen = features.detach().float()[[row for row, _ in targets]].requires_grad_(True)
+    head = _Head(network)
+    reshape = _token_maps if chosen.ndim == 3 else None
+    with (
+        torch.enable_grad(),
+        kind(model=head, target_layers=[head.features], reshape_transform=reshape) as cam,
+    ):
+        cam.get_target_width_height = lambda _: None
+        maps = cam(input_tensor=chosen, targets=[ClassifierOutputTarget(output) for _, output in targets])
+    return list(maps)
+
+
+def _token_maps(tokens: Tensor) -> Tensor:
+    """Patch tokens (batch, 1 + patches, features) as maps (batch, features, rows, columns)."""
+    patches = tokens[:, 1:]
+    side = round(patches.shape[1] ** 0.5)
+    return patches.transpose(1, 2).reshape(tokens.shape[0], -1, side, side)
+
+
+def _rollout(network: TorchvisionNetwork, images: Tensor) -> Tensor:
+    """Attention of the class token after rolling all layers out, heads averaged, shape (batch, tokens)."""
+    inner = network.inner
+    with torch.no_grad():
+        patches = inner._process_input(images)
+        tokens = torch.cat([inner.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
+        tokens = tokens + inner.encoder.pos_embedding
+        identity = torch.eye(tokens.shape[1], device=tokens.device)
+        rolled = identity.expand(len(tokens), -1, -1)
+        for layer in inner.encoder.layers:
+            normed = layer.ln_1(tokens)
+            _, weights = layer.self_attention(
+                normed, normed, normed, need_weights=True, average_attn_weights=True
+            )
+            mixed = (weights + identity) / 2
+            rolled = mixed / mixed.sum(dim=-1, keepdim=True) @ rolled
+            tokens = layer(tokens)
+    return rolled[:, 0]
+
+
+class _Head(nn.Module):
+    """The end of a network as a network of its own, with its input as the layer to look at."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self.network = network
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.network.classify(self.features(features))
+
+
+class _Output(nn.Module):
+    """One output of a network, as a column."""
+
+    def __init__(self, network: Network, output: int) -> None:
+        super().__init__()
+        self.network = network
+        self.output = output
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits[:, self.output : self.output + 1]

@@ -6,23 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.findings import Region
-from inference.preprocessing import Square
+from inference.preprocessing import Field
 from inference.resampling import resample, triangle_axis
 
 REGION_LEVEL = 0.5  # of the map's maximum
-REGION_GRID = 128  # cells along the square's side
+REGION_GRID = 128  # cells along each side of the field
 
 
 def heatmap_values(
-    small: NDArray[np.float32], square: Square, source_shape: tuple[int, int], picture_shape: tuple[int, int]
+    small: NDArray[np.float32], field: Field, source_shape: tuple[int, int], picture_shape: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """A map of the square, spread on the picture's grid: float32 in [0, 1], zero outside of the square.
+    """A map of the network's field, spread on the picture's grid: float32 in [0, 1], zero outside of the field.
 
     ``source_shape`` and ``picture_shape`` are (rows, columns) of the same view at two sizes.
     """
     values = np.zeros(picture_shape, dtype=np.float32)
-    top, bottom = _scaled(square.row, square.size, source_shape[0], picture_shape[0])
-    left, right = _scaled(square.column, square.size, source_shape[1], picture_shape[1])
+    top, bottom = _scaled(field.row, field.rows, source_shape[0], picture_shape[0])
+    left, right = _scaled(field.column, field.columns, source_shape[1], picture_shape[1])
     enlarged = resample(
         small, triangle_axis(small.shape[0], bottom - top), triangle_axis(small.shape[1], right - left)
     )
@@ -30,8 +30,8 @@ def heatmap_values(
     return values
 
 
-def region_of(small: NDArray[np.float32], square: Square) -> Region | None:
-    """The convex outline of the hottest part of a map of the square, in pixels of the source image.
+def region_of(small: NDArray[np.float32], field: Field) -> Region | None:
+    """The convex outline of the hottest part of a map of the field, in pixels of the source image.
 
     The hottest part is what is connected to the maximum at ``REGION_LEVEL`` of it or above. None for a map
     without any heat.
@@ -44,8 +44,8 @@ def region_of(small: NDArray[np.float32], square: Square) -> Region | None:
         return None
     hottest = _connected(values >= REGION_LEVEL * peak, int(values.argmax()))
     points = _convex_hull(_corners(hottest))
-    cell = square.size / REGION_GRID
-    return Region(points=(points * cell + (square.column, square.row)).astype(np.float32))
+    cell = (field.columns / REGION_GRID, field.rows / REGION_GRID)
+    return Region(points=(points * cell + (field.column, field.row)).astype(np.float32))
 
 
 def _scaled(start: int, size: int, source: int, picture: int) -> tuple[int, int]:

@@ -15,7 +15,12 @@ from inference.errors import EngineUnknown
 
 ENTRY_POINT_GROUP = "overread.engines"
 
-_BUILT_IN = {"chest_xray": ("inference.engines.chest_xray", "ChestXrayEngine")}
+_BUILT_IN = {
+    "chest_xray": ("inference.engines.chest_xray", "ChestXrayEngine"),
+    "image_classifier": ("inference.engines.image_classifier", "ImageClassifierEngine"),
+    "pneumonia": ("inference.engines.pneumonia", "PneumoniaEngine"),
+    "concept_prototype": ("inference.engines.concept_prototype", "ConceptPrototypeEngine"),
+}
 
 
 def engine_kinds() -> tuple[str, ...]:

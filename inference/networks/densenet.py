@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from inference.networks.network import Network
 
-class DenseNet(nn.Module):
+
+class DenseNet(Network):
     """Dense blocks with transitions between them, a global average and one linear layer.
 
     Parameters
@@ -60,10 +62,6 @@ class DenseNet(nn.Module):
         layers[f"norm{len(block_config) + 1}"] = nn.BatchNorm2d(channels)
         self.features = nn.Sequential(layers)
         self.classifier = nn.Linear(channels, outputs)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of shape (batch, outputs) for images of shape (batch, channels, rows, columns)."""
-        return self.classify(self.feature_maps(images))
 
     def feature_maps(self, images: Tensor) -> Tensor:
         """The last feature maps, rectified, of shape (batch, features, rows, columns)."""

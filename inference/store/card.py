@@ -74,11 +74,73 @@ class DenseNetArchitecture(CardModel):
     bottleneck: int = 4
 
 
-class Preprocessing(CardModel):
-    """What happens to an image's values before the network besides scaling."""
+class TorchvisionArchitecture(CardModel):
+    """One of torchvision's classification networks, with its own parameter names."""
 
+    family: Literal["torchvision"] = "torchvision"
+    network: Literal[
+        "densenet121",
+        "resnet18",
+        "resnet50",
+        "efficientnet_b0",
+        "efficientnet_b4",
+        "convnext_base",
+        "vit_b_16",
+    ]
+
+
+class PrototypeArchitecture(CardModel):
+    """A concept prototype network: a backbone, concept maps, and prototypes that it compares regions with."""
+
+    family: Literal["concept_prototype"] = "concept_prototype"
+    backbone: Literal["resnet18", "resnet50", "vit_b_16"]
+    concepts: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    """Names in the order of the concept maps."""
+    prototypes_per_concept: int = Field(gt=0)
+
+
+Architecture = Annotated[
+    DenseNetArchitecture | TorchvisionArchitecture | PrototypeArchitecture, Field(discriminator="family")
+]
+
+
+class Preprocessing(CardModel):
+    """How an image's values become the network's input.
+
+    ``torchxrayvision``: centre square, [-1024, 1024]. ``imagenet``: the whole 8-bit picture by PIL's
+    bilinear resize, three equal channels, ImageNet's mean and standard deviation. ``unit``: the same
+    without the normalisation, in [0, 1].
+    """
+
+    style: Literal["torchxrayvision", "imagenet", "unit"] = "torchxrayvision"
     voi: bool = False
     """Apply the header's VOI transformation."""
+
+
+class Temperature(CardModel):
+    """Logits are divided by ``temperature`` (Guo et al., ICML 2017)."""
+
+    method: Literal["temperature"] = "temperature"
+    temperature: float = Field(gt=0)
+
+
+class Platt(CardModel):
+    """Logistic regression on each label's logit: sigmoid(slope * logit + intercept) (Platt, 1999)."""
+
+    method: Literal["platt"] = "platt"
+    slopes: Annotated[tuple[float, ...], Field(strict=False)]
+    intercepts: Annotated[tuple[float, ...], Field(strict=False)]
+
+
+class Isotonic(CardModel):
+    """A monotone step-wise linear function of each label's probability (Zadrozny and Elkan, KDD 2002)."""
+
+    method: Literal["isotonic"] = "isotonic"
+    knots: Annotated[tuple[tuple[float, ...], ...], Field(strict=False)]
+    values: Annotated[tuple[tuple[float, ...], ...], Field(strict=False)]
+
+
+CardCalibration = Annotated[Temperature | Platt | Isotonic, Field(discriminator="method")]
 
 
 class ModelCard(CardModel):
@@ -97,8 +159,15 @@ class ModelCard(CardModel):
     demonstration: bool = False
     input_size: int = Field(gt=0)
     input_channels: int = Field(default=1, gt=0)
-    architecture: DenseNetArchitecture
+    architecture: Architecture
     preprocessing: Preprocessing = Preprocessing()
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    calibration: CardCalibration | None = None
+    """Applied to the probabilities of the model, before its operating points."""
+    modalities: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Modalities whose images the model takes; none: those of its engine kind."""
+    disclaimer: str = ""
+    """A sentence that every object of the model carries."""
     labels: Annotated[tuple[CardLabel, ...], Field(strict=False, min_length=1)]
     """In the order of the network's outputs."""
     training: str = ""

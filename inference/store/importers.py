@@ -7,13 +7,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid
 from inference.store import unpickler
-from inference.store.card import CardLabel, DenseNetArchitecture, ModelCard
+from inference.store.card import (
+    Architecture,
+    CardLabel,
+    DenseNetArchitecture,
+    ModelCard,
+    Preprocessing,
+    PrototypeArchitecture,
+    TorchvisionArchitecture,
+)
 from inference.store.pathologies import chest_label
 
 if TYPE_CHECKING:
@@ -45,9 +53,12 @@ class Draft:
     licence: str
     input_size: int
     input_channels: int
-    architecture: DenseNetArchitecture
+    architecture: Architecture
     labels: tuple[CardLabel, ...]
     training: str = ""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    disclaimer: str = ""
 
     def card(self, *, name: str, origin: str, sha256: str) -> ModelCard:
         """The card of the model under a name."""
@@ -64,6 +75,9 @@ class Draft:
             architecture=self.architecture,
             labels=self.labels,
             training=self.training,
+            preprocessing=self.preprocessing,
+            activation=self.activation,
+            disclaimer=self.disclaimer,
         )
 
 
@@ -87,6 +101,17 @@ def published(name: str) -> Published:
         operating_points=None if points is None else tuple(None if p != p else float(p) for p in points),
         input_size=int(entry.get("input_resolution", TORCHXRAYVISION_INPUT)),
     )
+
+
+def published_model(tensors: dict[str, Tensor], facts: Mapping[str, Any], published: Published) -> Draft:
+    """A published weight set as a model.
+
+    Raises:
+        ModelInvalid: what came is none of the layouts that torchxrayvision publishes.
+    """
+    if "features.conv0.weight" in tensors:
+        return torchxrayvision_model(tensors, facts, published=published)
+    return torchxrayvision_resnet(tensors, published=published)
 
 
 def unpickle(file: Path, scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -113,19 +138,140 @@ def unpickle(file: Path, scratch: Path) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def draft_of(
-    tensors: dict[str, Tensor], facts: Mapping[str, Any], *, kind: str | None, classes: Sequence[str] | None
+    tensors: dict[str, Tensor],
+    facts: Mapping[str, Any],
+    *,
+    kind: str | None,
+    names: Mapping[str, Sequence[str]],
 ) -> Draft:
     """The model that a checkpoint holds, recognised by its tensors.
+
+    ``names`` has the names of outputs under ``classes`` and of concepts under ``concepts``, where the file
+    does not have them.
 
     Raises:
         ModelInvalid: no engine of this version knows the layout, or not as ``kind``.
     """
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    classes = names.get("classes")
+    if kind in (None, "concept_prototype") and "prototypes" in tensors:
+        return concept_prototype_model(tensors, names)
+    if kind in (None, "pneumonia") and facts.get("architecture") == "efficientnet_b0":
+        return pneumonia_model(tensors, facts, classes)
     if kind in (None, "chest_xray") and "features.conv0.weight" in tensors:
         return torchxrayvision_model(tensors, facts, classes=classes)
+    if kind in (None, "chest_xray") and "model.conv1.weight" in tensors:
+        return torchxrayvision_resnet(tensors, names=classes)
     raise ModelInvalid(
         "the checkpoint's layout is not known"
         + (f" for kind {kind!r}." if kind else ": say --kind, or import safetensors with a card.")
     )
+
+
+def pneumonia_model(
+    tensors: dict[str, Tensor], facts: Mapping[str, Any], classes: Sequence[str] | None = None
+) -> Draft:
+    """An EfficientNet-B0 with a softmax over its classes, NORMAL among them.
+
+    Raises:
+        ModelInvalid: the classes are unknown or do not fit the outputs.
+    """
+    if "classifier.1.weight" not in tensors:
+        raise ModelInvalid("the checkpoint is no EfficientNet-B0 of torchvision: it has no classifier.")
+    outputs = int(tensors["classifier.1.weight"].shape[0])
+    found = _checked_names(classes or facts.get("class_names"), outputs)
+    return Draft(
+        tensors=dict(tensors),
+        kind="pneumonia",
+        version="1",
+        manufacturer="unknown",
+        licence="unknown",
+        input_size=224,
+        input_channels=3,
+        architecture=TorchvisionArchitecture(network="efficientnet_b0"),
+        labels=tuple(chest_label(name.capitalize() if name.isupper() else name) for name in found),
+        preprocessing=Preprocessing(style="imagenet"),
+        activation="softmax",
+        disclaimer="AI-assisted preliminary reading. Clinical correlation required.",
+    )
+
+
+def torchxrayvision_resnet(
+    tensors: dict[str, Tensor], *, published: Published | None = None, names: Sequence[str] | None = None
+) -> Draft:
+    """torchxrayvision's ResNet50 for images of 512 x 512 with one channel.
+
+    Raises:
+        ModelInvalid: the labels are unknown or do not fit the outputs.
+    """
+    network = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    if "fc.weight" not in network:
+        network = {name: t for name, t in tensors.items() if name != "op_threshs"}
+    outputs = int(network["fc.weight"].shape[0])
+    labels = _checked_names(published.labels if published else names, outputs)
+    points = (published.operating_points if published else None) or (None,) * outputs
+    return Draft(
+        tensors=network,
+        kind="chest_xray",
+        version="1",
+        manufacturer="mlmed/torchxrayvision" if published else "unknown",
+        licence="Apache-2.0" if published else "unknown",
+        input_size=published.input_size if published else 512,
+        input_channels=int(network["conv1.weight"].shape[1]),
+        architecture=TorchvisionArchitecture(network="resnet50"),
+        labels=tuple(chest_label(name, point) for name, point in zip(labels, points, strict=True)),
+    )
+
+
+def concept_prototype_model(tensors: dict[str, Tensor], names: Mapping[str, Sequence[str]]) -> Draft:
+    """A concept prototype network; numbers of concepts and prototypes follow from the shapes.
+
+    Raises:
+        ModelInvalid: the names do not fit, or the backbone is none that overread knows.
+    """
+    concepts = int(tensors["concept_head.weight"].shape[0])
+    prototypes = int(tensors["prototypes"].shape[0])
+    classes = int(tensors["task_head.weight"].shape[0])
+    if prototypes % concepts:
+        raise ModelInvalid(
+            f"the checkpoint has {prototypes} prototypes, no multiple of its {concepts} concepts."
+        )
+    features = int(tensors["concept_head.weight"].shape[1])
+    if "backbone.0.weight" in tensors:
+        backbone: Literal["resnet18", "resnet50", "vit_b_16"] = "resnet18" if features == 512 else "resnet50"
+    elif any(name.startswith("backbone.vit.") for name in tensors):
+        backbone = "vit_b_16"
+    else:
+        raise ModelInvalid("the checkpoint's backbone is neither a ResNet nor a Hugging Face ViT.")
+    named_concepts = names.get("concepts") or [f"Concept {n + 1}" for n in range(concepts)]
+    if len(named_concepts) != concepts:
+        raise ModelInvalid(f"the checkpoint has {concepts} concepts and {len(named_concepts)} names.")
+    kept = {name: t for name, t in tensors.items() if not name.startswith("backbone.vit.pooler.")}
+    return Draft(
+        tensors=kept,
+        kind="concept_prototype",
+        version="1",
+        manufacturer="unknown",
+        licence="unknown",
+        input_size=224,
+        input_channels=3,
+        architecture=PrototypeArchitecture(
+            backbone=backbone,
+            concepts=tuple(named_concepts),
+            prototypes_per_concept=prototypes // concepts,
+        ),
+        labels=tuple(chest_label(name) for name in _checked_names(names.get("classes"), classes)),
+        preprocessing=Preprocessing(style="imagenet"),
+    )
+
+
+def _checked_names(names: Sequence[str] | None, outputs: int) -> list[str]:
+    found = list(names or ())
+    if len(found) != outputs:
+        raise ModelInvalid(
+            f"the checkpoint has {outputs} outputs and {len(found)} labels: name them all with --labels FILE."
+        )
+    return found
 
 
 def torchxrayvision_model(

@@ -22,6 +22,7 @@ from inference.store.download import Progress, download
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
+CACHE = ".cache"
 DEMONSTRATION = "demo"
 DEMONSTRATION_FOLDER = Path(__file__).resolve().parents[1] / "demo"
 
@@ -32,6 +33,8 @@ class StoredModel:
 
     card: ModelCard
     weights: Path
+    cache: Path
+    """Folder for what is derived from the weights and can be made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class ModelStore:
                 f"model {reference!r} is not in the store: fetch it with `overread models pull {reference}` "
                 f"or put a file there with `overread models import FILE --name {reference}`."
             )
-        stored = _read(folder)
+        stored = self._read(folder)
         if _digest(stored.weights) != stored.card.sha256:
             raise ModelInvalid(
                 f"the weights of model {reference!r} are not those of its card: pull or import it again."
@@ -74,7 +77,7 @@ class ModelStore:
         found: list[StoredModel] = []
         for folder in self._folders():
             try:
-                found.append(_read(folder))
+                found.append(self._read(folder))
             except ModelInvalid:
                 continue  # `verify` is what names them
         return found
@@ -84,7 +87,7 @@ class ModelStore:
         verdicts: list[Verdict] = []
         for folder in self._folders():
             try:
-                stored = _read(folder)
+                stored = self._read(folder)
             except ModelInvalid as error:
                 verdicts.append(Verdict(name=folder.name, ok=False, message=str(error)))
                 continue
@@ -106,7 +109,7 @@ class ModelStore:
             file = download(published.address, Path(scratch) / "weights.pt", progress)
             # The address is the library's own and the file is read in a process of its own.
             tensors, facts = importers.unpickle(file, Path(scratch))
-            draft = importers.torchxrayvision_model(tensors, facts, published=published)
+            draft = importers.published_model(tensors, facts, published)
             return self._add(draft, name, origin=published.address)
 
     def import_file(
@@ -120,8 +123,8 @@ class ModelStore:
     ) -> StoredModel:
         """Take a local file into the store under a name.
 
-        ``labels`` is a JSON file with the names of the outputs, ``{"classes": [...]}``, for files that
-        do not name them.
+        ``labels`` is a JSON file with the names of the outputs, ``{"classes": [...]}``, and of concepts,
+        ``{"concepts": [...]}``, for files that do not name them.
 
         Raises:
             ModelUntrusted: the file has to be unpickled and ``trust`` is False.
@@ -152,7 +155,7 @@ class ModelStore:
             )
         with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
             tensors, facts = importers.unpickle(file, Path(scratch))
-            draft = importers.draft_of(tensors, facts, kind=kind, classes=_classes(labels))
+            draft = importers.draft_of(tensors, facts, kind=kind, names=_names(labels))
             return self._add(draft, name, origin=file.name)
 
     def _add(self, draft: importers.Draft, name: str, origin: str) -> StoredModel:
@@ -191,16 +194,15 @@ class ModelStore:
         folder = path.parent if path.suffix == ".safetensors" else path
         return folder if os.sep in reference and (folder / CARD).exists() else None
 
+    def _read(self, folder: Path) -> StoredModel:
+        weights = folder / WEIGHTS
+        if not weights.exists():
+            raise ModelInvalid(f"{folder} has a card but no {WEIGHTS}: pull or import the model again.")
+        return StoredModel(card=_read_card(folder / CARD), weights=weights, cache=self.folder / CACHE)
+
     def _folders(self) -> list[Path]:
         own = sorted(self.folder.glob("*/" + CARD)) if self.folder.exists() else []
         return [DEMONSTRATION_FOLDER, *(card.parent for card in own if not card.parent.name.startswith("."))]
-
-
-def _read(folder: Path) -> StoredModel:
-    weights = folder / WEIGHTS
-    if not weights.exists():
-        raise ModelInvalid(f"{folder} has a card but no {WEIGHTS}: pull or import the model again.")
-    return StoredModel(card=_read_card(folder / CARD), weights=weights)
 
 
 def _read_card(path: Path) -> ModelCard:
@@ -223,15 +225,19 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _classes(labels: Path | None) -> list[str] | None:
+def _names(labels: Path | None) -> dict[str, list[str]]:
+    """Names of classes and concepts from a labels file."""
     if labels is None:
-        return None
+        return {}
     try:
-        classes = json.loads(labels.read_text())["classes"]
-        if not isinstance(classes, list):
-            raise TypeError
-        return [str(name) for name in classes]
+        content = json.loads(labels.read_text())
+        names = {
+            key: [str(name) for name in content[key]] for key in ("classes", "concepts") if key in content
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InferenceError(
             f'{labels} is no labels file: it has to be JSON like {{"classes": ["..."]}}.'
         ) from error
+    if not names:
+        raise InferenceError(f'{labels} is no labels file: it has to be JSON like {{"classes": ["..."]}}.')
+    return names

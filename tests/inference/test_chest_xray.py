@@ -110,7 +110,7 @@ def test_real_radiographs_equal_torchxrayvision(
 def test_heat_maps_equal_pytorch_grad_cam(engine: ChestXrayEngine, original: xrv.models.DenseNet) -> None:
     torch.manual_seed(1)
     batch = torch.randn(3, 1, 224, 224) * 400
-    classifier = engine._classifier
+    classifier = engine.members[0].classifier
     classification = classifier.classify(batch.numpy())
     targets = [(row, output) for row in range(3) for output in range(18)]
     ours = np.stack(classifier.explain(classification, targets)).reshape(3, 18, 7, 7)

@@ -47,6 +47,7 @@ CHEST = """
 name = "cxr"
 kind = "chest_xray"
 model = "{model}"
+backend = "torch"
 
 [[route]]
 name = "chest x-rays"

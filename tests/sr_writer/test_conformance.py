@@ -104,7 +104,7 @@ def test_validators_report_a_broken_object(
     report = write_results([make_analysis(make_image(), NEGATIVE)], context)[0].dataset
     del report.CompletionFlag
     names = [item.ConceptNameCodeSequence[0].CodeMeaning for item in report.ContentSequence]
-    del report.ContentSequence[names.index("Procedure reported")]
+    del report.ContentSequence[names.index("Imaging Measurements")]
     path = tmp_path / "broken.dcm"
     report.save_as(path, enforce_file_format=True)
     assert dciodvfy_errors(path)

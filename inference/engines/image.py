@@ -1,0 +1,337 @@
+"""What the engines for single images share: reading, preprocessing, prediction, calibration, explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.calibration import ACTIVATIONS, calibrate, normalise_operating_points
+from inference.engine import ImageHeader, Selection
+from inference.errors import EngineMisconfigured, ImageUnreadable, ModelInvalid
+from inference.findings import (
+    Analysis,
+    Finding,
+    Heatmap,
+    Label,
+    ModelIdentity,
+    Presence,
+    Refusal,
+    SourceImage,
+)
+from inference.grey import GreyImage, grey_image
+from inference.localization import heatmap_values, region_of
+from inference.part10 import header_of
+from inference.picture import picture_of
+from inference.pixels import read_image
+from inference.plain_pictures import is_plain_picture, read_plain_picture
+from inference.preprocessing import SCALES, Field, field_of, network_input
+
+if TYPE_CHECKING:
+    from inference.ensembles import Member, Prediction
+    from inference.settings import EngineSettings
+    from inference.store import ModelCard, ModelStore
+
+OPTIONS = ("ensemble", "weights", "scales", "tta", "explanation", "thresholds")
+"""Keys of the ``[[engine]]`` table that every image engine has besides the common ones."""
+CERTAIN = 0.70
+"""A softmax engine whose most probable class is below this advises a review by a person."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCase:
+    """One image, ready for the networks: ``inputs`` has float32 (channels, size, size) for each size."""
+
+    source: SourceImage
+    inputs: dict[int, NDArray[np.float32]] = field(repr=False)
+    seen: Field
+    picture: NDArray[np.uint8] = field(repr=False)
+    review_advised: str | None
+
+
+class ImageEngine:
+    """An engine for single images; a kind says which images it takes."""
+
+    kind: ClassVar[str]
+    header_keywords: ClassVar[frozenset[str]]
+    minimum_size: ClassVar[int] = 32
+    """Rows and columns that an image must have, in pixels."""
+
+    def __init__(self, settings: EngineSettings, card: ModelCard, members: Sequence[Member]) -> None:
+        self.settings = settings
+        self.card = card
+        self.members = tuple(members)
+        self._augment = bool(settings.options.get("tta", False))
+        self._method = str(settings.options.get("explanation", self.default_explanation(card)))
+        overridden = settings.options.get("thresholds", {})
+        self._reported = {
+            index: _with_thresholds(label.as_finding(), overridden.get(label.name))
+            for index, label in enumerate(card.labels)
+            if label.name
+        }
+        self._operating_points = np.array(
+            [np.nan if label.operating_point is None else label.operating_point for label in card.labels]
+        )
+
+    # What a kind decides
+
+    @classmethod
+    def refusal(cls, header: ImageHeader) -> str | None:
+        """Why an image is not for this kind, as a sentence; None if it is."""
+        raise NotImplementedError
+
+    def review_of(self, header: ImageHeader) -> str | None:
+        """Why a person should look at the result again because of how the image was described."""
+        return None
+
+    @classmethod
+    def default_explanation(cls, card: ModelCard) -> str:
+        """The explanation to use where the settings name none."""
+        vit = getattr(card.architecture, "network", "") == "vit_b_16"
+        return "Attention rollout" if vit else "Grad-CAM"
+
+    # What is the same for all
+
+    @classmethod
+    def select(cls, headers: Sequence[ImageHeader]) -> Selection:
+        """The images of a series that this kind takes, in their order."""
+        refused = {h.sop_instance_uid: reason for h in headers if (reason := cls.refusal(h)) is not None}
+        inputs = tuple(h.sop_instance_uid for h in headers if h.sop_instance_uid not in refused)
+        return Selection(inputs=inputs, refused=refused)
+
+    @classmethod
+    def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
+        """Load the model and run it once, so that the first study does not wait for that."""
+        from inference.classifier import Classifier  # loads torch
+        from inference.ensembles import Member
+
+        unknown = sorted(set(settings.options) - set(OPTIONS))
+        if unknown:
+            raise EngineMisconfigured(
+                f"engine {settings.name!r}: {cls.kind} has no option {unknown[0]!r}; it has {', '.join(OPTIONS)}."
+            )
+        names = [settings.model, *_list_of(settings, "ensemble", str)]
+        weights = _list_of(settings, "weights", float) or [1.0] * len(names)
+        scales: list[int | None] = list(_list_of(settings, "scales", int)) or [None]
+        if len(weights) != len(names) or min(weights) <= 0:
+            raise EngineMisconfigured(
+                f"engine {settings.name!r}: weights needs one number above 0 for each of its {len(names)} models."
+            )
+        members: list[Member] = []
+        card: ModelCard | None = None
+        for name, weight in zip(names, weights, strict=True):
+            stored = store.get(name)
+            if stored.card.kind != cls.kind:
+                raise ModelInvalid(
+                    f"model {stored.card.name!r} is for {stored.card.kind} engines, not for {cls.kind}."
+                )
+            if card is not None and [x.name for x in stored.card.labels] != [x.name for x in card.labels]:
+                raise ModelInvalid(f"models {card.name!r} and {stored.card.name!r} have different labels.")
+            card = card or stored.card
+            classifier = Classifier.load(settings, stored)
+            members += [
+                Member(classifier=classifier, input_size=size or stored.card.input_size, weight=weight)
+                for size in scales
+            ]
+        assert card is not None
+        engine = cls(settings, card, members)
+        engine._warm_up()
+        return engine
+
+    @property
+    def device(self) -> str:
+        return self.members[0].classifier.device
+
+    @property
+    def model(self) -> ModelIdentity:
+        return self.card.identity
+
+    def prepare(self, files: Sequence[Path]) -> list[ImageCase | Refusal]:
+        """Decode and preprocess, one file at a time."""
+        return [self._prepare(path) for path in files]
+
+    def _prepare(self, path: Path) -> ImageCase | Refusal:
+        try:
+            if is_plain_picture(path):
+                image, source, review = read_plain_picture(path), _plain_source(path), None
+            else:
+                stored = read_image(path)
+                header = header_of(stored.dataset, self.header_keywords)
+                refusal = self.refusal(header)
+                if refusal is not None:
+                    return Refusal(path=path, reason=refusal)
+                image, review = grey_image(stored), self.review_of(header)
+                source = SourceImage(
+                    path=path,
+                    study_instance_uid=str(stored.dataset.get("StudyInstanceUID", "")),
+                    series_instance_uid=str(stored.dataset.get("SeriesInstanceUID", "")),
+                    sop_class_uid=header.sop_class_uid,
+                    sop_instance_uid=header.sop_instance_uid,
+                    rows=image.values.shape[0],
+                    columns=image.values.shape[1],
+                )
+            return self._case(image, source, review)
+        except ImageUnreadable as error:
+            return Refusal(path=path, reason=str(error))
+
+    def _case(self, image: GreyImage, source: SourceImage, review: str | None) -> ImageCase:
+        preprocessing = self.card.preprocessing
+        seen = field_of(preprocessing.style, *image.values.shape)
+        inputs = {
+            size: network_input(
+                image,
+                seen,
+                size,
+                voi=preprocessing.voi,
+                style=preprocessing.style,
+                channels=self.card.input_channels,
+            )
+            for size in dict.fromkeys(member.input_size for member in self.members)
+        }
+        return ImageCase(
+            source=source, inputs=inputs, seen=seen, picture=picture_of(image), review_advised=review
+        )
+
+    def infer(self, cases: Sequence[ImageCase]) -> list[Analysis]:
+        """One forward pass of each network for all cases, then a heat map for each label that needs one.
+
+        ``inference_time_ms`` of each analysis is its share of the batch's time.
+        """
+        if not cases:
+            return []
+        started = perf_counter()
+        prediction = self._predict({s: np.stack([c.inputs[s] for c in cases]) for s in cases[0].inputs})
+        calibrated = normalise_operating_points(
+            calibrate(
+                self.card.calibration, prediction.logits, prediction.probabilities, self.card.activation
+            ),
+            self._operating_points,
+        )
+        explained = [
+            (row, output) for row in range(len(cases)) for output in self._to_explain(calibrated[row])
+        ]
+        maps = dict(zip(explained, prediction.explain(explained, self._method), strict=True))
+        elapsed_ms = (perf_counter() - started) * 1000 / len(cases)
+        return [
+            Analysis(
+                source=case.source,
+                model=self.model,
+                findings=tuple(
+                    self._finding(case, label, prediction, row, output, calibrated, maps.get((row, output)))
+                    for output, label in self._reported.items()
+                ),
+                picture=case.picture,
+                device=self.device,
+                inference_time_ms=elapsed_ms,
+                ensemble_size=len(self.members),
+                tta_applied=self._augment,
+                review_advised=case.review_advised or self._uncertain(calibrated[row]),
+            )
+            for row, case in enumerate(cases)
+        ]
+
+    def _predict(self, inputs: dict[int, NDArray[np.float32]]) -> Prediction:
+        from inference.ensembles import predict
+
+        return predict(
+            self.members,
+            inputs,
+            SCALES[self.card.preprocessing.style],
+            ACTIVATIONS[self.card.activation],
+            augment=self._augment,
+        )
+
+    def _uncertain(self, probabilities: NDArray[np.float64]) -> str | None:
+        if self.card.activation != "softmax" or probabilities.max() >= CERTAIN:
+            return None
+        return f"the most probable class is below {CERTAIN:.0%}"
+
+    def _to_explain(self, calibrated: NDArray[np.float64]) -> tuple[int, ...]:
+        """Outputs at or above their high threshold; if there are none, the most probable one."""
+        present = tuple(
+            output
+            for output, label in self._reported.items()
+            if label.thresholds.presence(calibrated[output]) is Presence.PRESENT
+        )
+        return present or (max(self._reported, key=lambda output: float(calibrated[output])),)
+
+    def _finding(
+        self,
+        case: ImageCase,
+        label: Label,
+        prediction: Prediction,
+        row: int,
+        output: int,
+        calibrated: NDArray[np.float64],
+        small_map: NDArray[np.float32] | None,
+    ) -> Finding:
+        heatmap, region = None, None
+        certainty = float(calibrated[row, output])
+        if small_map is not None:
+            source_shape = (case.source.rows, case.source.columns)
+            values = heatmap_values(small_map, case.seen, source_shape, case.picture.shape)
+            heatmap = Heatmap(values=values, method=self._method)
+            if label.thresholds.presence(certainty) is Presence.PRESENT:
+                region = region_of(small_map, case.seen)
+        several = len(prediction.passes) > 1
+        return Finding(
+            label=label,
+            logit=float(prediction.logits[row, output]),
+            probability=float(prediction.probabilities[row, output]),
+            calibrated_probability=certainty,
+            ensemble_std=float(prediction.deviation[row, output]) if several else None,
+            individual_predictions=tuple(float(p) for p in prediction.individual[:, row, output])
+            if several
+            else (),
+            heatmap=heatmap,
+            regions=() if region is None else (region,),
+        )
+
+    def _warm_up(self) -> None:
+        channels = self.card.input_channels
+        sizes = dict.fromkeys(member.input_size for member in self.members)
+        blank = {size: np.zeros((1, channels, size, size), dtype=np.float32) for size in sizes}
+        self._predict(blank).explain([(0, 0)], self._method)
+
+
+def _list_of(settings: EngineSettings, option: str, kind: type[Any]) -> list[Any]:
+    value = settings.options.get(option, [])
+    if not isinstance(value, list) or any(not isinstance(item, (kind, int)) for item in value):
+        raise EngineMisconfigured(f"engine {settings.name!r}: {option} has to be a list of {kind.__name__}.")
+    return [kind(item) for item in value]
+
+
+def _with_thresholds(label: Label, overridden: dict[str, float] | None) -> Label:
+    if overridden is None:
+        return label
+    from dataclasses import replace
+
+    from inference.findings import Thresholds
+
+    try:
+        return replace(label, thresholds=Thresholds(**overridden))
+    except (TypeError, ValueError) as error:
+        raise EngineMisconfigured(
+            f"thresholds of {label.name!r} need low <= high <= critical, each in [0, 1]."
+        ) from error
+
+
+def _plain_source(path: Path) -> SourceImage:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        columns, rows = picture.size
+    return SourceImage(
+        path=path,
+        study_instance_uid="",
+        series_instance_uid="",
+        sop_class_uid="",
+        sop_instance_uid=path.stem,
+        rows=rows,
+        columns=columns,
+    )

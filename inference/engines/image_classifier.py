@@ -1,0 +1,48 @@
+"""Any classification network of torchvision's on single grey images, as its model card describes it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from inference.engine import ImageHeader
+from inference.engines.image import ImageEngine
+
+HEADER_KEYWORDS = frozenset(
+    {
+        "Modality",
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "ImageType",
+    }
+)
+
+
+class ImageClassifierEngine(ImageEngine):
+    """Single-frame grey images; which modalities is for the model card and the routing rules to say."""
+
+    kind: ClassVar[str] = "image_classifier"
+    header_keywords: ClassVar[frozenset[str]] = HEADER_KEYWORDS
+
+    @classmethod
+    def refusal(cls, header: ImageHeader) -> str | None:
+        rows, columns = header.number("Rows"), header.number("Columns")
+        if rows is None or columns is None:
+            return "The object has no pixels."
+        if min(rows, columns) < cls.minimum_size:
+            return f"The image has {columns} x {rows} pixels; at least {cls.minimum_size} are needed."
+        if (header.number("NumberOfFrames") or 1) > 1:
+            return f"The image has {header.number('NumberOfFrames')} frames; a single one is analysed."
+        photometric = header.text("PhotometricInterpretation")
+        if (header.number("SamplesPerPixel") or 1) > 1 or not photometric.startswith("MONOCHROME"):
+            return f"The image is in colour ({photometric or 'not said'}); grey images are analysed."
+        return None
+
+    def review_of(self, header: ImageHeader) -> str | None:
+        modality = header.text("Modality")
+        taken = self.card.modalities
+        if taken and modality not in taken:
+            return f"the model was made for {', '.join(taken)}, not for {modality or 'an unknown modality'}"
+        return None

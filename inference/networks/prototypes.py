@@ -1,0 +1,116 @@
+"""Concept prototype networks: a decision as a sum of similarities to prototypes of named concepts.
+
+Shapes: f features (B, C, h, w); K concepts, M prototypes each, D = 128 dimensions of the projection.
+
+References
+----------
+Concept-based similarity reasoning: concept maps, a projector and prototypes on the unit sphere whose
+cosine similarity to each region is found by a 1 x 1 convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from inference.networks.network import Network
+from inference.networks.vit import VisionTransformer
+
+PROJECTED = 128
+FEATURES = {"resnet18": 512, "resnet50": 2048, "vit_b_16": 768}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrototypeOutput:
+    """Everything that one forward pass makes, under the names and shapes of the method's description."""
+
+    logits: Tensor
+    """(B, classes)"""
+    similarity_scores: Tensor
+    """(B, K * M), prototype i belongs to concept i // M"""
+    similarity_maps: Tensor
+    """(B, K * M, h, w)"""
+    cams: Tensor
+    """(B, K, h, w) concept activation maps, before the sigmoid"""
+    features: Tensor
+    """(B, C, h, w)"""
+    projected_features: Tensor
+    """(B, D, h, w), of length 1 over D"""
+
+
+class PrototypeNetwork(Network):
+    """Backbone, concept head, projector, prototypes and task head."""
+
+    def __init__(self, backbone: str, *, concepts: int, prototypes_per_concept: int, outputs: int) -> None:
+        super().__init__()
+        channels = FEATURES[backbone]
+        self.backbone = _backbone(backbone)
+        self.concept_head = nn.Conv2d(channels, concepts, 1)
+        self.projector = nn.Sequential(
+            nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, PROJECTED, 1)
+        )
+        self.prototypes = nn.Parameter(torch.randn(concepts * prototypes_per_concept, PROJECTED, 1, 1))
+        self.task_head = nn.Linear(concepts * prototypes_per_concept, outputs)
+
+    def feature_maps(self, images: Tensor) -> Tensor:
+        return self.backbone(images)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.explain(features, None).logits
+
+    def explain(self, features: Tensor, importance: Tensor | None) -> PrototypeOutput:
+        """The decision and all it was made from.
+
+        ``importance`` (B, 1, rows, columns) in [0, 1] is where a person asked to look; it is brought to the
+        grid of the features by nearest neighbour.
+        """
+        projected = functional.normalize(self.projector(features), dim=1)
+        maps = functional.conv2d(projected, functional.normalize(self.prototypes, dim=1))
+        if importance is not None:
+            maps = maps * functional.interpolate(importance, size=maps.shape[2:], mode="nearest")
+        maps = maps.clamp(min=0)
+        scores = maps.amax(dim=(2, 3))
+        return PrototypeOutput(
+            logits=self.task_head(scores),
+            similarity_scores=scores,
+            similarity_maps=maps,
+            cams=self.concept_head(features),
+            features=features,
+            projected_features=projected,
+        )
+
+    def local_concept_vectors(self, features: Tensor) -> Tensor:
+        """One vector (B, K, D) per concept: the projection averaged under the softmax of its map over positions."""
+        attention = self.concept_head(features).flatten(2).softmax(dim=2)
+        projected = functional.normalize(self.projector(features), dim=1).flatten(2)
+        return torch.einsum("bkp,bdp->bkd", attention, projected)
+
+
+def _backbone(name: str) -> nn.Module:
+    if name == "vit_b_16":
+        return _VitBackbone()
+    network = getattr(torchvision.models, name)(weights=None)
+    return nn.Sequential(*list(network.children())[:-2])
+
+
+class _VitBackbone(nn.Module):
+    """A Hugging Face ViT under the name ``vit``; its patches as maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = VisionTransformer()
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.vit(images)[:, 1:]
+        side = round(patches.shape[1] ** 0.5)
+        return patches.transpose(1, 2).reshape(images.shape[0], -1, side, side)
+
+
+def weights_of(network: PrototypeNetwork) -> Mapping[str, Tensor]:
+    """The weights under the method's own names."""
+    return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
