@@ -163,6 +163,34 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """What one prototype of a concept adds to a logit: ``weight`` times ``similarity`` in [0, 1]."""
+
+    concept: str
+    prototype: int
+    """1-based number among the concept's prototypes."""
+    weight: float
+    similarity: float
+
+    @property
+    def amount(self) -> float:
+        return self.weight * self.similarity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reasoning:
+    """How a logit came about: ``bias`` and all contributions add up to it."""
+
+    label: str
+    bias: float
+    contributions: tuple[Contribution, ...]
+
+    @property
+    def logit(self) -> float:
+        return self.bias + sum(contribution.amount for contribution in self.contributions)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Analysis:
     """What one engine says of one case (an image here).
 
@@ -181,6 +209,10 @@ class Analysis:
     tta_applied: bool = False
     review_advised: str | None = None
     """Why a person should look again, or None."""
+    remarks: tuple[str, ...] = ()
+    """Sentences that the report carries, for example the model's disclaimer."""
+    reasoning: tuple[Reasoning, ...] = ()
+    """For models that decide by prototypes: how each label's logit came about."""
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -41,6 +41,33 @@ def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence
         "review_advised": analysis.review_advised,
         "skipped": None,
         "files": [str(path) for path in (*files, *heatmaps.values())],
+        **_reasoning(analysis),
+    }
+
+
+def _reasoning(analysis: Analysis) -> dict[str, Any]:
+    """The key ``reasoning`` of engines that give their reasons; contributions add up to each logit."""
+    if not analysis.reasoning:
+        return {}
+    return {
+        "reasoning": [
+            {
+                "label": reasoning.label,
+                "logit": reasoning.logit,
+                "bias": reasoning.bias,
+                "contributions": [
+                    {
+                        "concept": c.concept,
+                        "prototype": c.prototype,
+                        "weight": c.weight,
+                        "similarity": c.similarity,
+                        "contribution": c.amount,
+                    }
+                    for c in reasoning.contributions
+                ],
+            }
+            for reasoning in analysis.reasoning
+        ]
     }
 
 

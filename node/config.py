@@ -127,6 +127,14 @@ class DestinationTable(_Table):
     _check_ae_title = field_validator("ae_title")(_ae_title)
 
 
+class ThresholdTable(_Table):
+    """``{low=, high=, critical=}``: thresholds on a label's calibrated probability."""
+
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    critical: float = Field(ge=0, le=1)
+
+
 class EngineTable(_Table):
     """``[[engine]]``"""
 
@@ -136,6 +144,25 @@ class EngineTable(_Table):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     backend: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    ensemble: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Further models whose predictions are averaged with the first one's."""
+    weights: Annotated[tuple[float, ...], Field(strict=False)] = ()
+    scales: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    tta: bool = False
+    explanation: Literal["Grad-CAM", "Grad-CAM++", "Saliency", "Attention rollout", "SHAP"] | None = None
+    thresholds: dict[str, ThresholdTable] = {}
+
+    def options(self) -> dict[str, Any]:
+        """What is set of the keys that not every engine kind has."""
+        given = {
+            "ensemble": list(self.ensemble),
+            "weights": list(self.weights),
+            "scales": list(self.scales),
+            "tta": self.tta,
+            "explanation": self.explanation,
+            "thresholds": {name: limits.model_dump() for name, limits in self.thresholds.items()},
+        }
+        return {key: value for key, value in given.items() if value}
 
 
 class RangeCondition(_Table):
@@ -271,6 +298,7 @@ class Configuration(_Table):
             device=engine.device,
             backend=engine.backend,
             precision=engine.precision,
+            options=engine.options(),
         )
 
 

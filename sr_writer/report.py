@@ -106,6 +106,7 @@ def _comments(analyses: Sequence[Analysis]) -> list[str]:
         if analysis.review_advised is not None:
             image = f" (image {index + 1})" if len(analyses) > 1 else ""
             comments.append(plain(f"Review advised{image}: {analysis.review_advised}", SHORT_TEXT))
+        comments += [plain(remark, SHORT_TEXT) for remark in analysis.remarks]
     return comments
 
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore
 
-OPTIONS = ("ensemble", "weights", "scales", "tta", "explanation", "thresholds")
-"""Keys of the ``[[engine]]`` table that every image engine has besides the common ones."""
 CERTAIN = 0.70
 """A softmax engine whose most probable class is below this advises a review by a person."""
 
@@ -61,6 +59,8 @@ class ImageEngine:
     header_keywords: ClassVar[frozenset[str]]
     minimum_size: ClassVar[int] = 32
     """Rows and columns that an image must have, in pixels."""
+    options: ClassVar[tuple[str, ...]] = ("ensemble", "weights", "scales", "tta", "explanation", "thresholds")
+    """Keys of the ``[[engine]]`` table that the kind has besides the common ones."""
 
     def __init__(self, settings: EngineSettings, card: ModelCard, members: Sequence[Member]) -> None:
         self.settings = settings
@@ -110,10 +110,10 @@ class ImageEngine:
         from inference.classifier import Classifier  # loads torch
         from inference.ensembles import Member
 
-        unknown = sorted(set(settings.options) - set(OPTIONS))
+        unknown = sorted(set(settings.options) - set(cls.options))
         if unknown:
             raise EngineMisconfigured(
-                f"engine {settings.name!r}: {cls.kind} has no option {unknown[0]!r}; it has {', '.join(OPTIONS)}."
+                f"engine {settings.name!r}: {cls.kind} has no option {unknown[0]!r}; it has {', '.join(cls.options)}."
             )
         names = [settings.model, *_list_of(settings, "ensemble", str)]
         weights = _list_of(settings, "weights", float) or [1.0] * len(names)
@@ -231,6 +231,7 @@ class ImageEngine:
                 ensemble_size=len(self.members),
                 tta_applied=self._augment,
                 review_advised=case.review_advised or self._uncertain(calibrated[row]),
+                remarks=(self.card.disclaimer,) if self.card.disclaimer else (),
             )
             for row, case in enumerate(cases)
         ]

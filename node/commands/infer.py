@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +21,7 @@ from inference.engines import engine_class
 from inference.errors import InferenceError
 from inference.findings import Analysis, Refusal
 from inference.output import case_document, refusal_document
+from inference.plain_pictures import is_plain_picture
 from inference.store.store import ModelStore
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
@@ -28,12 +31,16 @@ from sr_writer.results import write_results
 
 
 def infer(
-    paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders of them.")],
+    paths: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.")],
     engine: Annotated[str, typer.Option(help="An [[engine]] of the configuration.")],
     out: Annotated[Path, typer.Option(help="Folder for JSON, CSV, SR and overlays.")],
     config: ConfigOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 8,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 2,
+    roi: Annotated[
+        str | None,
+        typer.Option(help="Region of interest as x,y,width,height in pixels, for engines that take one."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Run an engine on files and write SR, overlays and JSON."""
@@ -44,13 +51,15 @@ def infer(
             f"There is no engine {engine!r} in {configuration.file}: it has {', '.join(names) or 'none'}."
         )
     settings = configuration.engine_settings(engine)
+    if roi is not None:
+        settings = replace(settings, options={**settings.options, "roi": _region(roi)})
     try:
         loaded = engine_class(settings.kind).load(settings, ModelStore(configuration.models_dir))
     except InferenceError as error:
         raise CommandError(str(error)) from error
-    files = [path for path in find_files(paths) if _is_dicom(path)]
+    files = [path for path in find_files(paths) if is_plain_picture(path) or _is_dicom(path)]
     if not files:
-        raise CommandError("There is no DICOM file in what you named.")
+        raise CommandError("There is no DICOM, PNG or JPEG file in what you named.")
     out.mkdir(parents=True, exist_ok=True)
     documents = _run(loaded, files, out, batch_size, workers)
     _write_csv(documents, out / "results.csv")
@@ -67,6 +76,18 @@ def infer(
     )
     if not done:
         raise typer.Exit(1)
+
+
+def _region(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4 or min(numbers) < 0:
+        raise CommandError(
+            f"{text!r} is no region: write x,y,width,height in pixels, for example 100,200,300,300."
+        )
+    return numbers
 
 
 def _is_dicom(path: Path) -> bool:
@@ -113,7 +134,8 @@ def _write(analysis: Analysis, engine: str, out: Path) -> dict[str, Any]:
     )
     files: list[Path] = []
     counts: dict[str, int] = {}
-    for written in write_results([analysis], context):
+    plain = is_plain_picture(analysis.source.path)
+    for written in [] if plain else write_results([analysis], context):
         counts[written.kind] = counts.get(written.kind, 0) + 1
         path = folder / (
             f"{written.kind}.dcm" if written.kind == "sr" else f"{written.kind}-{counts[written.kind]}.dcm"
@@ -121,9 +143,7 @@ def _write(analysis: Analysis, engine: str, out: Path) -> dict[str, Any]:
         written.dataset.save_as(path, enforce_file_format=True)
         files.append(path)
     document = case_document(analysis, engine, folder, files)
-    import json
-
-    (folder / "result.json").write_text(json.dumps(document, indent=2) + "\n")
+    (folder / "result.json").write_text(dumps(document, indent=2) + "\n")
     return document
 
 

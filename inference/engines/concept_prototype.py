@@ -1,0 +1,207 @@
+"""Chest radiographs by concepts and prototypes: a decision whose reasons can be read and added up.
+
+Each disease's logit is a bias plus weight x similarity over the prototypes of named concepts. The findings
+are the diseases and the concepts; the concept activation maps are the overlays. With a region of interest
+(option ``roi``) only similarities inside it count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.calibration import calibrate, sigmoid
+from inference.engines.chest_xray import ChestXrayEngine
+from inference.engines.image import ImageCase
+from inference.errors import EngineMisconfigured, ModelInvalid
+from inference.findings import Analysis, Contribution, Finding, Heatmap, Label, Presence, Reasoning
+from inference.localization import heatmap_values, region_of
+from inference.store.card import PrototypeArchitecture
+from inference.store.pathologies import chest_label
+
+if TYPE_CHECKING:
+    from inference.ensembles import Member
+    from inference.networks.prototypes import PrototypeOutput
+    from inference.settings import EngineSettings
+    from inference.store import ModelCard
+
+MAP_METHOD = "Concept map"
+CONCEPT_PRESENT = 0.5
+"""Sigmoid of a concept map's maximum from which the concept is present."""
+REASONS_IN_REPORT = 5
+"""The largest contributions to a disease that its sentence in the report names."""
+
+
+class ConceptPrototypeEngine(ChestXrayEngine):
+    """Frontal radiographs of the chest, with reasons."""
+
+    kind: ClassVar[str] = "concept_prototype"
+    options: ClassVar[tuple[str, ...]] = ("roi", "thresholds")
+
+    def __init__(self, settings: EngineSettings, card: ModelCard, members: Sequence[Member]) -> None:
+        super().__init__(settings, card, members)
+        if not isinstance(card.architecture, PrototypeArchitecture):
+            raise ModelInvalid(f"model {card.name!r} is no concept prototype network.")
+        self._concepts = card.architecture.concepts
+        self._per_concept = card.architecture.prototypes_per_concept
+        taken = {label.name for label in card.labels}
+        # A concept may bear a disease's name; findings are told apart by theirs.
+        self._concept_labels = tuple(
+            chest_label(name if name not in taken else f"{name} (concept)").as_finding()
+            for name in self._concepts
+        )
+        roi = settings.options.get("roi")
+        if roi is not None and (len(roi) != 4 or any(not isinstance(n, int) or n < 0 for n in roi)):
+            raise EngineMisconfigured(
+                f"engine {settings.name!r}: roi has to be x, y, width, height in pixels."
+            )
+        self._roi: tuple[int, int, int, int] | None = None if roi is None else tuple(roi)
+
+    def infer(self, cases: Sequence[ImageCase]) -> list[Analysis]:
+        """One forward pass for all cases; ``inference_time_ms`` is each one's share of the time."""
+        if not cases:
+            return []
+        started = perf_counter()
+        output = self._forward(cases)
+        logits = output.logits.cpu().numpy().astype(np.float64)
+        probabilities = sigmoid(logits)
+        calibrated = calibrate(self.card.calibration, logits, probabilities, "sigmoid")
+        maps = sigmoid(output.cams.cpu().numpy())
+        scores = output.similarity_scores.cpu().numpy()
+        elapsed_ms = (perf_counter() - started) * 1000 / len(cases)
+        return [
+            self._analysis(
+                case, logits[row], probabilities[row], calibrated[row], maps[row], scores[row], elapsed_ms
+            )
+            for row, case in enumerate(cases)
+        ]
+
+    def _forward(self, cases: Sequence[ImageCase]) -> PrototypeOutput:
+        import torch
+
+        from inference.networks.prototypes import PrototypeNetwork
+
+        classifier = self.members[0].classifier
+        network = classifier.network
+        assert isinstance(network, PrototypeNetwork)
+        images = np.stack([case.inputs[self.card.input_size] for case in cases])
+        features = classifier.classify(images).feature_maps
+        importance: Any = None
+        if self._roi is not None:
+            shown = [_importance(case, self._roi, self.card.input_size) for case in cases]
+            importance = torch.from_numpy(np.stack(shown)[:, None]).to(features.device)
+        with torch.no_grad():
+            return network.explain(features, importance)
+
+    def _analysis(
+        self,
+        case: ImageCase,
+        logits: NDArray[np.float64],
+        probabilities: NDArray[np.float64],
+        calibrated: NDArray[np.float64],
+        maps: NDArray[np.float64],
+        scores: NDArray[np.float32],
+        elapsed_ms: float,
+    ) -> Analysis:
+        diseases = tuple(
+            Finding(
+                label=label,
+                logit=float(logits[output]),
+                probability=float(probabilities[output]),
+                calibrated_probability=float(calibrated[output]),
+            )
+            for output, label in self._reported.items()
+        )
+        concept_scores = maps.max(axis=(1, 2))
+        shown = set(np.flatnonzero(concept_scores > CONCEPT_PRESENT).tolist()) or {int(concept_scores.argmax())}
+        concepts = tuple(
+            self._concept(case, label, float(concept_scores[index]), maps[index] if index in shown else None)
+            for index, label in enumerate(self._concept_labels)
+        )
+        reasoning = tuple(self._reasoning(output, scores) for output in self._reported)
+        remarks = tuple(
+            _sentence(reasons)
+            for reasons, finding in zip(reasoning, diseases, strict=True)
+            if finding.presence is not Presence.ABSENT
+        )
+        disclaimer = (self.card.disclaimer,) if self.card.disclaimer else ()
+        return Analysis(
+            source=case.source,
+            model=self.model,
+            findings=diseases + concepts,
+            picture=case.picture,
+            device=self.device,
+            inference_time_ms=elapsed_ms,
+            review_advised=case.review_advised,
+            remarks=disclaimer + remarks,
+            reasoning=reasoning,
+        )
+
+    def _concept(
+        self, case: ImageCase, label: Label, score: float, concept_map: NDArray[np.float64] | None
+    ) -> Finding:
+        heatmap, region = None, None
+        if concept_map is not None:
+            small = concept_map.astype(np.float32)
+            shape = (case.source.rows, case.source.columns)
+            heatmap = Heatmap(
+                values=heatmap_values(small, case.seen, shape, case.picture.shape), method=MAP_METHOD
+            )
+            if score > CONCEPT_PRESENT:
+                region = region_of(small, case.seen)
+        return Finding(
+            label=label,
+            logit=float(np.log(score) - np.log1p(-score)) if 0 < score < 1 else 0.0,
+            probability=score,
+            calibrated_probability=score,
+            heatmap=heatmap,
+            regions=() if region is None else (region,),
+        )
+
+    def _reasoning(self, output: int, scores: NDArray[np.float32]) -> Reasoning:
+        head: Any = self.members[0].classifier.network.task_head
+        weights = head.weight[output].cpu().numpy()
+        return Reasoning(
+            label=self.card.labels[output].name,
+            bias=float(head.bias[output]),
+            contributions=tuple(
+                Contribution(
+                    concept=self._concepts[index // self._per_concept],
+                    prototype=1 + index % self._per_concept,
+                    weight=float(weights[index]),
+                    similarity=float(scores[index]),
+                )
+                for index in range(len(scores))
+            ),
+        )
+
+    def _warm_up(self) -> None:
+        size = self.card.input_size
+        blank = np.zeros((1, self.card.input_channels, size, size), dtype=np.float32)
+        self.members[0].classifier.classify(blank)
+
+
+def _importance(case: ImageCase, roi: tuple[int, int, int, int], size: int) -> NDArray[np.float32]:
+    """1 inside the region of interest (x, y, width, height in pixels of the source), 0 outside."""
+    x, y, width, height = roi
+    across, down = size / case.source.columns, size / case.source.rows
+    shown = np.zeros((size, size), dtype=np.float32)
+    top, left = int(y * down), int(x * across)
+    bottom, right = int(np.ceil((y + height) * down)), int(np.ceil((x + width) * across))
+    shown[top:bottom, left:right] = 1.0
+    return shown
+
+
+def _sentence(reasoning: Reasoning) -> str:
+    """A disease's largest contributions in words."""
+    largest = sorted(reasoning.contributions, key=lambda c: -abs(c.amount))[:REASONS_IN_REPORT]
+    parts = [
+        f"{c.concept} #{c.prototype} {c.weight:+.2f} x {c.similarity:.2f} = {c.amount:+.2f}" for c in largest
+    ]
+    return (
+        f"{reasoning.label}: logit {reasoning.logit:+.2f} from bias {reasoning.bias:+.2f}; {'; '.join(parts)}"
+    )
