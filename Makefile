@@ -33,3 +33,4 @@ bench: $(READY)
 	tests/install-peers
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.inference

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from db.errors import DatabaseError
-from node.commands import check, demo, infer, models, queue, send, serve, stats, steer
+from node.commands import calibrate, check, demo, infer, models, queue, send, serve, stats, steer
 from node.errors import ConfigurationError, OverreadError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(steer.reprocess)
 app.command(name="explain-route")(check.explain_route)
 app.command()(infer.infer)
 app.add_typer(models.app, name="models")
+app.command()(calibrate.calibrate)
 app.command()(send.send)
 app.command()(send.echo)
 app.command()(stats.stats)

@@ -117,7 +117,9 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             for output, label in self._reported.items()
         )
         concept_scores = maps.max(axis=(1, 2))
-        shown = set(np.flatnonzero(concept_scores > CONCEPT_PRESENT).tolist()) or {int(concept_scores.argmax())}
+        shown = set(np.flatnonzero(concept_scores > CONCEPT_PRESENT).tolist()) or {
+            int(concept_scores.argmax())
+        }
         concepts = tuple(
             self._concept(case, label, float(concept_scores[index]), maps[index] if index in shown else None)
             for index, label in enumerate(self._concept_labels)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.store import importers
-from inference.store.card import NAME, ModelCard
+from inference.store.card import NAME, CardCalibration, ModelCard
 from inference.store.download import Progress, download
 
 CARD = "card.json"
@@ -157,6 +157,22 @@ class ModelStore:
             tensors, facts = importers.unpickle(file, Path(scratch))
             draft = importers.draft_of(tensors, facts, kind=kind, names=_names(labels))
             return self._add(draft, name, origin=file.name)
+
+    def set_calibration(self, reference: str, calibration: CardCalibration) -> None:
+        """Put a calibration into a model's card, in place of a former one.
+
+        Raises:
+            InferenceError: the model comes with overread, whose cards are not changed.
+        """
+        folder = self._find(reference)
+        if folder is None or folder == DEMONSTRATION_FOLDER:
+            raise InferenceError(
+                f"the card of model {reference!r} cannot be changed: import a copy of the model under another name."
+            )
+        card = _read_card(folder / CARD).model_copy(update={"calibration": calibration})
+        temporary = folder / f".{CARD}.part"
+        temporary.write_text(card.model_dump_json(indent=2) + "\n")
+        temporary.rename(folder / CARD)
 
     def _add(self, draft: importers.Draft, name: str, origin: str) -> StoredModel:
         from safetensors.torch import save_file

@@ -1,0 +1,162 @@
+"""``overread calibrate``: fit a calibration on labelled cases and keep it in the model card where it helps."""
+
+from __future__ import annotations
+
+import csv
+from json import loads
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from inference.calibration_trial import CalibrationTrial, reliability_diagram, try_calibration
+from inference.engine import Engine
+from inference.engines import engine_class
+from inference.errors import InferenceError
+from inference.findings import Refusal
+from inference.store.card import ModelCard
+from inference.store.store import ModelStore
+from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
+from node.commands.send import find_files
+from node.errors import CommandError
+
+BATCH = 8
+
+
+def calibrate(
+    engine: Annotated[str, typer.Option(help="An [[engine]] of the configuration.")],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            help="CSV: a column `input` with file names, and a column of 0, 1 or nothing for each label."
+        ),
+    ],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images that the CSV names.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder that `overread infer` wrote, instead of images.")
+    ] = None,
+    method: Annotated[
+        Literal["temperature", "platt", "isotonic"], typer.Option(help="How to calibrate.")
+    ] = "temperature",
+    diagram: Annotated[Path, typer.Option(help="Where to draw the reliability diagram.")] = Path(
+        "reliability.png"
+    ),
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fit a calibration; held-out cases decide whether the model card keeps it."""
+    configuration = load_configuration(config)
+    settings = configuration.engine_settings(engine)
+    store = ModelStore(configuration.models_dir)
+    if (images is None) == (results is None):
+        raise CommandError("Name either --images or --results.")
+    try:
+        stored = store.get(settings.model)
+        truth = _read_labels(labels, stored.card)
+        if images is not None:
+            logits = _infer(engine_class(settings.kind).load(settings, store), images, truth, stored.card)
+        else:
+            assert results is not None
+            logits = _stored_logits(results, truth, stored.card)
+        names = [name for name in truth if name in logits]
+        trial = try_calibration(
+            method,
+            np.array([logits[name] for name in names]),
+            np.array([truth[name] for name in names]),
+            stored.card.activation,
+        )
+        reliability_diagram(trial).save(diagram)
+        if trial.better:
+            store.set_calibration(settings.model, trial.calibration)
+    except InferenceError as error:
+        raise CommandError(str(error)) from error
+    if json:
+        print_json(_document(trial, diagram))
+    else:
+        _print(trial, diagram, stored.card.name)
+    if not trial.better:
+        raise typer.Exit(1)
+
+
+def _read_labels(file: Path, card: ModelCard) -> dict[str, list[float]]:
+    """Truth by file name, in the order of the model's outputs."""
+    try:
+        with file.open(newline="") as opened:
+            rows = list(csv.DictReader(opened))
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}.") from error
+    known = [label.name for label in card.labels if label.name]
+    if not rows or "input" not in rows[0] or not set(rows[0]) & set(known):
+        raise CommandError(
+            f"{file} needs a column `input` and columns of labels such as {', '.join(known[:3])}."
+        )
+    truth: dict[str, list[float]] = {}
+    for row in rows:
+        values = [str(row.get(label.name) or "").strip() if label.name else "" for label in card.labels]
+        if any(value not in ("", "0", "1") for value in values):
+            raise CommandError(f"{file}: the labels of {row['input']} have to be 0, 1 or nothing.")
+        truth[Path(row["input"]).name] = [float(value) if value else float("nan") for value in values]
+    return truth
+
+
+def _infer(
+    engine: Engine, images: Path, truth: dict[str, list[float]], card: ModelCard
+) -> dict[str, list[float]]:
+    files = [path for path in find_files([images]) if path.name in truth]
+    logits: dict[str, list[float]] = {}
+    with Progress(console=errors) as progress:
+        task = progress.add_task("inferring", total=len(files))
+        for start in range(0, len(files), BATCH):
+            batch = files[start : start + BATCH]
+            cases = [item for item in engine.prepare(batch) if not isinstance(item, Refusal)]
+            for analysis in engine.infer(cases):
+                by_name = {finding.label.name: finding.logit for finding in analysis.findings}
+                logits[analysis.source.path.name] = _ordered(by_name, card)
+            progress.advance(task, len(batch))
+    return logits
+
+
+def _stored_logits(folder: Path, truth: dict[str, list[float]], card: ModelCard) -> dict[str, list[float]]:
+    logits: dict[str, list[float]] = {}
+    for file in sorted(folder.rglob("result.json")):
+        document = loads(file.read_text())
+        name = Path(document["input"]).name
+        if name in truth and not document["skipped"]:
+            logits[name] = _ordered(dict(zip(document["labels"], document["logits"], strict=True)), card)
+    return logits
+
+
+def _ordered(by_name: dict[str, float], card: ModelCard) -> list[float]:
+    return [by_name.get(label.name, 0.0) for label in card.labels]
+
+
+def _document(trial: CalibrationTrial, diagram: Path) -> dict[str, Any]:
+    return {
+        "method": trial.calibration.method,
+        "held_out": trial.held_out,
+        "kept": trial.better,
+        "before": vars(trial.before),
+        "after": vars(trial.after),
+        "diagram": str(diagram),
+    }
+
+
+def _print(trial: CalibrationTrial, diagram: Path, model: str) -> None:
+    table = Table("", "before", "after", title=f"{trial.held_out} held-out cases", title_justify="left")
+    for name, key in (
+        ("expected calibration error", "expected_calibration_error"),
+        ("Brier score", "brier_score"),
+        ("log loss", "log_loss"),
+    ):
+        table.add_row(name, f"{getattr(trial.before, key):.4f}", f"{getattr(trial.after, key):.4f}")
+    console.print(table)
+    console.print(f"Reliability diagram: {diagram}", markup=False)
+    if trial.better:
+        console.print(
+            f"The card of {model} now has this {trial.calibration.method} calibration.", markup=False
+        )
+    else:
+        console.print("It makes the held-out cases worse and was not kept.", markup=False)
