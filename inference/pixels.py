@@ -76,8 +76,39 @@ def read_image(path: Path) -> StoredImage:
     return StoredImage(dataset=dataset, values=values, lowest=lowest, highest=lowest + (1 << bits) - 1)
 
 
-def _check_description(dataset: FileDataset) -> None:
-    """Refuse what the Image Pixel Module describes wrongly or what is no single grey frame."""
+class FrameReader:
+    """The frames of a grey multi-frame image, decoded one at a time.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened or read.
+    ImageUnreadable
+        If it is no such file, or if its pixel data cannot be decoded safely.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.dataset = read_dataset(path)
+        try:
+            _check_description(self.dataset, multiple=True)
+            self.count = int(self.dataset.get("NumberOfFrames") or 1)
+        except ImageUnreadable:
+            raise
+        except Exception as error:  # header values are converted when they are first used
+            raise ImageUnreadable(f"the image's header is damaged ({type(error).__name__})") from error
+
+    def values(self, index: int) -> NDArray[np.integer]:
+        """Stored values of the frame with a 0-based index, shape (rows, columns)."""
+        try:
+            return _decode(self.dataset, index)
+        except ImageUnreadable:
+            raise
+        except Exception as error:
+            raise ImageUnreadable(f"the image's header is damaged ({type(error).__name__})") from error
+
+
+def _check_description(dataset: FileDataset, *, multiple: bool = False) -> None:
+    """Refuse what the Image Pixel Module describes wrongly or what is no grey frame, or not a single one."""
     if "PixelData" not in dataset:
         raise ImageUnreadable("the object has no integer pixel data")
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation"):
@@ -88,7 +119,7 @@ def _check_description(dataset: FileDataset) -> None:
         "MONOCHROME2",
     ):
         raise ImageUnreadable(f"the image is not a grey one ({dataset.PhotometricInterpretation})")
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
+    if not multiple and int(dataset.get("NumberOfFrames") or 1) != 1:
         raise ImageUnreadable(f"the image has {dataset.NumberOfFrames} frames, not one")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * columns <= MAXIMUM_PIXELS:
@@ -106,38 +137,42 @@ def _check_description(dataset: FileDataset) -> None:
     dataset.PixelRepresentation = int(dataset.get("PixelRepresentation", 0) or 0)
 
 
-def _decode(dataset: FileDataset) -> NDArray[np.integer]:
-    """Decode the one frame; the bits outside of Bits Stored are cut off."""
+def _decode(dataset: FileDataset, index: int = 0) -> NDArray[np.integer]:
+    """Decode one frame; the bits outside of Bits Stored are cut off."""
     transfer_syntax_uid = dataset.file_meta.TransferSyntaxUID
     if transfer_syntax_uid == JPEGExtended12Bit:
         raise ImageUnreadable("12-bit JPEG (Process 2 and 4) cannot be decoded")
     if transfer_syntax_uid.is_encapsulated:
-        cells = _decode_frame(dataset, transfer_syntax_uid)
+        cells = _decode_frame(dataset, transfer_syntax_uid, index)
     else:
-        cells = _decode_native(dataset, transfer_syntax_uid)
+        cells = _decode_native(dataset, transfer_syntax_uid, index)
     return _stored_bits(cells, dataset)
 
 
-def _decode_native(dataset: FileDataset, transfer_syntax_uid: UID) -> NDArray[np.integer]:
-    """Native cells; bytes beyond the one frame are padding, not frames (PS3.5 section 8.1.1)."""
+def _decode_native(dataset: FileDataset, transfer_syntax_uid: UID, index: int) -> NDArray[np.integer]:
+    """Native cells; bytes beyond the last frame are padding, not frames (PS3.5 section 8.1.1)."""
     allocated = int(dataset.BitsAllocated)
     count = int(dataset.Rows) * int(dataset.Columns)
-    needed = count * allocated // 8
+    size = count * allocated // 8
+    needed = size * (index + 1)
     if len(dataset.PixelData) < needed:
         raise ImageUnreadable(f"the pixel data has {len(dataset.PixelData)} bytes where {needed} are needed")
     order = "<" if transfer_syntax_uid.is_little_endian else ">"
-    cells = np.frombuffer(dataset.PixelData, dtype=f"{order}u{allocated // 8}", count=count)
+    cells = np.frombuffer(
+        dataset.PixelData, dtype=f"{order}u{allocated // 8}", count=count, offset=size * index
+    )
     native = cells.astype(cells.dtype.newbyteorder("="), copy=False)
     return native.reshape(int(dataset.Rows), int(dataset.Columns))
 
 
-def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID) -> NDArray[np.integer]:
+def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) -> NDArray[np.integer]:
+    frames = int(dataset.get("NumberOfFrames") or 1)
     try:
         decoder = get_decoder(transfer_syntax_uid)
     except NotImplementedError:
         raise ImageUnreadable(f"{transfer_syntax_uid.name} cannot be decoded") from None
     try:
-        size = frame_size(transfer_syntax_uid, get_frame(dataset.PixelData, 0, number_of_frames=1))
+        size = frame_size(transfer_syntax_uid, get_frame(dataset.PixelData, index, number_of_frames=frames))
     except (CodestreamError, ValueError) as error:
         raise ImageUnreadable(f"the pixel data is damaged: {error}") from error
     if size is not None:
@@ -153,7 +188,7 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID) -> NDArray[np.
             )
     keep_all_bits: Any = {"correct_unused_bits": False}
     try:
-        cells, _ = decoder.as_array(dataset, index=0, raw=True, **keep_all_bits)
+        cells, _ = decoder.as_array(dataset, index=index, raw=True, **keep_all_bits)
     except Exception as error:  # decoders are plug-ins in C that raise whatever they like
         raise ImageUnreadable(
             f"{transfer_syntax_uid.name} pixel data cannot be decoded ({type(error).__name__})"

@@ -1,0 +1,135 @@
+"""The multi-task 3D U-Net of the PIVOT nodule system: mask, centre heat map, size and malignancy.
+
+Parameter names are those of the original, so that its checkpoints load.
+
+References
+----------
+Cicek et al., "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation", MICCAI 2016.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class PivotOutput:
+    """What the network says of patches of shape (batch, 1, slices, rows, columns)."""
+
+    mask: Tensor
+    """Logits of being nodule, of the input's shape."""
+    centre: Tensor
+    """Logits of being a nodule's centre, of the input's shape."""
+    size: Tensor
+    """Diameters along the axes in mm, (batch, 3): a mean over the patch."""
+    triage: Tensor
+    """Logit of malignancy, (batch, 1): a mean over the patch."""
+
+
+class DoubleConvolution(nn.Module):
+    """Twice: 3 x 3 x 3 convolution, batch normalisation, ReLU."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.double_conv = nn.Sequential(
+            nn.Conv3d(channels, features, 3, padding=1, bias=False),
+            nn.BatchNorm3d(features),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(features, features, 3, padding=1, bias=False),
+            nn.BatchNorm3d(features),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        result: Tensor = self.double_conv(maps)
+        return result
+
+
+class _Level(nn.Module):
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.conv = DoubleConvolution(channels, features)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        result: Tensor = self.conv(maps)
+        return result
+
+
+class _Decoder(nn.Module):
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose3d(channels, features, 2, stride=2)
+        self.conv = DoubleConvolution(2 * features, features)
+
+    def forward(self, maps: Tensor, skip: Tensor) -> Tensor:
+        raised = self.upsample(maps)
+        if raised.shape[2:] != skip.shape[2:]:
+            raised = functional.interpolate(
+                raised, size=skip.shape[2:], mode="trilinear", align_corners=False
+            )
+        result: Tensor = self.conv(torch.cat([skip, raised], dim=1))
+        return result
+
+
+class _Backbone(nn.Module):
+    def __init__(self, init_features: int, depth: int) -> None:
+        super().__init__()
+        widths = [init_features << level for level in range(depth + 1)]
+        self.encoders = nn.ModuleList(
+            _Level(channels, features)
+            for channels, features in zip([1, *widths[:-2]], widths[:-1], strict=True)
+        )
+        self.bottleneck = _Level(widths[-2], widths[-1])
+        self.decoders = nn.ModuleList(
+            _Decoder(widths[level + 1], widths[level]) for level in reversed(range(depth))
+        )
+        self.output_conv = nn.Conv3d(init_features, init_features, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        skips: list[Tensor] = []
+        for encoder in self.encoders:
+            maps = encoder(maps)
+            skips.append(maps)
+            maps = functional.max_pool3d(maps, 2)
+        maps = self.bottleneck(maps)
+        for decoder in self.decoders:
+            maps = decoder(maps, skips.pop())
+        result: Tensor = self.output_conv(maps)
+        return result
+
+
+class _Head(nn.Module):
+    def __init__(self, features: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(features, outputs, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        result: Tensor = self.conv(maps)
+        return result
+
+
+class PivotNetwork(nn.Module):
+    """``depth`` levels above the bottleneck; features double from ``init_features`` with each level."""
+
+    def __init__(self, *, init_features: int = 32, depth: int = 4) -> None:
+        super().__init__()
+        self.backbone = _Backbone(init_features, depth)
+        self.segmentation_head = _Head(init_features, 1)
+        self.center_head = _Head(init_features, 1)
+        self.size_head = _Head(init_features, 3)
+        self.triage_head = _Head(init_features, 1)
+
+    def forward(self, patches: Tensor) -> PivotOutput:
+        maps = self.backbone(patches)
+        # A mean of a 1 x 1 x 1 convolution is that convolution of the mean, without maps of its size.
+        pooled = maps.mean(dim=(2, 3, 4), keepdim=True)
+        return PivotOutput(
+            mask=self.segmentation_head(maps),
+            centre=self.center_head(maps),
+            size=self.size_head(pooled).flatten(1),
+            triage=self.triage_head(pooled).flatten(1),
+        )

@@ -1,0 +1,1 @@
+"""Series of slices as volumes with an exact geometry in patient coordinates."""

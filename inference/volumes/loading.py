@@ -1,0 +1,96 @@
+"""Pixels of slices as modality values (Hounsfield units for CT), read straight into one array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.errors import ImageUnreadable
+from inference.pixels import FrameReader
+from inference.volumes.frame import Frame, PixelLayout
+
+Values = NDArray[np.float32] | NDArray[np.int16]
+_INT16 = np.iinfo(np.int16)
+
+
+def load(frames: Sequence[Frame], *, threads: int = 2) -> Values:
+    """Modality values of slices, shape (slices, rows, columns), in their order.
+
+    int16 where slope, intercept and bit depth allow it without loss (the usual CT), else float32.
+
+    Raises:
+        OSError: a file cannot be opened or read.
+        ImageUnreadable: pixels cannot be decoded.
+    """
+    exact = all(_fits_int16(frame) for frame in frames)
+    shape = (len(frames), frames[0].rows, frames[0].columns)
+    values: Values = np.empty(shape, dtype=np.int16 if exact else np.float32)
+
+    def fill(part: Sequence[tuple[int, Frame]]) -> None:
+        for index, stored in _stored(part):
+            _convert(stored, frames[index], values[index])
+
+    by_file = [list(part) for _, part in groupby(enumerate(frames), key=lambda item: item[1].source.path)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, by_file))
+    return values
+
+
+def same_pixels(one: Frame, other: Frame) -> bool:
+    """Whether two slices hold the same stored values.
+
+    Raises:
+        OSError: a file cannot be opened or read.
+        ImageUnreadable: pixels cannot be decoded.
+    """
+    first, second = (load([frame], threads=1) for frame in (one, other))
+    return bool(np.array_equal(first, second))
+
+
+def _stored(part: Sequence[tuple[int, Frame]]) -> Iterator[tuple[int, NDArray[np.integer]]]:
+    """Stored values of slices that lie in one file."""
+    reader: FrameReader | None = None
+    for index, frame in part:
+        if frame.pixels is not None:
+            yield index, _native(frame, frame.pixels)
+            continue
+        reader = reader or FrameReader(frame.source.path)
+        whole = reader.values((frame.source.frame or 1) - 1)
+        row, column = frame.origin
+        yield index, whole[row : row + frame.rows, column : column + frame.columns]
+
+
+def _native(frame: Frame, layout: PixelLayout) -> NDArray[np.integer]:
+    dtype = np.dtype(layout.dtype)
+    stored = np.empty((frame.rows, frame.columns), dtype=dtype)
+    with frame.source.path.open("rb", buffering=0) as file:
+        file.seek(layout.offset)
+        if file.readinto(stored.data) != stored.nbytes:
+            raise ImageUnreadable("the pixel data ends early")
+    unused = 8 * dtype.itemsize - layout.bits_stored
+    if unused:
+        np.left_shift(stored, unused, out=stored)
+        np.right_shift(stored, unused, out=stored)
+    return stored
+
+
+def _fits_int16(frame: Frame) -> bool:
+    if frame.slope != 1 or frame.intercept != round(frame.intercept) or frame.pixels is None:
+        return False
+    bits = frame.pixels.bits_stored
+    signed = np.dtype(frame.pixels.dtype).kind == "i"
+    lowest, highest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    return bool(_INT16.min <= lowest + frame.intercept and highest + frame.intercept <= _INT16.max)
+
+
+def _convert(stored: NDArray[np.integer], frame: Frame, target: Values) -> None:
+    if target.dtype == np.int16:
+        np.add(stored, np.int16(frame.intercept), out=target, casting="unsafe")
+        return
+    np.multiply(stored, np.float32(frame.slope), out=target, casting="unsafe")
+    if frame.intercept:
+        np.add(target, np.float32(frame.intercept), out=target)

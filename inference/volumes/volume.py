@@ -1,0 +1,146 @@
+"""A volume: modality values on a regular grid in patient coordinates, and the slices that it was made of.
+
+Array axes are (slice, row, column). An affine takes (slice, row, column, 1) to LPS coordinates in mm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.errors import ImageUnreadable
+from inference.findings import SourceImage
+from inference.volumes.frame import Frame
+from inference.volumes.loading import Values, load, same_pixels
+from inference.volumes.slices import read_frames
+from inference.volumes.sorting import Stack, stacks_of
+
+Affine = NDArray[np.float64]
+
+REGULAR_MM = 0.02
+"""Slices whose positions are within this of a regular grid count as lying on it."""
+
+WIDEST_GAP_MM = 12.0
+WIDEST_GAP_RATIO = 3.5
+"""A gap wider than both, the second against the median gap, means that slices are missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Where the voxels of an array of shape ``shape`` lie."""
+
+    affine: Affine = field(repr=False)
+    shape: tuple[int, int, int]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distances of voxels along the array's axes (slice, row, column), in mm."""
+        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(lengths[0]), float(lengths[1]), float(lengths[2])
+
+    @property
+    def voxel_mm3(self) -> float:
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def to_patient(self, voxels: NDArray[np.floating]) -> NDArray[np.float64]:
+        """LPS coordinates of voxel coordinates, (n, 3) -> (n, 3)."""
+        return np.asarray(np.atleast_2d(voxels) @ self.affine[:3, :3].T + self.affine[:3, 3])
+
+    def to_voxels(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Voxel coordinates (slice, row, column) of LPS coordinates, (n, 3) -> (n, 3)."""
+        inverse = np.linalg.inv(self.affine[:3, :3])
+        return np.asarray((np.atleast_2d(points) - self.affine[:3, 3]) @ inverse.T)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """Modality values of a stack as they were scanned, slices in order; see ``resampled`` for a grid."""
+
+    stack: Stack
+    values: Values = field(repr=False)
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        return self.stack.frames
+
+    @property
+    def source(self) -> SourceImage:
+        """The slice in the middle."""
+        return self.frames[len(self.frames) // 2].source
+
+    @property
+    def gaps(self) -> NDArray[np.float64]:
+        """Distances between neighbouring slices in mm, shape (slices - 1,)."""
+        return np.diff(self.stack.distances)
+
+    @property
+    def tilted(self) -> bool:
+        """Whether slices are shifted within their plane against each other, as with a tilted gantry."""
+        return bool(np.abs(self.stack.offsets).max() > REGULAR_MM)
+
+    @property
+    def regular(self) -> bool:
+        """Whether the slices lie on a regular grid as they are."""
+        gaps = self.gaps
+        return not self.tilted and bool(len(gaps) == 0 or np.abs(gaps - gaps.mean()).max() <= REGULAR_MM)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was corrected, in sentences for the report."""
+        remarks = list(self.stack.remarks)
+        if self.tilted:
+            remarks.append("the gantry was tilted; slices were put to their true positions")
+        gaps = self.gaps
+        if len(gaps) and np.ptp(gaps) > REGULAR_MM:
+            remarks.append(f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart")
+        return tuple(remarks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """The volumes of a series, largest first, and why files or slices are in none."""
+
+    volumes: tuple[Volume, ...]
+    refused: tuple[str, ...]
+
+
+def read_series(files: Sequence[Path], *, fewest_slices: int = 2, load_pixels: bool = True) -> Series:
+    """Volumes of the files of one series.
+
+    Raises:
+        OSError: a file cannot be opened or read.
+    """
+    read = read_frames(files)
+    reasons = list(dict.fromkeys(read.refused.values()))
+    volumes: list[Volume] = []
+    try:
+        stacks, refused = stacks_of(read.frames, same_pixels)
+    except ImageUnreadable as error:
+        return Series(volumes=(), refused=(*reasons, str(error)))
+    reasons += refused
+    for stack in stacks:
+        reason = refusal_of(stack, fewest_slices)
+        if reason is not None:
+            reasons.append(reason)
+            continue
+        try:
+            values = load(stack.frames) if load_pixels else np.empty((0, 0, 0), dtype=np.int16)
+        except ImageUnreadable as error:
+            reasons.append(str(error))
+            continue
+        volumes.append(Volume(stack=stack, values=values))
+    return Series(volumes=tuple(volumes), refused=tuple(dict.fromkeys(reasons)))
+
+
+def refusal_of(stack: Stack, fewest_slices: int) -> str | None:
+    """Why a stack is no volume that can be analysed, None where it is."""
+    if len(stack.frames) < fewest_slices:
+        return f"{len(stack.frames)} slices are no volume; at least {fewest_slices} are needed"
+    gaps = np.diff(stack.distances)
+    if len(gaps) and gaps.max() > max(WIDEST_GAP_MM, WIDEST_GAP_RATIO * float(np.median(gaps))):
+        return f"slices are missing: a gap of {gaps.max():.1f} mm among gaps of {np.median(gaps):.1f} mm"
+    return None
