@@ -20,16 +20,25 @@ _INT16 = np.iinfo(np.int16)
 def load(frames: Sequence[Frame], *, threads: int = 2) -> Values:
     """Modality values of slices, shape (slices, rows, columns), in their order.
 
-    int16 where slope, intercept and bit depth allow it without loss (the usual CT), else float32.
+    int16 where slope and intercept are those of the usual CT and every value fits, else float32.
 
     Raises:
         OSError: a file cannot be opened or read.
         ImageUnreadable: pixels cannot be decoded.
     """
-    exact = all(_fits_int16(frame) for frame in frames)
-    shape = (len(frames), frames[0].rows, frames[0].columns)
-    values: Values = np.empty(shape, dtype=np.int16 if exact else np.float32)
+    if all(frame.slope == 1 and frame.intercept == round(frame.intercept) for frame in frames):
+        try:
+            return _load(frames, np.empty(_shape(frames), dtype=np.int16), threads)
+        except OverflowError:
+            pass  # rare: read again as floating point
+    return _load(frames, np.empty(_shape(frames), dtype=np.float32), threads)
 
+
+def _shape(frames: Sequence[Frame]) -> tuple[int, int, int]:
+    return len(frames), frames[0].rows, frames[0].columns
+
+
+def _load(frames: Sequence[Frame], values: Values, threads: int) -> Values:
     def fill(part: Sequence[tuple[int, Frame]]) -> None:
         for index, stored in _stored(part):
             _convert(stored, frames[index], values[index])
@@ -78,18 +87,16 @@ def _native(frame: Frame, layout: PixelLayout) -> NDArray[np.integer]:
     return stored
 
 
-def _fits_int16(frame: Frame) -> bool:
-    if frame.slope != 1 or frame.intercept != round(frame.intercept) or frame.pixels is None:
-        return False
-    bits = frame.pixels.bits_stored
-    signed = np.dtype(frame.pixels.dtype).kind == "i"
-    lowest, highest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
-    return bool(_INT16.min <= lowest + frame.intercept and highest + frame.intercept <= _INT16.max)
-
-
 def _convert(stored: NDArray[np.integer], frame: Frame, target: Values) -> None:
     if target.dtype == np.int16:
-        np.add(stored, np.int16(frame.intercept), out=target, casting="unsafe")
+        intercept = int(frame.intercept)
+        if not _INT16.min <= int(stored.min()) + intercept or int(stored.max()) + intercept > _INT16.max:
+            raise OverflowError
+        if stored.dtype.itemsize == 2:
+            # In two's complement the sum that fits is right whatever the sign of the cells.
+            np.add(stored.view(np.int16), np.int16(intercept), out=target)
+        else:
+            np.add(stored, intercept, out=target, casting="unsafe")
         return
     np.multiply(stored, np.float32(frame.slope), out=target, casting="unsafe")
     if frame.intercept:

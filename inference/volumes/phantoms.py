@@ -86,7 +86,8 @@ def _window(axes: Sequence[Values], centre: NDArray[np.float64], reach: float) -
     """The part of the arrays within ``reach`` of a point."""
     parts = [
         slice(
-            int(np.searchsorted(axis, middle - reach)), int(np.searchsorted(axis, middle + reach, side="right"))
+            int(np.searchsorted(axis, middle - reach)),
+            int(np.searchsorted(axis, middle + reach, side="right")),
         )
         for axis, middle in zip(axes, centre, strict=True)
     ]
@@ -197,7 +198,9 @@ def head_phantom(
             shown |= _add_lesion(values, brain, (height, y, x), (tall, long, wide), random)
     if haemorrhage:
         side = random.choice([-1, 1])
-        crescent = brain & (radius > random.uniform(0.78, 0.83)) & (side * x > 0.55 * wide * (1 - abs(y) / long))
+        crescent = (
+            brain & (radius > random.uniform(0.78, 0.83)) & (side * x > 0.55 * wide * (1 - abs(y) / long))
+        )
         crescent &= np.abs(height - random.uniform(-15, 15)) < random.uniform(12, 25)
         values[crescent] = random.uniform(60, 72)
         bleeding = crescent.sum(axis=(1, 2)) > 30

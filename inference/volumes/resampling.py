@@ -100,7 +100,8 @@ def _in_plane(
 
 def _linear(values: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.float32]:
     """Linear interpolation along the first axis; the ends repeat."""
-    inside = np.clip(at, 0, len(values) - 1)
+    whole = np.rint(at)
+    inside = np.clip(np.where(np.abs(at - whole) < 1e-6, whole, at), 0, len(values) - 1)
     lower = np.minimum(inside.astype(np.intp), max(len(values) - 2, 0))
     weight = (inside - lower).astype(np.float32)[:, None]
     if not weight.any():

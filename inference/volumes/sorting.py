@@ -134,9 +134,7 @@ def _repeated(ordered: Sequence[Frame]) -> list[int]:
     return [int(i) + 1 for i in np.flatnonzero(np.diff(heights) < SAME_PLACE_MM)]
 
 
-def _without_repeats(
-    ordered: Sequence[Frame], same_pixels: Callable[[Frame, Frame], bool]
-) -> Stack | str:
+def _without_repeats(ordered: Sequence[Frame], same_pixels: Callable[[Frame, Frame], bool]) -> Stack | str:
     repeats = _repeated(ordered)
     if not repeats:
         return Stack(frames=tuple(ordered))

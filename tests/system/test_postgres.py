@@ -15,9 +15,7 @@ def test_node_on_postgres_delivers_and_goes_on_after_a_restart_of_the_server(tmp
     with (
         Postgres(tmp_path / "postgres") as server,
         Orthanc(tmp_path / "pacs") as pacs,
-        Node(
-            tmp_path / "node", [("pacs", "ORTHANC", pacs.port)], database=server.create("overread")
-        ) as node,
+        Node(tmp_path / "node", [("pacs", "ORTHANC", pacs.port)], database=server.create("overread")) as node,
     ):
         for number in (1, 2):
             path = tmp_path / f"{number}.dcm"
