@@ -69,11 +69,14 @@ class Engine(Protocol):
     """A way from images to findings, loaded once and kept.
 
     ``kind`` is what the configuration's ``kind`` says. ``header_keywords`` are the attributes that
-    :meth:`select` looks at, so that receivers index them.
+    :meth:`select` looks at, so that receivers index them. ``takes_series`` says that the files of a series
+    are one input, not one each. ``batch_size`` is how many jobs it infers at once.
     """
 
     kind: ClassVar[str]
     header_keywords: ClassVar[frozenset[str]]
+    takes_series: ClassVar[bool]
+    batch_size: ClassVar[int]
 
     @classmethod
     def select(cls, headers: Sequence[ImageHeader]) -> Selection:

@@ -152,6 +152,8 @@ class Finding:
     individual_predictions: tuple[float, ...] = ()
     heatmap: Heatmap | None = None
     regions: tuple[Region, ...] = ()
+    image: SourceImage | None = None
+    """For volumes: the slice that shows it best."""
 
     @property
     def presence(self) -> Presence:
@@ -191,8 +193,93 @@ class Reasoning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One lesion in a volume. Patient coordinates are DICOM's (LPS), in mm.
+
+    ``ellipsoid`` has shape (6, 3): the two ends of each of the three axes, as graphic type ELLIPSOID of PS3.3
+    section C.18.9.1.2 lists them. ``voxel`` is (slice, row, column) in the series as it was scanned.
+    """
+
+    number: int
+    """1-based, most certain first."""
+    label: Label
+    certainty: float
+    """In [0, 1]."""
+    centre: tuple[float, float, float]
+    voxel: tuple[int, int, int]
+    ellipsoid: NDArray[np.float64] = field(repr=False)
+    diameter_mm: float
+    volume_mm3: float
+    mean_hu: float
+    std_hu: float
+    sphericity: float
+    """Surface of the ball of the same volume over the lesion's own, at most 1."""
+    malignancy: float | None = None
+    """Calibrated probability in [0, 1]."""
+    risk: str | None = None
+    """``low``, ``intermediate`` or ``high``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """One segment: the value that its pixels have in the label maps, and what it is."""
+
+    value: int
+    name: str
+    category: Code | None
+    type: Code | None
+    volume_mm3: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """Label maps on the stored frames of the source.
+
+    ``labels`` is uint8 or uint16 of shape (images, rows, columns), 0 where there is nothing; ``images`` are the
+    frames in the same order.
+    """
+
+    images: tuple[SourceImage, ...]
+    labels: NDArray[np.unsignedinteger] = field(repr=False)
+    structures: tuple[Structure, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyImage:
+    """A slice that shows a finding: ``picture`` as in :class:`Analysis`, with a heat map of its shape."""
+
+    source: SourceImage
+    title: str
+    label: Label
+    certainty: float
+    picture: NDArray[np.uint8] = field(repr=False)
+    heatmap: Heatmap
+    detection: int | None = None
+    """Number of the detection that it shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeData:
+    """The volume behind an analysis, for files that show it.
+
+    ``values`` are modality values (slices, rows, columns) on a regular grid, ``affine`` takes (slice, row,
+    column, 1) to LPS in mm. ``heat`` is float32 in [0, 1] on the same grid, None for engines without.
+    """
+
+    values: NDArray[np.float32] = field(repr=False)
+    affine: NDArray[np.float64] = field(repr=False)
+    heat: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distances of voxels along the axes of ``values``, in mm."""
+        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(lengths[0]), float(lengths[1]), float(lengths[2])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What one engine says of one case (an image here).
+    """What one engine says of one case: an image, or a volume with its slice in the middle as ``source``.
 
     ``picture`` is the source image as a person would see it: uint8, shape (rows, columns), bright =
     dense, at most 1024 pixels on its longer side, with the source's aspect ratio. ``findings`` has
@@ -213,6 +300,14 @@ class Analysis:
     """Sentences that the report carries, for example the model's disclaimer."""
     reasoning: tuple[Reasoning, ...] = ()
     """For models that decide by prototypes: how each label's logit came about."""
+    images: tuple[SourceImage, ...] = ()
+    """For volumes: every image that it was made of."""
+    frame_of_reference_uid: str = ""
+    """Of the patient coordinates, for volumes."""
+    detections: tuple[Detection, ...] = ()
+    segmentation: Segmentation | None = None
+    key_images: tuple[KeyImage, ...] = ()
+    volume: VolumeData | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:

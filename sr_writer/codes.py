@@ -38,6 +38,18 @@ SEVERITY: dict[Severity, Code] = {
     Severity.CRITICAL: Code("SEVERITY-CRIT", PRIVATE_SCHEME, "Critical"),
 }
 
+RISK_CATEGORY: Code = codes.DCM.LesionRisk
+"""Concept name of the risk category of a lesion: read from its malignancy."""
+
+MILLILITER = Code("ml", "UCUM", "ml")
+"""The dictionaries list units, UCUM composes them: this is its litre with its prefix for a thousandth."""
+
+RISK: dict[str, Code] = {
+    "low": Code("RISK-LOW", PRIVATE_SCHEME, "Low risk"),
+    "intermediate": Code("RISK-INTERMED", PRIVATE_SCHEME, "Intermediate risk"),
+    "high": Code("RISK-HIGH", PRIVATE_SCHEME, "High risk"),
+}
+
 PRESENCE: dict[Presence, Code] = {
     Presence.PRESENT: codes.SCT.Present,
     Presence.INDETERMINATE: codes.SCT.Indeterminate,

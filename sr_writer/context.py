@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from sr_writer.document import InstanceReference
 
-ResultKind = Literal["sr", "overlay"]
+ResultKind = Literal["sr", "overlay", "segmentation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,9 @@ class ReportContext:
 
     ``job_seed`` is everything that the UIDs derive from: study, series, engine, model version and
     inputs digest in one string. ``series_number`` is the report's Series Number; the overlays take
-    the next one. ``content_datetime`` is when the results were made; it is written in ``timezone``
-    (None: the time zone of the node), or in the source's own offset where the source declares one.
+    the next one, a segmentation the one after. ``content_datetime`` is when the results were made; it is
+    written in ``timezone`` (None: the time zone of the node), or in the source's own offset where the
+    source declares one.
     ``manufacturer``, ``model_name`` and ``software_version`` describe the node, not the model.
     """
 

@@ -8,6 +8,8 @@ References: PS3.16 TID 1410, TID 1501, TID 4019, TID 4108; PS3.3 section C.18.6.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -48,13 +50,13 @@ def measurement_groups(
     *,
     image: SourceImage,
     algorithm: Algorithm,
-    overlay: Dataset | None,
+    overlays: Sequence[Dataset],
     tracking_name: str,
     tracking_seed: str,
 ) -> list[MeasurementGroup]:
     """The groups of one finding.
 
-    ``overlay`` is the finding's Secondary Capture, if it has one. ``tracking_name`` is the text of
+    ``overlays`` are the finding's Secondary Captures. ``tracking_name`` is the text of
     the tracking identifier and ``tracking_seed`` what its UID derives from.
     """
     polygons = [polygon for region in finding.regions if (polygon := _polygon(region, image)) is not None]
@@ -63,10 +65,15 @@ def measurement_groups(
         name = tracking_name if index == 0 else f"{tracking_name}, region {index + 1}"
         identifier = TrackingIdentifier(derived_uid(tracking_seed, "tracking", index), name)
         group = _group(finding, image, algorithm, identifier, polygon)
-        if overlay is not None:
-            group[0].ContentSequence.append(_visual_explanation(overlay))
+        add_visual_explanations(group, overlays)
         groups.append(group)
     return groups
+
+
+def add_visual_explanations(group: Sequence[Dataset], overlays: Sequence[Dataset]) -> None:
+    """Let a group refer to the overlays that show where the model looked."""
+    for overlay in overlays:
+        group[0].ContentSequence.append(_visual_explanation(overlay))
 
 
 def _group(

@@ -32,8 +32,12 @@ def write_overlay(
     context: ReportContext,
     *,
     number: int,
+    title: str = "",
 ) -> Dataset:
-    """The overlay of one heat map; ``number`` counts the overlays of the job from 1."""
+    """The overlay of one heat map; ``number`` counts the overlays of the job from 1.
+
+    ``title`` says which slice or lesion of a volume it shows.
+    """
     overlay = Dataset()
     overlay.SOPClassUID = SecondaryCaptureImageStorage
     overlay.SOPInstanceUID = derived_uid(context.job_seed, "overlay", number)
@@ -45,18 +49,20 @@ def write_overlay(
     source.copy_series_context(overlay)
     _set_derivation(overlay, analysis, finding, heatmap)
     copy_lossy_compression(source, overlay)
-    legend = _legend(analysis, finding, heatmap, context)
+    legend = _legend(analysis, finding, heatmap, context, title)
     _set_pixels(overlay, draw_overlay(analysis, finding, heatmap, legend))
     complete_instance(overlay, source, context, analysis.model, title="overlays")
     return overlay
 
 
-def _legend(analysis: Analysis, finding: Finding, heatmap: Heatmap, context: ReportContext) -> Legend:
+def _legend(
+    analysis: Analysis, finding: Finding, heatmap: Heatmap, context: ReportContext, title: str
+) -> Legend:
     notices = [UNREVIEWED_NOTICE]
     if analysis.model.demonstration:
         notices.append(DEMONSTRATION_NOTICE)
     return Legend(
-        finding=plain(finding.label.name, LONG_STRING),
+        finding=plain(f"{finding.label.name}, {title}" if title else finding.label.name, LONG_STRING),
         probability=finding.calibrated_probability,
         thresholds=finding.label.thresholds,
         presence=finding.presence,

@@ -6,6 +6,7 @@ References: PS3.3 section A.35.13 (Comprehensive 3D SR IOD), PS3.16 TID 1500, IH
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from highdicom.sr import (
     DeviceObserverIdentifyingAttributes,
@@ -23,31 +24,41 @@ from sr_writer.codes import procedure_reported
 from sr_writer.context import ReportContext
 from sr_writer.document import InstanceReference, new_document
 from sr_writer.equipment import DEMONSTRATION_NOTICE, UNREVIEWED_NOTICE, Algorithm
-from sr_writer.groups import MeasurementGroup, measurement_groups, tracking_name
+from sr_writer.groups import (
+    MeasurementGroup,
+    add_visual_explanations,
+    measurement_groups,
+    tracking_name,
+)
 from sr_writer.instance import complete_instance
 from sr_writer.source import SourceHeader
 from sr_writer.strings import LONG_STRING, SHORT_TEXT, plain
 from sr_writer.uids import derived_uid
+from sr_writer.volumetric import VolumetricGroup, detection_groups, structure_groups
+
+Overlays = dict[tuple[int, str | int], list[Dataset]]
+"""Secondary Captures by index of the analysis and name of the label, or number of the detection."""
 
 
 def write_report(
     analyses: Sequence[Analysis],
     sources: Sequence[SourceHeader],
-    overlays: Mapping[tuple[int, str], Dataset],
+    overlays: Overlays,
+    segmentations: Mapping[int, Dataset],
     context: ReportContext,
 ) -> Dataset:
     """The report on all analyses of a job.
 
-    ``sources`` are the headers of the analyses' images in the same order; ``overlays`` are the
-    Secondary Captures by index of the analysis and name of the label.
+    ``sources`` are the headers of the analyses' images in the same order; ``segmentations`` are the
+    Segmentations by index of the analysis.
     """
     algorithm = Algorithm.of_model(analyses[0].model)
     report = new_document(
-        _content(analyses, sources, overlays, context, algorithm),
+        _content(analyses, sources, overlays, segmentations, context, algorithm),
         series_instance_uid=derived_uid(context.job_seed, "report series"),
         sop_instance_uid=derived_uid(context.job_seed, "report"),
         series_number=context.series_number,
-        evidence=_references(analyses, overlays),
+        evidence=_references(analyses, [*chain(*overlays.values()), *segmentations.values()]),
         predecessors=[] if context.predecessor is None else [context.predecessor],
         requests=sources[0].referenced_requests(),
     )
@@ -58,7 +69,8 @@ def write_report(
 def _content(
     analyses: Sequence[Analysis],
     sources: Sequence[SourceHeader],
-    overlays: Mapping[tuple[int, str], Dataset],
+    overlays: Overlays,
+    segmentations: Mapping[int, Dataset],
     context: ReportContext,
     algorithm: Algorithm,
 ) -> Dataset:
@@ -72,17 +84,32 @@ def _content(
             model_name=algorithm.name,
         ),
     )
-    groups: list[MeasurementGroup] = []
+    groups: list[MeasurementGroup | VolumetricGroup] = []
     for index, analysis in enumerate(analyses):
         image_number = index + 1 if len(analyses) > 1 else None
         for finding in analysis.findings:
             groups += measurement_groups(
                 finding,
-                image=analysis.source,
+                image=finding.image or analysis.source,
                 algorithm=algorithm,
-                overlay=overlays.get((index, finding.label.name)),
+                overlays=overlays.get((index, finding.label.name), ()),
                 tracking_name=tracking_name(context.engine_name, finding, image_number),
                 tracking_seed=derived_uid(context.job_seed, "finding", index, finding.label.name),
+            )
+        seed = derived_uid(context.job_seed, "volume", index)
+        for detection, group in detection_groups(
+            analysis, algorithm, engine_name=context.engine_name, seed=seed
+        ):
+            add_visual_explanations(group, overlays.get((index, detection.number), ()))
+            groups.append(group)
+        if index in segmentations and analysis.segmentation is not None and not analysis.detections:
+            groups += structure_groups(
+                analysis,
+                analysis.segmentation,
+                segmentations[index],
+                algorithm,
+                engine_name=context.engine_name,
+                seed=seed,
             )
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),
@@ -110,10 +137,8 @@ def _comments(analyses: Sequence[Analysis]) -> list[str]:
     return comments
 
 
-def _references(
-    analyses: Sequence[Analysis], overlays: Mapping[tuple[int, str], Dataset]
-) -> list[InstanceReference]:
-    """Everything that the content refers to: the images, then the overlays."""
+def _references(analyses: Sequence[Analysis], made: Sequence[Dataset]) -> list[InstanceReference]:
+    """Everything that the report is about: the images, then the overlays and segmentations."""
     images = [
         InstanceReference(
             study_instance_uid=image.study_instance_uid,
@@ -121,14 +146,15 @@ def _references(
             sop_class_uid=image.sop_class_uid,
             sop_instance_uid=image.sop_instance_uid,
         )
-        for image in (analysis.source for analysis in analyses)
+        for analysis in analyses
+        for image in (analysis.source, *analysis.images)
     ]
     return images + [
         InstanceReference(
-            study_instance_uid=overlay.StudyInstanceUID,
-            series_instance_uid=overlay.SeriesInstanceUID,
-            sop_class_uid=overlay.SOPClassUID,
-            sop_instance_uid=overlay.SOPInstanceUID,
+            study_instance_uid=instance.StudyInstanceUID,
+            series_instance_uid=instance.SeriesInstanceUID,
+            sop_class_uid=instance.SOPClassUID,
+            sop_instance_uid=instance.SOPInstanceUID,
         )
-        for overlay in overlays.values()
+        for instance in made
     ]

@@ -1,45 +1,73 @@
-"""The objects of one job: the report first, then its overlays."""
+"""The objects of one job: the report first, then its overlays, then its segmentations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from pydicom.dataset import Dataset
 
-from inference.findings import Analysis
+from inference.findings import Analysis, Finding, Heatmap
 from sr_writer.context import ReportContext, WrittenObject
 from sr_writer.overlay import write_overlay
-from sr_writer.report import write_report
+from sr_writer.report import Overlays, write_report
+from sr_writer.segmentation import write_segmentation
 from sr_writer.source import SourceHeader
 
 
 def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[WrittenObject]:
-    """One Structured Report on all analyses of a job and one overlay for each of their heat maps.
+    """One Structured Report on all analyses of a job, one overlay for each heat map, and segmentations.
 
     The analyses are of one study and one model; the report stands first, the overlays follow in the
     order of the analyses and their findings, as one series. The same arguments make the same objects.
 
     Raises:
-        ValueError: there is no analysis or finding, or the analyses are of several studies or models.
+        ValueError: there is nothing to report, or the analyses are of several studies or models.
         OSError: the file of a source image cannot be read.
         pydicom.errors.InvalidDicomError: the file of a source image is not DICOM.
     """
-    if not any(analysis.findings for analysis in analyses):
-        raise ValueError("a report needs at least one analysis with a finding")
+    if not any(analysis.findings or analysis.segmentation for analysis in analyses):
+        raise ValueError("a report needs at least one analysis with a finding or a segmentation")
     if len({analysis.source.study_instance_uid for analysis in analyses}) > 1:
         raise ValueError("a report is about one study; write one for each study")
     if len({analysis.model for analysis in analyses}) > 1:
         raise ValueError("a report names one model; write one for each model")
     sources = [SourceHeader(analysis.source) for analysis in analyses]
-    overlays: dict[tuple[int, str], Dataset] = {}
+    overlays: Overlays = {}
+    number = 0
     for index, (analysis, source) in enumerate(zip(analyses, sources, strict=True)):
-        for finding in analysis.findings:
-            if finding.heatmap is not None:
-                overlays[index, finding.label.name] = write_overlay(
-                    analysis, finding, finding.heatmap, source, context, number=len(overlays) + 1
-                )
-    report = write_report(analyses, sources, overlays, context)
+        for shown, finding, heatmap, title, key in _pictures(analysis):
+            number += 1
+            overlay = write_overlay(shown, finding, heatmap, source, context, number=number, title=title)
+            overlays.setdefault((index, key), []).append(overlay)
+    segmentations: dict[int, Dataset] = {}
+    for index, (analysis, source) in enumerate(zip(analyses, sources, strict=True)):
+        if analysis.segmentation is not None:
+            segmentations[index] = write_segmentation(
+                analysis, analysis.segmentation, source, context, number=len(segmentations) + 1
+            )
+    report = write_report(analyses, sources, overlays, segmentations, context)
     return [
         WrittenObject(kind="sr", dataset=report),
-        *(WrittenObject(kind="overlay", dataset=overlay) for overlay in overlays.values()),
+        *(WrittenObject(kind="overlay", dataset=o) for several in overlays.values() for o in several),
+        *(WrittenObject(kind="segmentation", dataset=s) for s in segmentations.values()),
     ]
+
+
+def _pictures(analysis: Analysis) -> Iterator[tuple[Analysis, Finding, Heatmap, str, str | int]]:
+    """What gets an overlay: the view, the finding, its heat map, a title, and what it belongs to.
+
+    That is a label's name, or the number of a detection.
+    """
+    for finding in analysis.findings:
+        if finding.heatmap is not None:
+            yield analysis, finding, finding.heatmap, "", finding.label.name
+    for image in analysis.key_images:
+        shown = replace(analysis, source=image.source, picture=image.picture)
+        finding = Finding(
+            label=image.label,
+            logit=0.0,
+            probability=image.certainty,
+            calibrated_probability=image.certainty,
+        )
+        yield shown, finding, image.heatmap, image.title, image.detection or image.label.name

@@ -25,7 +25,7 @@ from inference.phantoms import FINDINGS, chest_phantom
 from inference.store.card import DenseNetArchitecture, ModelCard
 from inference.store.pathologies import chest_label
 
-FOLDER = Path(__file__).resolve().parents[1] / "inference" / "demo"
+FOLDER = Path(__file__).resolve().parents[1] / "inference" / "demo" / "chest_xray"
 SIZE = 224
 ARCHITECTURE = DenseNetArchitecture(block_config=(3, 6, 8, 6), growth_rate=16, init_features=32, bottleneck=4)
 HELD_OUT_SEED = 10_000_000

@@ -20,6 +20,9 @@ _BUILT_IN = {
     "image_classifier": ("inference.engines.image_classifier", "ImageClassifierEngine"),
     "pneumonia": ("inference.engines.pneumonia", "PneumoniaEngine"),
     "concept_prototype": ("inference.engines.concept_prototype", "ConceptPrototypeEngine"),
+    "lung_nodule": ("inference.engines.lung_nodule", "LungNoduleEngine"),
+    "brain_metastasis": ("inference.engines.brain_metastasis", "BrainMetastasisEngine"),
+    "hybrid_volume": ("inference.engines.hybrid_volume", "HybridVolumeEngine"),
 }
 
 

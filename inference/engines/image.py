@@ -59,6 +59,8 @@ class ImageEngine:
     header_keywords: ClassVar[frozenset[str]]
     minimum_size: ClassVar[int] = 32
     """Rows and columns that an image must have, in pixels."""
+    takes_series: ClassVar[bool] = False
+    batch_size: ClassVar[int] = 8
     options: ClassVar[tuple[str, ...]] = ("ensemble", "weights", "scales", "tta", "explanation", "thresholds")
     """Keys of the ``[[engine]]`` table that the kind has besides the common ones."""
 
@@ -70,7 +72,7 @@ class ImageEngine:
         self._method = str(settings.options.get("explanation", self.default_explanation(card)))
         overridden = settings.options.get("thresholds", {})
         self._reported = {
-            index: _with_thresholds(label.as_finding(), overridden.get(label.name))
+            index: with_thresholds(label.as_finding(), overridden.get(label.name))
             for index, label in enumerate(card.labels)
             if label.name
         }
@@ -125,7 +127,7 @@ class ImageEngine:
         members: list[Member] = []
         card: ModelCard | None = None
         for name, weight in zip(names, weights, strict=True):
-            stored = store.get(name)
+            stored = store.get(name, cls.kind)
             if stored.card.kind != cls.kind:
                 raise ModelInvalid(
                     f"model {stored.card.name!r} is for {stored.card.kind} engines, not for {cls.kind}."
@@ -307,7 +309,12 @@ def _list_of(settings: EngineSettings, option: str, kind: type[Any]) -> list[Any
     return [kind(item) for item in value]
 
 
-def _with_thresholds(label: Label, overridden: dict[str, float] | None) -> Label:
+def with_thresholds(label: Label, overridden: dict[str, float] | None) -> Label:
+    """A label with the thresholds of the settings, where they name any.
+
+    Raises:
+        EngineMisconfigured: they are no three ascending numbers in [0, 1].
+    """
     if overridden is None:
         return label
     from dataclasses import replace

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from inference.errors import ModelInvalid
 from inference.networks.densenet import DenseNet
 from inference.networks.network import Network
 from inference.networks.prototypes import PrototypeNetwork
 from inference.networks.torchvision_networks import TorchvisionNetwork
-from inference.store.card import DenseNetArchitecture, ModelCard, TorchvisionArchitecture
+from inference.store.card import (
+    DenseNetArchitecture,
+    ModelCard,
+    PrototypeArchitecture,
+    TorchvisionArchitecture,
+)
 
 __all__ = ["DenseNet", "Network", "PrototypeNetwork", "TorchvisionNetwork", "build_network"]
 
 
 def build_network(card: ModelCard) -> Network:
-    """The network of a model card, with random weights and one output per label."""
+    """The network of a model card, with random weights and one output per label.
+
+    Raises:
+        ModelInvalid: the card's architecture is not one for single images.
+    """
     architecture = card.architecture
     if isinstance(architecture, DenseNetArchitecture):
         return DenseNet(
@@ -30,6 +40,8 @@ def build_network(card: ModelCard) -> Network:
             outputs=len(card.labels),
             input_size=card.input_size,
         )
+    if not isinstance(architecture, PrototypeArchitecture):
+        raise ModelInvalid(f"model {card.name!r} has no network for single images ({architecture.family}).")
     return PrototypeNetwork(
         architecture.backbone,
         concepts=len(architecture.concepts),

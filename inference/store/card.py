@@ -99,9 +99,94 @@ class PrototypeArchitecture(CardModel):
     prototypes_per_concept: int = Field(gt=0)
 
 
+class PivotArchitecture(CardModel):
+    """The multi-task 3D U-Net of the PIVOT nodule system."""
+
+    family: Literal["pivot"] = "pivot"
+    init_features: int = Field(default=32, gt=0)
+    depth: int = Field(default=4, gt=0)
+
+
+class MetastasisArchitecture(CardModel):
+    """ResNet-50 with one input channel and the head 2048-512-1, one logit for a slice."""
+
+    family: Literal["metastasis"] = "metastasis"
+
+
+class HybridArchitecture(CardModel):
+    """A network for three neighbouring slices, and how its predictions become one of the volume."""
+
+    family: Literal["hybrid"] = "hybrid"
+    backbone: DenseNetArchitecture | TorchvisionArchitecture = Field(discriminator="family")
+    aggregator: Literal["max", "mean", "noisy_or", "attention", "lstm", "transformer"]
+
+
+class UnetResnetArchitecture(CardModel):
+    """MONAI's 3D U-Net for a mask, and MONAI's 3D ResNet for the labels, both on the same windows."""
+
+    family: Literal["unet_resnet"] = "unet_resnet"
+    unet_channels: Annotated[tuple[int, ...], Field(strict=False)] = (16, 32, 64, 128, 256)
+    resnet_layers: Annotated[tuple[int, ...], Field(strict=False)] = (2, 2, 2, 2)
+    resnet_widths: Annotated[tuple[int, ...], Field(strict=False)] = (64, 128, 256, 512)
+
+
+class NnunetArchitecture(CardModel):
+    """A plain U-Net as nnU-Net's plans describe it, run as MONAI's DynUNet."""
+
+    family: Literal["nnunet"] = "nnunet"
+    features: Annotated[tuple[int, ...], Field(strict=False)]
+    kernel_sizes: Annotated[tuple[tuple[int, int, int], ...], Field(strict=False)]
+    strides: Annotated[tuple[tuple[int, int, int], ...], Field(strict=False)]
+    input_channels: int = Field(default=1, gt=0)
+    patch_size: Annotated[tuple[int, int, int], Field(strict=False)]
+    normalisation: Literal["CTNormalization", "ZScoreNormalization", "NoNormalization"]
+    intensity: dict[str, float] = {}
+    """Of the training images' foreground: mean, std, percentile_00_5, percentile_99_5."""
+
+
+class BundleArchitecture(CardModel):
+    """A MONAI bundle: its configuration lies in the model's folder and says everything."""
+
+    family: Literal["bundle"] = "bundle"
+    output: Literal["segmentation", "classification", "detection"]
+    code_allowed: bool = False
+    """Whether expressions and classes of the bundle that are no configuration of MONAI and torch may run."""
+
+
 Architecture = Annotated[
-    DenseNetArchitecture | TorchvisionArchitecture | PrototypeArchitecture, Field(discriminator="family")
+    DenseNetArchitecture
+    | TorchvisionArchitecture
+    | PrototypeArchitecture
+    | PivotArchitecture
+    | MetastasisArchitecture
+    | HybridArchitecture
+    | UnetResnetArchitecture
+    | NnunetArchitecture
+    | BundleArchitecture,
+    Field(discriminator="family"),
 ]
+
+
+class VolumePreprocessing(CardModel):
+    """How a volume's modality values become the network's input.
+
+    ``spacing`` is (slice, row, column) in mm; None keeps the slices as they were scanned. Values are clipped
+    to ``low`` and ``high`` (Hounsfield units for CT) and scaled to [0, 1], then perhaps z-scored.
+    """
+
+    spacing: Annotated[tuple[float, float, float], Field(strict=False)] | None = None
+    low: float = -1000.0
+    high: float = 400.0
+    normalisation: Literal["minmax", "zscore"] = "minmax"
+
+
+class CardStructure(CardModel):
+    """One label value of a segmentation, above 0."""
+
+    value: int = Field(gt=0)
+    name: str
+    category: Code | None = None
+    type: Code | None = None
 
 
 class Preprocessing(CardModel):
@@ -168,12 +253,26 @@ class ModelCard(CardModel):
     """Modalities whose images the model takes; none: those of its engine kind."""
     disclaimer: str = ""
     """A sentence that every object of the model carries."""
-    labels: Annotated[tuple[CardLabel, ...], Field(strict=False, min_length=1)]
+    labels: Annotated[tuple[CardLabel, ...], Field(strict=False)] = ()
     """In the order of the network's outputs."""
+    volume: VolumePreprocessing | None = None
+    """For models of volumes."""
+    structures: Annotated[tuple[CardStructure, ...], Field(strict=False)] = ()
+    """For models that segment."""
+    triage_calibration: CardCalibration | None = None
+    """For models that judge malignancy: calibration of that logit."""
     training: str = ""
     """What the model was trained on, in a sentence or two."""
     auc: dict[str, float] = {}
     """Area under the ROC curve on held-out data, by label."""
+    froc: Annotated[tuple[tuple[float, float], ...], Field(strict=False)] = ()
+    """For models that detect: false positives a scan and sensitivity on held-out data."""
+
+    @model_validator(mode="after")
+    def _finds_something(self) -> ModelCard:
+        if not self.labels and not self.structures:
+            raise ValueError("a model needs labels or structures")
+        return self
 
     @property
     def identity(self) -> findings.ModelIdentity:

@@ -52,14 +52,18 @@ class ModelStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, reference: str) -> StoredModel:
+    def get(self, reference: str, kind: str | None = None) -> StoredModel:
         """The model of a name, of a folder with a card, or of a weights file beside its card.
+
+        ``demo`` is the bundled model for engines of ``kind``.
 
         Raises:
             ModelAbsent: there is no such model yet.
             ModelInvalid: the card cannot be read, or the weights are not those of the card.
         """
-        folder = self._find(reference)
+        folder = self._find(reference, kind)
+        if folder is None and reference == DEMONSTRATION:
+            raise ModelAbsent(f"there is no demonstration model for {kind} engines: name another model.")
         if folder is None:
             raise ModelAbsent(
                 f"model {reference!r} is not in the store: fetch it with `overread models pull {reference}` "
@@ -165,7 +169,7 @@ class ModelStore:
             InferenceError: the model comes with overread, whose cards are not changed.
         """
         folder = self._find(reference)
-        if folder is None or folder == DEMONSTRATION_FOLDER:
+        if folder is None:
             raise InferenceError(
                 f"the card of model {reference!r} cannot be changed: import a copy of the model under another name."
             )
@@ -201,9 +205,10 @@ class ModelStore:
             for left in (temporary, temporary.with_name(temporary.name + ".old")):
                 shutil.rmtree(left, ignore_errors=True)
 
-    def _find(self, reference: str) -> Path | None:
+    def _find(self, reference: str, kind: str | None = None) -> Path | None:
         if reference == DEMONSTRATION:
-            return DEMONSTRATION_FOLDER
+            folder = DEMONSTRATION_FOLDER / str(kind)
+            return folder if (folder / CARD).exists() else None
         if re.fullmatch(NAME, reference) and (self.folder / reference / CARD).exists():
             return self.folder / reference
         path = Path(reference)
@@ -218,7 +223,8 @@ class ModelStore:
 
     def _folders(self) -> list[Path]:
         own = sorted(self.folder.glob("*/" + CARD)) if self.folder.exists() else []
-        return [DEMONSTRATION_FOLDER, *(card.parent for card in own if not card.parent.name.startswith("."))]
+        bundled = sorted(DEMONSTRATION_FOLDER.glob("*/" + CARD))
+        return [card.parent for card in (*bundled, *own) if not card.parent.name.startswith(".")]
 
 
 def _read_card(path: Path) -> ModelCard:

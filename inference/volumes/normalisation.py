@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from monai.transforms import NormalizeIntensity, ScaleIntensityRange
+from monai.transforms.intensity.array import NormalizeIntensity, ScaleIntensityRange
 from numpy.typing import NDArray
 
 from inference.resampling import resample, triangle_axis
@@ -24,7 +24,7 @@ def windowed(values: NDArray[np.generic], centre: float, width: float) -> Values
     return clipped(values, centre - width / 2, centre + width / 2)
 
 
-def z_scored(values: Values) -> Values:
+def z_scored(values: NDArray[np.floating]) -> Values:
     """Values less their mean, over their standard deviation; all 0 where they are all the same."""
     return np.asarray(NormalizeIntensity()(values), dtype=np.float32)
 

@@ -8,6 +8,7 @@ uneven gaps exactly, with one linear interpolation along each axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from scipy.ndimage import map_coordinates
 
 from inference.volumes.frame import Frame
 from inference.volumes.volume import Affine, Grid, Volume
+
+Cell = TypeVar("Cell", bound=np.generic)
 
 
 def regular_grid(volume: Volume, spacing: tuple[float, float, float] | None = None) -> Grid:
@@ -111,8 +114,8 @@ def _linear(values: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.
 
 
 def to_frames(
-    values: NDArray[np.generic], affine: Affine, frames: Sequence[Frame], *, order: int = 0
-) -> NDArray[np.generic]:
+    values: NDArray[Cell], affine: Affine, frames: Sequence[Frame], *, order: int = 0
+) -> NDArray[Cell]:
     """An array of a grid sampled at the pixels of slices, shape (slices, rows, columns).
 
     ``order`` 0 takes the nearest voxel (labels), 1 interpolates (probabilities). 0 outside of the grid.

@@ -54,7 +54,7 @@ def calibrate(
     if (images is None) == (results is None):
         raise CommandError("Name either --images or --results.")
     try:
-        stored = store.get(settings.model)
+        stored = store.get(settings.model, settings.kind)
         truth = _read_labels(labels, stored.card)
         if images is not None:
             logits = _infer(engine_class(settings.kind).load(settings, store), images, truth, stored.card)

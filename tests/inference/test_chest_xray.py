@@ -225,7 +225,7 @@ def test_serving_process_takes_no_pickle(tmp_path: Path) -> None:
     folder = tmp_path / "bad"
     folder.mkdir()
     torch.save({"features.conv0.weight": torch.zeros(1)}, folder / "weights.safetensors")
-    demo = ModelStore(tmp_path).get("demo")
+    demo = ModelStore(tmp_path).get("demo", "chest_xray")
     import hashlib
 
     digest = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()

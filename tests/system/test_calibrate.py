@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def node_with_model(folder: Path, where: Path) -> Node:
     """A configuration whose model is a copy of the demonstration model, so that its card may change."""
     node = Node(where, model="copy")
-    demo = ModelStore(where).get("demo")
+    demo = ModelStore(where).get("demo", "chest_xray")
     (where / "copy.safetensors").write_bytes(demo.weights.read_bytes())
     (where / "copy.json").write_text(demo.card.model_dump_json())
     node.command("models", "import", str(where / "copy.safetensors"), "--name", "copy")

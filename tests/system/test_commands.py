@@ -137,7 +137,7 @@ def test_infer_gives_what_the_node_gives(site: Site, job: dict[str, Any], tmp_pa
 
 
 def test_models_are_listed_and_verified(site: Site) -> None:
-    assert [model["name"] for model in site.node.json("models", "list")] == ["demo"]
+    assert {model["name"] for model in site.node.json("models", "list")} == {"demo"}
     assert [verdict["ok"] for verdict in site.node.json("models", "verify")] == [True]
 
 
@@ -185,7 +185,7 @@ def test_absent_model_makes_jobs_wait_until_it_is_there(tmp_path: Path) -> None:
         storescu(node.port, tmp_path / "study.dcm")
         wait_until(lambda: [j["state"] for j in node.jobs()] == ["waiting"], 20, "the job waits")
         assert "overread models pull later" in node.jobs()[0]["reason"]
-        demo = Path(__file__).resolve().parents[2] / "inference" / "demo"
+        demo = Path(__file__).resolve().parents[2] / "inference" / "demo" / "chest_xray"
         (tmp_path / "later.safetensors").write_bytes((demo / "weights.safetensors").read_bytes())
         (tmp_path / "later.json").write_bytes((demo / "card.json").read_bytes())
         node.command("models", "import", str(tmp_path / "later.safetensors"), "--name", "later")

@@ -1,0 +1,61 @@
+"""The 2.5D engine: stacks of three neighbouring slices through any image network, then an aggregator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.engines.slice_wise import Decision, SliceWiseEngine
+
+if TYPE_CHECKING:
+    from inference.networks.hybrid import HybridNetwork
+    from inference.networks.network import Network
+    from inference.store import StoredModel
+
+
+class HybridVolumeEngine(SliceWiseEngine):
+    """Backbone, aggregator and preprocessing come from the card; CT and MR."""
+
+    kind: ClassVar[str] = "hybrid_volume"
+    modalities: ClassVar[tuple[str, ...]] = ("CT", "MR")
+
+    @classmethod
+    def build(cls, stored: StoredModel) -> HybridNetwork:
+        """Backbone and aggregator."""
+        from inference.networks.weights import load_hybrid  # loads torch
+
+        return load_hybrid(stored)
+
+    @property
+    def hybrid(self) -> HybridNetwork:
+        return cast("HybridNetwork", self.network)
+
+    @property
+    def image_network(self) -> Network:
+        return self.hybrid.backbone
+
+    def stacks(self, slices: NDArray[np.float32], chosen: Sequence[int]) -> NDArray[np.float32]:
+        """Slices with the one before and the one behind as channels; the ends repeat."""
+        numbers = np.array(chosen)
+        neighbours = np.clip(numbers[:, None] + (-1, 0, 1), 0, len(slices) - 1)
+        return slices[neighbours]
+
+    def decide(self, slices: NDArray[np.float32]) -> Decision:
+        """Logits of all stacks, then of the volume by the aggregator."""
+        import torch
+
+        logits, features = [], []
+        with torch.inference_mode():
+            for start in range(0, len(slices), self.slices_at_once):
+                chosen = range(start, min(start + self.slices_at_once, len(slices)))
+                batch = torch.from_numpy(self.stacks(slices, chosen)).to(self.placement.device)
+                with self.placement.autocast():
+                    _, found, pooled = self.hybrid.describe(batch)
+                logits.append(found.float())
+                features.append(pooled.float())
+            by_slice = torch.cat(logits)
+            volume = self.hybrid.aggregate(by_slice, torch.cat(features))
+        return Decision(volume=volume.double().cpu().numpy(), slices=by_slice.double().cpu().numpy())

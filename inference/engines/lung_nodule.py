@@ -1,0 +1,379 @@
+"""Lung nodules on chest CT: a 3D U-Net's heat map, its peaks as nodules, their size and malignancy.
+
+The steps and the names of the options are those of the seed document on nodules (PIVOT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from inference.calibration import calibrate
+from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, segmentation_of, slice_picture
+from inference.errors import EngineMisconfigured
+from inference.findings import (
+    Analysis,
+    Code,
+    Detection,
+    Finding,
+    Heatmap,
+    KeyImage,
+    Segmentation,
+    Structure,
+    VolumeData,
+)
+from inference.volumes.frame import Frame
+from inference.volumes.resampling import regular_grid, to_frames, to_grid
+from inference.volumes.volume import Grid, Volume
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inference.networks.pivot import PivotNetwork, PivotOutput
+    from inference.store import StoredModel
+    from inference.volumes.detection import Candidate, Peak
+
+AIR_HU = -1024.0
+RISK_LIMITS = (0.35, 0.65)
+"""Calibrated malignancy below the first is low risk, from the second on high risk."""
+THICKEST_MM = 5.0
+OVERLAYS = 8
+"""Most nodules that get an overlay."""
+_MORPHOLOGY = Code(value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure")
+_NODULE = Code(value="27925004", scheme="SCT", meaning="Nodule")
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Patch = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+
+
+class BlendingOptions(_Options):
+    method: Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear"] = "gaussian"
+    sigma: float = Field(default=0.125, gt=0)
+
+
+class TtaOptions(_Options):
+    enabled: bool = False
+    augmentations: tuple[
+        Literal["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz"], ...
+    ] = ("flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz")
+
+
+class PeakOptions(_Options):
+    method: Literal["local_maxima", "maximum_filter"] = "local_maxima"
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    min_distance: float = Field(default=10.0, gt=0)
+    kernel: int = Field(default=5, gt=0)
+
+
+class NmsOptions(_Options):
+    enabled: bool = True
+    iou_threshold: float = Field(default=0.3, gt=0, le=1)
+
+
+class SizeOptions(_Options):
+    min_diameter: float = Field(default=3.0, ge=0)
+    max_diameter: float = Field(default=30.0, gt=0)
+
+
+class ConfidenceOptions(_Options):
+    min_confidence: float = Field(default=0.3, ge=0, le=1)
+
+
+class NoduleOptions(_Options):
+    """``[engine.options]`` of a lung_nodule engine; the defaults are the seed document's.
+
+    Distances and diameters are in mm, patches and strides in voxels of the model's spacing.
+    """
+
+    mode: Literal["sliding_window", "whole_volume"] = "sliding_window"
+    patch_size: Patch | None = None
+    stride: Patch | None = None
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    batch_size: int = Field(default=4, gt=0)
+    blending: BlendingOptions = BlendingOptions()
+    tta: TtaOptions = TtaOptions()
+    peak_detection: PeakOptions = PeakOptions()
+    nms: NmsOptions = NmsOptions()
+    size_filter: SizeOptions = SizeOptions()
+    confidence_filter: ConfidenceOptions = ConfidenceOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoduleInput:
+    """A volume on the model's grid: Hounsfield units and the network's input."""
+
+    grid: Grid
+    values: NDArray[np.float32] = field(repr=False)
+    image: NDArray[np.float32] = field(repr=False)
+
+
+class LungNoduleEngine(VolumeEngine):
+    """CT of the chest."""
+
+    kind: ClassVar[str] = "lung_nodule"
+    body_parts: ClassVar[str] = ".*(CHEST|THORAX|LUNG|ABDOMEN|BODY|TRUNK).*"
+    fewest_slices: ClassVar[int] = 8
+    window = (-600.0, 1500.0)
+    options: ClassVar[tuple[str, ...]] = ("thresholds", *NoduleOptions.model_fields)
+
+    @classmethod
+    def build(cls, stored: StoredModel) -> PivotNetwork:
+        from inference.networks.weights import load_pivot  # loads torch
+
+        return load_pivot(stored)
+
+    @property
+    def how(self) -> NoduleOptions:
+        """The options, checked.
+
+        Raises:
+            EngineMisconfigured: one of them is wrong.
+        """
+        given = {k: v for k, v in self.settings.options.items() if k != "thresholds"}
+        try:
+            return NoduleOptions.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise EngineMisconfigured(
+                f"engine {self.settings.name!r}: options.{key}: {first['msg']}."
+            ) from error
+
+    def prepare_volume(self, volume: Volume) -> VolumeCase | str:
+        """Resample to the model's spacing and clip; thick slices are refused."""
+        from inference.volumes.normalisation import clipped  # loads torch
+
+        gap = float(np.median(volume.gaps))
+        if gap > THICKEST_MM:
+            return f"slices {gap:.1f} mm apart are too thick for nodules; at most {THICKEST_MM:.0f} mm"
+        assert self.card.volume is not None
+        grid = regular_grid(volume, self.card.volume.spacing)
+        values = to_grid(volume, grid, outside=AIR_HU)
+        image = clipped(values, self.card.volume.low, self.card.volume.high)
+        return VolumeCase(volume=volume, prepared=NoduleInput(grid=grid, values=values, image=image))
+
+    def analyse(self, case: VolumeCase) -> Analysis:
+        from inference.volumes.detection import candidates, intensity, suppressed
+
+        started = perf_counter()
+        how, given = self.how, cast("NoduleInput", case.prepared)
+        heat, mask = self.maps(given.image)
+        spacing = given.grid.spacing
+        found = candidates(self._peaks(heat, spacing), mask, spacing=spacing)
+        if how.nms.enabled:
+            found = suppressed(found, iou=how.nms.iou_threshold, spacing=spacing)
+        found = [
+            c
+            for c in found
+            if how.size_filter.min_diameter <= c.diameter_mm <= how.size_filter.max_diameter
+            and c.peak.value >= how.confidence_filter.min_confidence
+        ]
+        judged = self.malignancy(given.image, found)
+        (label, *_) = self.labels()
+        detections = tuple(
+            self._detection(number, c, malignancy, intensity(given.values, c), case.volume, given.grid)
+            for number, (c, malignancy) in enumerate(zip(found, judged, strict=True), start=1)
+        )
+        certainty = float(heat.max())
+        best = detections[0].voxel[0] if detections else len(case.volume.frames) // 2
+        finding = Finding(
+            label=label,
+            logit=float(np.log(max(certainty, 1e-6) / max(1 - certainty, 1e-6))),
+            probability=certainty,
+            calibrated_probability=certainty,
+            image=case.volume.frames[best].source,
+        )
+        return self.analysis(
+            case,
+            started,
+            [finding],
+            tta_applied=how.tta.enabled,
+            detections=detections,
+            segmentation=self._segmentation(found, detections, case.volume, given.grid),
+            key_images=tuple(
+                self._key_image(detection, heat, case.volume, given.grid)
+                for detection in detections[:OVERLAYS]
+            ),
+            volume=VolumeData(values=given.values, affine=given.grid.affine, heat=heat),
+        )
+
+    def maps(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Heat map of centres and soft mask on the image's grid, each in [0, 1]."""
+        import torch
+
+        from inference.volumes.windows import AUGMENTATIONS, sliding_window, whole_volume
+
+        how = self.how
+        augmentations = [AUGMENTATIONS[name] for name in how.tta.augmentations] if how.tta.enabled else []
+
+        def predict(windows: Tensor) -> Tensor:
+            output: PivotOutput = self.run(windows)
+            return torch.cat([output.centre, output.mask], dim=1).float().sigmoid()
+
+        if how.mode == "whole_volume":
+            both = whole_volume(
+                image,
+                predict,
+                multiple=2 ** len(cast("PivotNetwork", self.network).backbone.encoders),
+                channels=2,
+                augmentations=augmentations,
+                device=str(self.placement.device),
+            )
+        else:
+            patch = how.patch_size or (self.card.input_size,) * 3
+            stride = how.stride or tuple(max(1, round(p * (1 - how.overlap))) for p in patch)
+            both = sliding_window(
+                image,
+                predict,
+                patch=patch,
+                stride=(stride[0], stride[1], stride[2]),
+                batch_size=how.batch_size,
+                channels=2,
+                blending=how.blending.method,
+                sigma=how.blending.sigma,
+                augmentations=augmentations,
+                device=str(self.placement.device),
+            )
+        return both[0], both[1]
+
+    def _peaks(self, heat: NDArray[np.float32], spacing: tuple[float, float, float]) -> list[Peak]:
+        from inference.volumes.detection import filter_maxima, local_maxima
+
+        wanted = self.how.peak_detection
+        if wanted.method == "maximum_filter":
+            return filter_maxima(heat, threshold=wanted.threshold, kernel=wanted.kernel)
+        return local_maxima(
+            heat, threshold=wanted.threshold, min_distance_mm=wanted.min_distance, spacing=spacing
+        )
+
+    def malignancy(self, image: NDArray[np.float32], found: Sequence[Candidate]) -> list[float]:
+        """Calibrated malignancy of each candidate, from a patch around it."""
+        import torch
+
+        size = self.card.input_size
+        half = size // 2
+        padded = np.pad(image, half)
+        results: list[float] = []
+        for start in range(0, len(found), self.how.batch_size):
+            part = found[start : start + self.how.batch_size]
+            corners = [np.rint(candidate.centre).astype(int) for candidate in part]
+            patches = np.stack([padded[tuple(slice(c, c + size) for c in corner)] for corner in corners])
+            output: PivotOutput = self.run(torch.from_numpy(patches)[:, None])
+            logits = output.triage.double().cpu().numpy()
+            probabilities = 1 / (1 + np.exp(-logits))
+            calibrated = calibrate(self.card.triage_calibration, logits, probabilities, "sigmoid")
+            results += calibrated[:, 0].tolist()
+        return results
+
+    def _detection(
+        self,
+        number: int,
+        candidate: Candidate,
+        malignancy: float,
+        intensity: tuple[float, float],
+        volume: Volume,
+        grid: Grid,
+    ) -> Detection:
+        centre = grid.to_patient(np.array([candidate.centre]))[0]
+        axes = grid.affine[:3, :3] / np.array(grid.spacing) * (np.array(candidate.extent) / 2)
+        ends = np.stack([centre + sign * axes[:, axis] for axis in range(3) for sign in (-1, 1)])
+        low, high = RISK_LIMITS
+        return Detection(
+            number=number,
+            label=self.labels()[0],
+            certainty=candidate.peak.value,
+            centre=(float(centre[0]), float(centre[1]), float(centre[2])),
+            voxel=scanned_voxel(centre, volume.frames),
+            ellipsoid=ends,
+            diameter_mm=candidate.diameter_mm,
+            volume_mm3=candidate.volume_mm3,
+            mean_hu=intensity[0],
+            std_hu=intensity[1],
+            sphericity=candidate.sphericity,
+            malignancy=malignancy,
+            risk="low" if malignancy < low else "high" if malignancy >= high else "intermediate",
+        )
+
+    def _segmentation(
+        self,
+        found: Sequence[Candidate],
+        detections: Sequence[Detection],
+        volume: Volume,
+        grid: Grid,
+    ) -> Segmentation | None:
+        labels = np.zeros(grid.shape, dtype=np.uint16)
+        for detection, candidate in zip(detections, found, strict=True):
+            part = tuple(slice(c, c + n) for c, n in zip(candidate.corner, candidate.mask.shape, strict=True))
+            labels[part][candidate.mask] = detection.number
+        structures = [
+            Structure(
+                value=d.number,
+                name=f"Nodule {d.number}",
+                category=_MORPHOLOGY,
+                type=_NODULE,
+                volume_mm3=d.volume_mm3,
+            )
+            for d in detections
+        ]
+        frames = touching(volume.frames, found, grid)
+        return segmentation_of(to_frames(labels, grid.affine, frames), frames, structures) if frames else None
+
+    def _key_image(
+        self, detection: Detection, heat: NDArray[np.float32], volume: Volume, grid: Grid
+    ) -> KeyImage:
+        number = detection.voxel[0]
+        frame = volume.frames[number]
+        on_slice = to_frames(heat, grid.affine, [frame], order=1)[0].astype(np.float32)
+        return KeyImage(
+            source=frame.source,
+            title=f"nodule {detection.number}, slice {number + 1} of {len(volume.frames)}",
+            label=detection.label,
+            certainty=detection.certainty,
+            picture=slice_picture(volume.values[number], frame, self.window),
+            heatmap=Heatmap(values=heat_picture(on_slice, frame), method="Nodule heat map"),
+            detection=detection.number,
+        )
+
+
+def scanned_voxel(point: NDArray[np.float64], frames: Sequence[Frame]) -> tuple[int, int, int]:
+    """(slice, row, column) of the pixel nearest to an LPS point, in the slices as they were scanned."""
+    heights = [abs(float((point - np.array(frame.plane.position)) @ frame.plane.normal)) for frame in frames]
+    number = int(np.argmin(heights))
+    plane = frames[number].plane
+    inside = point - np.array(plane.position)
+    row = round(float(inside @ np.array(plane.column_direction)) / plane.spacing[0])
+    column = round(float(inside @ np.array(plane.row_direction)) / plane.spacing[1])
+    return (
+        number,
+        min(max(row, 0), frames[number].rows - 1),
+        min(max(column, 0), frames[number].columns - 1),
+    )
+
+
+def touching(frames: Sequence[Frame], found: Sequence[Candidate], grid: Grid) -> list[Frame]:
+    """The slices that run through a candidate's box."""
+    normal = frames[0].plane.normal
+    spans = []
+    for candidate in found:
+        low = np.array(candidate.corner, dtype=float) - 0.5
+        high = low + np.array(candidate.mask.shape)
+        corners = np.array(
+            [[a, b, c] for a in (low[0], high[0]) for b in (low[1], high[1]) for c in (low[2], high[2])]
+        )
+        heights = grid.to_patient(corners) @ normal
+        spans.append((heights.min(), heights.max()))
+    return [
+        frame
+        for frame in frames
+        if any(low <= float(np.array(frame.plane.position) @ normal) <= high for low, high in spans)
+    ]

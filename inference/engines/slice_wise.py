@@ -1,0 +1,143 @@
+"""What the engines share that judge slices and then decide on the volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.calibration import ACTIVATIONS, calibrate
+from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, slice_picture
+from inference.findings import Analysis, Finding, Heatmap, KeyImage, Label, Presence
+from inference.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from inference.networks.network import Network
+    from inference.store import ModelCard
+
+SHOWN_SLICES = 3
+"""Most slices that are shown for one label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Logits of the volume (classes,) and of its slices (slices, classes)."""
+
+    volume: NDArray[np.float64]
+    slices: NDArray[np.float64] = field(repr=False)
+
+
+class SliceWiseEngine(VolumeEngine):
+    """Each slice goes through an image network; a kind says how the slices decide."""
+
+    slices_at_once: ClassVar[int] = 16
+    options: ClassVar[tuple[str, ...]] = ("thresholds",)
+    window = (40.0, 80.0)
+
+    @property
+    def image_network(self) -> Network:
+        """The network for one slice, or one stack of slices."""
+        raise NotImplementedError
+
+    def stacks(self, slices: NDArray[np.float32], chosen: Sequence[int]) -> NDArray[np.float32]:
+        """Network inputs (n, channels, size, size) for chosen slices."""
+        raise NotImplementedError
+
+    def decide(self, slices: NDArray[np.float32]) -> Decision:
+        """Judge all slices, shape (slices, size, size), and the volume."""
+        raise NotImplementedError
+
+    def prepare_volume(self, volume: Volume) -> VolumeCase | str:
+        """Clip, normalise and resize every slice."""
+        return VolumeCase(volume=volume, prepared=prepared_slices(volume, self.card))
+
+    def analyse(self, case: VolumeCase) -> Analysis:
+        started = perf_counter()
+        slices = case.prepared
+        decision = self.decide(slices)
+        activation = ACTIVATIONS[self.card.activation]
+        probabilities = activation(decision.volume[None])
+        calibrated = calibrate(
+            self.card.calibration, decision.volume[None], probabilities, self.card.activation
+        )[0]
+        by_slice = activation(decision.slices)
+        findings, key_images = [], []
+        for output, label in enumerate(self.labels()):
+            certainty = float(calibrated[output])
+            order = np.argsort(-by_slice[:, output], kind="stable")[:SHOWN_SLICES]
+            present = label.thresholds.presence(certainty) is Presence.PRESENT
+            if not present:
+                order = order[:1]
+            shown = [int(s) for s in order if s == order[0] or by_slice[s, output] >= label.thresholds.high]
+            findings.append(
+                Finding(
+                    label=label,
+                    logit=float(decision.volume[output]),
+                    probability=float(probabilities[0, output]),
+                    calibrated_probability=certainty,
+                    individual_predictions=tuple(float(p) for p in by_slice[:, output]),
+                    image=case.volume.frames[shown[0]].source,
+                )
+            )
+            key_images.append((output, label, certainty, present, shown))
+        wanted = [k for k in key_images if k[3]] or [max(key_images, key=lambda k: k[2])]
+        return self.analysis(
+            case,
+            started,
+            findings,
+            key_images=tuple(
+                image
+                for output, label, _, _, shown in wanted
+                for image in self._shown(case.volume, slices, output, label, shown, by_slice)
+            ),
+        )
+
+    def _shown(
+        self,
+        volume: Volume,
+        slices: NDArray[np.float32],
+        output: int,
+        label: Label,
+        chosen: Sequence[int],
+        by_slice: NDArray[np.float64],
+    ) -> list[KeyImage]:
+        """Deciding slices with their Grad-CAM."""
+        import torch
+
+        from inference.explanation import explain
+
+        network = self.image_network
+        batch = torch.from_numpy(self.stacks(slices, chosen)).to(self.placement.device)
+        with torch.no_grad(), self.placement.autocast():
+            features = network.feature_maps(batch).float()
+        maps = explain(network, features, batch, [(row, output) for row in range(len(chosen))])
+        return [
+            KeyImage(
+                source=volume.frames[number].source,
+                title=f"slice {number + 1} of {len(volume.frames)}",
+                label=label,
+                certainty=float(by_slice[number, output]),
+                picture=slice_picture(volume.values[number], volume.frames[number], self.window),
+                heatmap=Heatmap(values=heat_picture(heat, volume.frames[number]), method="Grad-CAM"),
+            )
+            for number, heat in zip(chosen, maps, strict=True)
+        ]
+
+
+def prepared_slices(volume: Volume, card: ModelCard) -> NDArray[np.float32]:
+    """The slices as the card's network sees them, shape (slices, size, size)."""
+    from inference.volumes.normalisation import clipped, resized, z_scored  # loads torch
+
+    assert card.volume is not None
+    wanted = card.volume
+    result = np.empty((len(volume.frames), card.input_size, card.input_size), dtype=np.float32)
+    for target, values in zip(result, volume.values, strict=True):
+        picture = clipped(values, wanted.low, wanted.high)
+        if wanted.normalisation == "zscore":
+            picture = z_scored(picture)
+        target[:] = resized(picture, card.input_size)
+    return result

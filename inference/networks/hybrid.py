@@ -1,0 +1,63 @@
+"""The 2.5D network: an image network for three neighbouring slices, and an aggregator of its predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from inference.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
+from inference.networks.network import Network
+
+Aggregator = Literal["max", "mean", "noisy_or", "attention", "lstm", "transformer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridOutput:
+    """``volume`` are logits (classes), ``slices`` those of each slice (slices, classes)."""
+
+    volume: Tensor
+    slices: Tensor
+
+
+class HybridNetwork(nn.Module):
+    """``aggregator`` is a trained module, or the name of one without parameters."""
+
+    def __init__(
+        self,
+        backbone: Network,
+        aggregator: AttentionPool | LstmAggregator | TransformerAggregator | Aggregator,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.aggregator = aggregator if isinstance(aggregator, nn.Module) else None
+        self.pool = aggregator if isinstance(aggregator, str) else ""
+
+    def describe(self, stacks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Feature maps, logits (n, classes) and pooled features (n, features) of a batch of stacks."""
+        maps = self.backbone.feature_maps(stacks)
+        pooled = maps.mean(dim=(2, 3)) if maps.dim() == 4 else maps.mean(dim=1)
+        return maps, self.backbone.classify(maps), pooled
+
+    def aggregate(self, logits: Tensor, features: Tensor) -> Tensor:
+        """Logits of the volume of those of its slices (slices, classes), with their features."""
+        if isinstance(self.aggregator, AttentionPool):
+            pooled: Tensor = self.aggregator(logits, features)[0]
+            return pooled
+        if self.aggregator is not None:
+            decided: Tensor = self.aggregator(features)
+            return decided
+        if self.pool == "max":
+            return logits.max(dim=0).values
+        if self.pool == "mean":
+            return logits.mean(dim=0)
+        # Noisy or in logits: log(1 - prod(1 - p)) - sum(log(1 - p)), each log(1 - p) being -softplus(logit).
+        absent = -nn.functional.softplus(logits).sum(dim=0)
+        return torch.log(-torch.expm1(absent.clamp(max=-1e-12))) - absent
+
+    def forward(self, stacks: Tensor) -> HybridOutput:
+        """Predictions of all slices of one volume, (slices, 3, rows, columns), in order."""
+        _, logits, features = self.describe(stacks)
+        return HybridOutput(volume=self.aggregate(logits, features), slices=logits)

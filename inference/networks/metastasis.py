@@ -1,0 +1,45 @@
+"""The slice network of the brain metastasis system: ResNet-50 with one channel and the head 2048-512-1.
+
+Parameter names are those of the original, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+import torchvision
+from torch import Tensor, nn
+
+from inference.networks.network import Network
+
+
+def single_channel(weight: Tensor) -> Tensor:
+    """A first convolution for one channel: the mean of the weights for red, green and blue."""
+    return weight.mean(dim=1, keepdim=True)
+
+
+class MetastasisNetwork(Network):
+    """One logit for a slice of shape (1, rows, columns)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        resnet = torchvision.models.resnet50(weights=None)
+        first = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+        self.backbone = nn.Sequential(
+            first,
+            resnet.bn1,
+            resnet.relu,
+            resnet.maxpool,
+            resnet.layer1,
+            resnet.layer2,
+            resnet.layer3,
+            resnet.layer4,
+            nn.AdaptiveAvgPool2d(1),
+        )
+        self.classifier = nn.Sequential(nn.Linear(2048, 512), nn.ReLU(), nn.Dropout(0.4), nn.Linear(512, 1))
+
+    def feature_maps(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.backbone[:8](images)
+        return maps
+
+    def classify(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+        return logits

@@ -1,0 +1,109 @@
+"""Networks of stored models with their weights, for the engines of volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from inference.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
+from inference.errors import ModelInvalid
+from inference.networks import Network, build_network
+from inference.networks.hybrid import HybridNetwork
+from inference.networks.metastasis import MetastasisNetwork
+from inference.networks.pivot import PivotNetwork
+from inference.store import StoredModel
+from inference.store.card import HybridArchitecture, MetastasisArchitecture, PivotArchitecture
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def load_network(stored: StoredModel) -> Network:
+    """An image network, or the slice network of the brain metastasis system.
+
+    Raises:
+        ModelInvalid: the weights do not fit.
+    """
+    if isinstance(stored.card.architecture, MetastasisArchitecture):
+        return filled(MetastasisNetwork(), stored)
+    network = build_network(stored.card)
+    _attempt(network.load_weights, stored)
+    return network
+
+
+def load_pivot(stored: StoredModel) -> PivotNetwork:
+    """The multi-task 3D U-Net.
+
+    Raises:
+        ModelInvalid: the card is of another architecture, or the weights do not fit.
+    """
+    architecture = stored.card.architecture
+    if not isinstance(architecture, PivotArchitecture):
+        raise ModelInvalid(f"model {stored.card.name!r} is no PIVOT network.")
+    return filled(PivotNetwork(init_features=architecture.init_features, depth=architecture.depth), stored)
+
+
+def load_hybrid(stored: StoredModel) -> HybridNetwork:
+    """An image network for three channels and its aggregator; their tensors are ``backbone.*``, ``aggregator.*``.
+
+    Raises:
+        ModelInvalid: the card is of another architecture, or the weights do not fit.
+    """
+    card = stored.card
+    architecture = card.architecture
+    if not isinstance(architecture, HybridArchitecture):
+        raise ModelInvalid(f"model {card.name!r} is no hybrid network.")
+    backbone = build_network(
+        card.model_copy(update={"architecture": architecture.backbone, "input_channels": 3})
+    )
+    features = feature_count(backbone)
+    classes = len(card.labels)
+    name = architecture.aggregator
+    if name == "attention":
+        network = HybridNetwork(backbone, AttentionPool(features))
+    elif name == "lstm":
+        network = HybridNetwork(backbone, LstmAggregator(features, classes))
+    elif name == "transformer":
+        network = HybridNetwork(backbone, TransformerAggregator(features, classes))
+    else:
+        network = HybridNetwork(backbone, name)
+    return filled(network, stored)
+
+
+def feature_count(backbone: Network) -> int:
+    """Pooled features of a backbone: inputs of its last linear layer."""
+    linear = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
+    return int(linear[-1].in_features)
+
+
+def filled(network: N, stored: StoredModel) -> N:
+    """A network with the weights of a stored model.
+
+    Raises:
+        ModelInvalid: they do not fit.
+    """
+    _attempt(lambda tensors: network.load_state_dict(dict(tensors), strict=True), stored)
+    return network
+
+
+def _tensors(stored: StoredModel) -> dict[str, Tensor]:
+    try:
+        return load_file(stored.weights)
+    except SafetensorError as error:
+        raise ModelInvalid(
+            f"the weights of model {stored.card.name!r} cannot be read; run: overread models verify"
+        ) from error
+
+
+def _attempt(load: Callable[[Mapping[str, Tensor]], object], stored: StoredModel) -> None:
+    tensors = _tensors(stored)
+    try:
+        load(tensors)
+    except RuntimeError as error:
+        raise ModelInvalid(
+            f"the weights of model {stored.card.name!r} are not those of its architecture; "
+            "run: overread models verify"
+        ) from error

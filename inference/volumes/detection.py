@@ -1,0 +1,206 @@
+"""Peaks of a heat map as lesions with a size, a shape and an intensity.
+
+Axes are (slice, row, column); coordinates of peaks are voxels of the heat map's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import pi
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.measure import marching_cubes, mesh_surface_area
+
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """A local maximum of a heat map; ``value`` in [0, 1]."""
+
+    voxel: tuple[int, int, int]
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A peak with the part of the mask around it.
+
+    ``centre`` is in voxels. ``extent`` are the lengths along the axes in mm. ``mask`` lies at ``corner``.
+    """
+
+    peak: Peak
+    centre: tuple[float, float, float]
+    extent: tuple[float, float, float]
+    volume_mm3: float
+    sphericity: float
+    corner: tuple[int, int, int]
+    mask: NDArray[np.bool_] = field(repr=False)
+
+    @property
+    def diameter_mm(self) -> float:
+        """Of the ball of the same volume."""
+        return float((6 * self.volume_mm3 / pi) ** (1 / 3))
+
+
+def local_maxima(
+    heat: NDArray[np.float32], *, threshold: float, min_distance_mm: float, spacing: Spacing
+) -> list[Peak]:
+    """Peaks at or above a threshold, highest first, none within a distance of a higher one.
+
+    The distance is measured in mm, so that it means the same along and across slices.
+    """
+    reach = [max(1, int(min_distance_mm / s / np.sqrt(3))) for s in spacing]
+    highest = ndimage.maximum_filter(heat, size=[2 * r + 1 for r in reach], mode="constant", cval=0.0)
+    voxels = np.argwhere((heat == highest) & (heat >= threshold))
+    order = np.argsort(-heat[tuple(voxels.T)], kind="stable")
+    kept: list[Peak] = []
+    places = np.empty((0, 3))
+    for voxel in voxels[order]:
+        place = voxel * np.array(spacing)
+        if len(places) and np.linalg.norm(places - place, axis=1).min() < min_distance_mm:
+            continue
+        places = np.vstack([places, place])
+        kept.append(
+            Peak(voxel=(int(voxel[0]), int(voxel[1]), int(voxel[2])), value=float(heat[tuple(voxel)]))
+        )
+    return kept
+
+
+def filter_maxima(heat: NDArray[np.float32], *, threshold: float, kernel: int) -> list[Peak]:
+    """PIVOT's own definition: voxels that equal the maximum filter of an odd size, constant border."""
+    highest = ndimage.maximum_filter(heat, size=kernel, mode="constant", cval=0.0)
+    voxels = np.argwhere((heat == highest) & (heat >= threshold))
+    order = np.argsort(-heat[tuple(voxels.T)], kind="stable")
+    return [Peak(voxel=(int(v[0]), int(v[1]), int(v[2])), value=float(heat[tuple(v)])) for v in voxels[order]]
+
+
+def candidates(
+    peaks: Sequence[Peak], mask: NDArray[np.float32], *, spacing: Spacing, level: float = 0.5
+) -> list[Candidate]:
+    """Each peak with its part of a soft mask: connected to it, and nearer to it than to another peak.
+
+    A peak without a mask is a ball of one voxel. Volume counts voxels; the surface for the sphericity is
+    that of the soft mask at ``level``.
+    """
+    if not peaks:
+        return []
+    labelled, _ = ndimage.label(mask >= level)
+    parts = ndimage.find_objects(labelled)
+    found: list[Candidate] = []
+    places = np.array([peak.voxel for peak in peaks]) * np.array(spacing)
+    for number, peak in enumerate(peaks):
+        component = _component(labelled, peak.voxel)
+        if component == 0:
+            found.append(_single_voxel(peak, spacing))
+            continue
+        part = parts[component - 1]
+        own = labelled[part] == component
+        corner = tuple(int(p.start) for p in part)
+        if (rivals := _rivals(labelled, peaks, component, number)).size:
+            grid = np.stack(
+                np.meshgrid(
+                    *(np.arange(n) + c for n, c in zip(own.shape, corner, strict=True)), indexing="ij"
+                ),
+                axis=-1,
+            ) * np.array(spacing)
+            mine = np.linalg.norm(grid - places[number], axis=-1)
+            others = np.min([np.linalg.norm(grid - places[r], axis=-1) for r in rivals], axis=0)
+            own &= mine <= others
+        found.append(_described(peak, own, mask[part], corner, spacing, level))
+    return found
+
+
+def _component(labelled: NDArray[np.integer], voxel: tuple[int, int, int]) -> int:
+    """The component at a peak, or the largest one that touches its neighbourhood."""
+    here = int(labelled[voxel])
+    if here:
+        return here
+    near = labelled[tuple(slice(max(v - 1, 0), v + 2) for v in voxel)]
+    values, counts = np.unique(near[near > 0], return_counts=True)
+    return int(values[np.argmax(counts)]) if len(values) else 0
+
+
+def _rivals(
+    labelled: NDArray[np.integer], peaks: Sequence[Peak], component: int, number: int
+) -> NDArray[np.intp]:
+    return np.array(
+        [i for i, p in enumerate(peaks) if i != number and _component(labelled, p.voxel) == component],
+        dtype=np.intp,
+    )
+
+
+def _single_voxel(peak: Peak, spacing: Spacing) -> Candidate:
+    return Candidate(
+        peak=peak,
+        centre=(float(peak.voxel[0]), float(peak.voxel[1]), float(peak.voxel[2])),
+        extent=spacing,
+        volume_mm3=float(np.prod(spacing)),
+        sphericity=1.0,
+        corner=peak.voxel,
+        mask=np.ones((1, 1, 1), dtype=bool),
+    )
+
+
+def _described(
+    peak: Peak,
+    own: NDArray[np.bool_],
+    soft: NDArray[np.float32],
+    corner: Sequence[int],
+    spacing: Spacing,
+    level: float,
+) -> Candidate:
+    voxels = np.argwhere(own)
+    if not len(voxels):
+        return _single_voxel(peak, spacing)
+    volume = len(voxels) * float(np.prod(spacing))
+    centre = voxels.mean(axis=0) + np.array(corner)
+    extent = (np.ptp(voxels, axis=0) + 1) * np.array(spacing)
+    surface_map = np.pad(np.where(own, np.maximum(soft, level), np.minimum(soft, level * 0.98)), 1)
+    vertices, faces, _, _ = marching_cubes(surface_map, level * 0.99, spacing=spacing)
+    area = float(mesh_surface_area(vertices, faces))
+    ball = pi ** (1 / 3) * (6 * volume) ** (2 / 3)
+    return Candidate(
+        peak=peak,
+        centre=(float(centre[0]), float(centre[1]), float(centre[2])),
+        extent=(float(extent[0]), float(extent[1]), float(extent[2])),
+        volume_mm3=volume,
+        sphericity=min(1.0, ball / area) if area > 0 else 1.0,
+        corner=(int(corner[0]), int(corner[1]), int(corner[2])),
+        mask=own,
+    )
+
+
+def suppressed(found: Sequence[Candidate], *, iou: float, spacing: Spacing) -> list[Candidate]:
+    """Candidates without those whose box overlaps a more certain one's by at least ``iou``."""
+    kept: list[Candidate] = []
+    for candidate in sorted(found, key=lambda c: -c.peak.value):
+        if all(_overlap(candidate, other, spacing) < iou for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _overlap(one: Candidate, other: Candidate, spacing: Spacing) -> float:
+    """Intersection over union of the boxes around two candidates."""
+    shared, sizes = 1.0, [1.0, 1.0]
+    for axis in range(3):
+        ranges = [
+            (
+                c.centre[axis] * spacing[axis] - c.extent[axis] / 2,
+                c.centre[axis] * spacing[axis] + c.extent[axis] / 2,
+            )
+            for c in (one, other)
+        ]
+        shared *= max(0.0, min(ranges[0][1], ranges[1][1]) - max(ranges[0][0], ranges[1][0]))
+        sizes = [size * (r[1] - r[0]) for size, r in zip(sizes, ranges, strict=True)]
+    return shared / (sizes[0] + sizes[1] - shared)
+
+
+def intensity(values: NDArray[np.floating], candidate: Candidate) -> tuple[float, float]:
+    """Mean and standard deviation of a volume's values inside a candidate."""
+    part = tuple(slice(c, c + n) for c, n in zip(candidate.corner, candidate.mask.shape, strict=True))
+    inside = values[part][candidate.mask]
+    return float(inside.mean()), float(inside.std())

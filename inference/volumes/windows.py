@@ -1,0 +1,188 @@
+"""Sliding windows over a volume: where they lie, how they are blended, and augmentation that is undone.
+
+Axes are (slice, row, column). Two families of blending weights are offered: those of the seed document
+(``gaussian``: standard deviation as a fraction of the patch; ``linear``; ``average``) and those of the
+original PIVOT system (``pivot_gaussian``, ``pivot_linear``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Blending = Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear"]
+Size = tuple[int, int, int]
+Predict = Callable[[Tensor], Tensor]
+"""Takes windows (n, 1, slices, rows, columns) on the device, gives maps (n, channels, slices, rows, columns)."""
+
+SMALLEST_WEIGHT = 1e-3
+"""Keeps the division defined where only the edge of one window reaches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """A flip along some axes, then a rotation by ``turns`` quarter turns in the plane of two axes."""
+
+    flips: tuple[int, ...] = ()
+    plane: tuple[int, int] = (0, 1)
+    turns: int = 0
+
+    def apply(self, windows: Tensor) -> Tensor:
+        """Augmented windows; axes count from the first of the last three."""
+        first = windows.dim() - 3
+        flipped = windows.flip([first + axis for axis in self.flips]) if self.flips else windows
+        return torch.rot90(flipped, self.turns, [first + axis for axis in self.plane])
+
+    def undo(self, maps: Tensor) -> Tensor:
+        """Maps of augmented windows, put back exactly."""
+        first = maps.dim() - 3
+        turned = torch.rot90(maps, -self.turns, [first + axis for axis in self.plane])
+        return turned.flip([first + axis for axis in self.flips]) if self.flips else turned
+
+
+PLAIN = Augmentation()
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "flip_x": Augmentation(flips=(2,)),
+    "flip_y": Augmentation(flips=(1,)),
+    "flip_z": Augmentation(flips=(0,)),
+    "rotate_90_xy": Augmentation(plane=(1, 2), turns=1),
+    "rotate_90_xz": Augmentation(plane=(0, 2), turns=1),
+    "rotate_90_yz": Augmentation(plane=(0, 1), turns=1),
+}
+"""By the names of the seed document; x are columns, y rows, z slices. Rotations need cubic windows."""
+
+
+def starts(length: int, patch: int, stride: int) -> list[int]:
+    """Where windows begin along one axis; the last one ends at the end."""
+    if length <= patch:
+        return [0]
+    return [*range(0, length - patch, stride), length - patch]
+
+
+def window_weights(patch: Size, blending: Blending, sigma: float = 0.125) -> NDArray[np.float32]:
+    """Weights of a window's voxels when windows overlap, shape ``patch``, at most 1.
+
+    ``gaussian``: exp(-((i - c) / (sigma n))^2 / 2) per axis with c = (n - 1) / 2. ``linear``: the distance to
+    the nearer end over the largest such distance. ``average``: 1. ``pivot_gaussian``: exp(-0.5 ((i - n/2) /
+    (0.25 n))^2), the product divided by its maximum. ``pivot_linear``: max(0, 1 - |i - n/2| / (n/2)).
+    """
+    axes = [_axis_weights(n, blending, sigma) for n in patch]
+    weights = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
+    if blending in ("gaussian", "pivot_gaussian"):
+        weights = weights / weights.max()
+    return weights.astype(np.float32)
+
+
+def _axis_weights(n: int, blending: Blending, sigma: float) -> NDArray[np.float64]:
+    i = np.arange(n, dtype=np.float64)
+    if blending == "gaussian":
+        return np.exp(-0.5 * ((i - (n - 1) / 2) / (sigma * n)) ** 2)
+    if blending == "linear":
+        return np.minimum(i + 1, n - i) / np.ceil(n / 2)
+    if blending == "pivot_gaussian":
+        return np.exp(-0.5 * ((i - n / 2) / (0.25 * n)) ** 2)
+    if blending == "pivot_linear":
+        return np.maximum(0.0, 1 - np.abs(i - n / 2) / (n / 2))
+    return np.ones(n)
+
+
+def sliding_window(
+    volume: NDArray[np.float32],
+    predict: Predict,
+    *,
+    patch: Size,
+    stride: Size,
+    batch_size: int,
+    channels: int,
+    blending: Blending = "gaussian",
+    sigma: float = 0.125,
+    augmentations: Sequence[Augmentation] = (),
+    device: str = "cpu",
+    pad_value: float = 0.0,
+) -> NDArray[np.float32]:
+    """Blended maps of a volume, shape (channels, slices, rows, columns).
+
+    A volume smaller than a window is padded with ``pad_value``. Each augmentation adds one prediction to
+    the mean. Windows are on the device, the maps here: device memory does not grow with the volume.
+    """
+    padded, offset = _padded(volume, patch, pad_value)
+    weights = window_weights(patch, blending, sigma)
+    weights = np.maximum(weights, SMALLEST_WEIGHT * weights.max())
+    total = np.zeros((channels, *padded.shape), dtype=np.float32)
+    norm = np.zeros(padded.shape, dtype=np.float32)
+    places = list(product(*(starts(n, p, s) for n, p, s in zip(padded.shape, patch, stride, strict=True))))
+    for chosen, maps in _predicted(padded, places, patch, predict, batch_size, augmentations, device):
+        for place, window in zip(chosen, maps, strict=True):
+            part = tuple(slice(a, a + p) for a, p in zip(place, patch, strict=True))
+            total[(slice(None), *part)] += window * weights
+            norm[part] += weights
+    total /= norm
+    back = tuple(slice(o, o + n) for o, n in zip(offset, volume.shape, strict=True))
+    return total[(slice(None), *back)]
+
+
+def whole_volume(
+    volume: NDArray[np.float32],
+    predict: Predict,
+    *,
+    multiple: int,
+    channels: int,
+    augmentations: Sequence[Augmentation] = (),
+    device: str = "cpu",
+    pad_value: float = 0.0,
+) -> NDArray[np.float32]:
+    """Maps of a volume in one pass; it is padded so that each axis divides by ``multiple``."""
+    size = [-(-n // multiple) * multiple for n in volume.shape]
+    cubic = any(augmentation.turns for augmentation in augmentations)
+    patch = (max(size),) * 3 if cubic else (size[0], size[1], size[2])
+    return sliding_window(
+        volume,
+        predict,
+        patch=patch,
+        stride=patch,
+        batch_size=1,
+        channels=channels,
+        blending="average",
+        augmentations=augmentations,
+        device=device,
+        pad_value=pad_value,
+    )
+
+
+def _padded(
+    volume: NDArray[np.float32], patch: Size, value: float
+) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
+    missing = [max(p - n, 0) for n, p in zip(volume.shape, patch, strict=True)]
+    if not any(missing):
+        return volume, (0, 0, 0)
+    before = [m // 2 for m in missing]
+    padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
+    return np.pad(volume, padding, constant_values=value), (before[0], before[1], before[2])
+
+
+def _predicted(
+    volume: NDArray[np.float32],
+    places: Sequence[tuple[int, ...]],
+    patch: Size,
+    predict: Predict,
+    batch_size: int,
+    augmentations: Sequence[Augmentation],
+    device: str,
+) -> Iterator[tuple[Sequence[tuple[int, ...]], NDArray[np.float32]]]:
+    for first in range(0, len(places), batch_size):
+        chosen = places[first : first + batch_size]
+        windows = np.stack(
+            [volume[tuple(slice(a, a + p) for a, p in zip(place, patch, strict=True))] for place in chosen]
+        )
+        batch = torch.from_numpy(windows)[:, None].to(device)
+        maps = predict(batch)
+        for augmentation in augmentations:
+            maps = maps + augmentation.undo(predict(augmentation.apply(batch)))
+        yield chosen, (maps / (1 + len(augmentations))).float().cpu().numpy()

@@ -1,0 +1,132 @@
+"""The Segmentation object: label maps on the frames of the source, a binary segment for each structure.
+
+References: PS3.3 section A.51 (Segmentation IOD), C.8.20 (Segmentation modules).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pydicom
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    SegmentationTypeValues,
+    SegmentDescription,
+)
+from highdicom.seg import Segmentation as SegmentationObject
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from inference.findings import Analysis, Segmentation, SourceImage, Structure
+from sr_writer.codes import PRIVATE_SCHEME, private_code, private_scheme_identification, verified
+from sr_writer.context import ReportContext
+from sr_writer.equipment import Algorithm
+from sr_writer.instance import complete_instance
+from sr_writer.source import IDENTITY_TYPE_2, SourceHeader
+from sr_writer.strings import LONG_STRING, plain
+from sr_writer.uids import derived_uid
+
+_ALGORITHM_FAMILY = codes.DCM.ArtificialIntelligence
+
+
+def write_segmentation(
+    analysis: Analysis,
+    segmentation: Segmentation,
+    source: SourceHeader,
+    context: ReportContext,
+    *,
+    number: int,
+) -> Dataset:
+    """The Segmentation of one analysis; ``number`` counts those of the job from 1."""
+    algorithm = Algorithm.of_model(analysis.model)
+    images, labels = _source_images(segmentation)
+    structures = segmentation.structures
+    written: Dataset = SegmentationObject(
+        source_images=images,
+        pixel_array=_numbered(labels, structures),
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            _described(position, structure, algorithm, context)
+            for position, structure in enumerate(structures, start=1)
+        ],
+        series_instance_uid=derived_uid(context.job_seed, "segmentation series"),
+        series_number=context.series_number + 2,
+        sop_instance_uid=derived_uid(context.job_seed, "segmentation", number),
+        instance_number=number,
+        manufacturer=plain(context.manufacturer, LONG_STRING),
+        manufacturer_model_name=plain(context.model_name, LONG_STRING),
+        software_versions=plain(context.software_version, LONG_STRING),
+        device_serial_number=plain(context.device_serial_number or "1", LONG_STRING),
+        content_label="SEGMENTATION",
+    )
+    if any(type_code(s).scheme_designator == PRIVATE_SCHEME for s in structures):
+        written.CodingSchemeIdentificationSequence = [private_scheme_identification()]
+    complete_instance(written, source, context, analysis.model, title="segmentation")
+    return written
+
+
+def _source_images(
+    segmentation: Segmentation,
+) -> tuple[list[Dataset], NDArray[np.unsignedinteger]]:
+    """Headers of the source images with the label maps of all their frames."""
+    by_instance: dict[str, list[tuple[SourceImage, NDArray[np.unsignedinteger]]]] = {}
+    for image, label_map in zip(segmentation.images, segmentation.labels, strict=True):
+        by_instance.setdefault(image.sop_instance_uid, []).append((image, label_map))
+    headers: list[Dataset] = []
+    maps: list[NDArray[np.unsignedinteger]] = []
+    for frames in by_instance.values():
+        header = pydicom.dcmread(frames[0][0].path, stop_before_pixels=True, force=True)
+        for keyword in IDENTITY_TYPE_2:
+            if keyword not in header:
+                setattr(header, keyword, None)
+        headers.append(header)
+        if frames[0][0].frame is None:
+            maps.append(frames[0][1][None])
+            continue
+        whole = np.zeros((int(header.NumberOfFrames), *frames[0][1].shape), dtype=segmentation.labels.dtype)
+        for image, label_map in frames:
+            whole[(image.frame or 1) - 1] = label_map
+        maps.append(whole)
+    return headers, np.concatenate(maps)
+
+
+def _numbered(
+    labels: NDArray[np.unsignedinteger], structures: Sequence[Structure]
+) -> NDArray[np.unsignedinteger]:
+    """Label maps whose values are segment numbers: 1, 2, ... in the order of the structures."""
+    table = np.zeros(int(labels.max()) + 1, dtype=np.uint16 if len(structures) > 255 else np.uint8)
+    for number, structure in enumerate(structures, start=1):
+        table[structure.value] = number
+    return table[labels]
+
+
+def segment_number(segmentation: Segmentation, value: int) -> int:
+    """Segment Number (0062,0004) of the structure with a label value."""
+    return 1 + [structure.value for structure in segmentation.structures].index(value)
+
+
+def _described(
+    number: int, structure: Structure, algorithm: Algorithm, context: ReportContext
+) -> SegmentDescription:
+    category = verified(structure.category) or codes.SCT.AnatomicalStructure
+    return SegmentDescription(
+        segment_number=number,
+        segment_label=plain(structure.name, LONG_STRING),
+        segmented_property_category=category,
+        segmented_property_type=type_code(structure),
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=algorithm.name, version=algorithm.version, family=_ALGORITHM_FAMILY
+        ),
+        tracking_uid=derived_uid(context.job_seed, "segment", structure.value),
+        tracking_id=plain(f"{context.engine_name} {structure.name}", LONG_STRING),
+    )
+
+
+def type_code(structure: Structure) -> Code:
+    """What a structure is: its verified code, otherwise one of the private scheme."""
+    return verified(structure.type) or private_code(structure.name)

@@ -1,0 +1,133 @@
+"""Volumetric measurement groups of the report (TID 1411): lesions in patient coordinates, segmented structures.
+
+References: PS3.16 TID 1411, TID 1419; PS3.3 section C.18.9.1.2 (ELLIPSOID).
+"""
+
+from __future__ import annotations
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    FindingSite,
+    GraphicTypeValues3D,
+    Measurement,
+    QualitativeEvaluation,
+    ReferencedSegment,
+    SourceSeriesForSegmentation,
+    TrackingIdentifier,
+    VolumeSurface,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from inference.findings import Analysis, Detection, Segmentation
+from sr_writer.codes import MILLILITER, PRESENCE, RISK, RISK_CATEGORY, finding_code, verified
+from sr_writer.equipment import Algorithm
+from sr_writer.segmentation import segment_number, type_code
+from sr_writer.strings import LONG_STRING, plain
+from sr_writer.uids import derived_uid
+
+VolumetricGroup = VolumetricROIMeasurementsAndQualitativeEvaluations
+
+_DECIMALS = 4
+
+
+def detection_groups(
+    analysis: Analysis, algorithm: Algorithm, *, engine_name: str, seed: str
+) -> list[tuple[Detection, VolumetricGroup]]:
+    """One group for each detection of an analysis: an ellipsoid, its size, density and certainty."""
+    return [
+        (detection, _detection_group(detection, analysis, algorithm, engine_name, seed))
+        for detection in analysis.detections
+    ]
+
+
+def _detection_group(
+    detection: Detection, analysis: Analysis, algorithm: Algorithm, engine_name: str, seed: str
+) -> VolumetricGroup:
+    site = verified(detection.label.site)
+    measurements = [
+        _measurement(codes.DCM.CertaintyOfFinding, 100 * detection.certainty, codes.UCUM.Percent),
+        _measurement(codes.SCT.Diameter, detection.diameter_mm, codes.UCUM.Millimeter),
+        _measurement(codes.SCT.Volume, detection.volume_mm3, codes.UCUM.CubicMillimeter),
+        Measurement(
+            codes.DCM.AttenuationCoefficient,
+            round(detection.mean_hu, _DECIMALS),
+            codes.UCUM.HounsfieldUnit,
+            derivation=codes.SCT.Mean,
+        ),
+        Measurement(
+            codes.DCM.AttenuationCoefficient,
+            round(detection.std_hu, _DECIMALS),
+            codes.UCUM.HounsfieldUnit,
+            derivation=codes.SCT.StandardDeviation,
+        ),
+    ]
+    evaluations = [
+        QualitativeEvaluation(
+            codes.DCM.PresenceOfProperty,
+            PRESENCE[detection.label.thresholds.presence(detection.certainty)],
+        )
+    ]
+    if detection.malignancy is not None:
+        measurements.append(
+            _measurement(codes.DCM.ProbabilityOfCancer, 100 * detection.malignancy, codes.UCUM.Percent)
+        )
+    if detection.risk is not None:
+        evaluations.append(QualitativeEvaluation(RISK_CATEGORY, RISK[detection.risk]))
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        TrackingIdentifier(
+            derived_uid(seed, "detection", detection.number),
+            plain(f"{engine_name} {detection.label.name} {detection.number}", LONG_STRING),
+        ),
+        referenced_volume_surface=VolumeSurface(
+            GraphicTypeValues3D.ELLIPSOID,
+            detection.ellipsoid,
+            analysis.frame_of_reference_uid,
+            source_series=SourceSeriesForSegmentation(analysis.source.series_instance_uid),
+        ),
+        finding_type=finding_code(detection.label),
+        algorithm_id=_algorithm(algorithm),
+        finding_sites=None if site is None else [FindingSite(site)],
+        measurements=measurements,
+        qualitative_evaluations=evaluations,
+    )
+
+
+def structure_groups(
+    analysis: Analysis,
+    segmentation: Segmentation,
+    segmented: Dataset,
+    algorithm: Algorithm,
+    *,
+    engine_name: str,
+    seed: str,
+) -> list[VolumetricGroup]:
+    """One group for each segment: its volume."""
+    return [
+        VolumetricROIMeasurementsAndQualitativeEvaluations(
+            TrackingIdentifier(
+                derived_uid(seed, "structure", structure.value),
+                plain(f"{engine_name} {structure.name}", LONG_STRING),
+            ),
+            referenced_segment=ReferencedSegment(
+                segmented.SOPClassUID,
+                segmented.SOPInstanceUID,
+                segment_number(segmentation, structure.value),
+                source_series=SourceSeriesForSegmentation(analysis.source.series_instance_uid),
+            ),
+            finding_type=type_code(structure),
+            algorithm_id=_algorithm(algorithm),
+            measurements=[_measurement(codes.SCT.Volume, structure.volume_mm3 / 1000, MILLILITER)],
+        )
+        for structure in segmentation.structures
+    ]
+
+
+def _measurement(name: Code, value: float, unit: Code) -> Measurement:
+    return Measurement(name, round(float(value), _DECIMALS), unit)
+
+
+def _algorithm(algorithm: Algorithm) -> AlgorithmIdentification:
+    return AlgorithmIdentification(algorithm.name, algorithm.version, manufacturer=algorithm.manufacturer)
