@@ -63,6 +63,7 @@ def write_segmentation(
         device_serial_number=plain(context.device_serial_number or "1", LONG_STRING),
         content_label="SEGMENTATION",
     )
+    written["PixelData"].VR = "OB"
     if any(type_code(s).scheme_designator == PRIVATE_SCHEME for s in structures):
         written.CodingSchemeIdentificationSequence = [private_scheme_identification()]
     complete_instance(written, source, context, analysis.model, title="segmentation")

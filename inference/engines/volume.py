@@ -26,7 +26,8 @@ from inference.findings import (
 )
 from inference.resampling import resample, triangle_axis
 from inference.volumes.frame import Frame
-from inference.volumes.volume import Volume, read_series
+from inference.volumes.resampling import to_frames
+from inference.volumes.volume import Grid, Volume, read_series
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from inference.device import Placement
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore, StoredModel
+    from inference.store.card import CardStructure
 
 SHORTEST_SIDE = 384
 """Pictures of small slices are enlarged to this, so that a reader sees something."""
@@ -261,3 +263,21 @@ def segmentation_of(
         labels=np.stack([label_map for _, label_map in stored.values()]),
         structures=tuple(s for s in structures if s.value in present),
     )
+
+
+def labelled_segmentation(
+    labels: NDArray[np.uint16], grid: Grid, frames: Sequence[Frame], structures: Sequence[CardStructure]
+) -> Segmentation | None:
+    """A label map of a grid as a segmentation of the slices, with the volume of each structure."""
+    counts = np.bincount(labels.ravel(), minlength=max((s.value for s in structures), default=0) + 1)
+    found = [
+        Structure(
+            value=s.value,
+            name=s.name,
+            category=None if s.category is None else s.category.as_finding(),
+            type=None if s.type is None else s.type.as_finding(),
+            volume_mm3=float(counts[s.value]) * grid.voxel_mm3,
+        )
+        for s in structures
+    ]
+    return segmentation_of(to_frames(labels, grid.affine, frames), frames, found)

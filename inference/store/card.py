@@ -241,6 +241,8 @@ class ModelCard(CardModel):
     """Where the weights came from: an address, a file's name or the training script."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Digest of the weights file beside the card."""
+    files: dict[str, str] = {}
+    """Digests of the other files in the model's folder that it needs, by name."""
     demonstration: bool = False
     input_size: int = Field(gt=0)
     input_channels: int = Field(default=1, gt=0)

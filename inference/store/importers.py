@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -59,6 +60,10 @@ class Draft:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     disclaimer: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the card, for models of volumes."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Text files that belong to the model, by name."""
 
     def card(self, *, name: str, origin: str, sha256: str) -> ModelCard:
         """The card of the model under a name."""
@@ -78,6 +83,10 @@ class Draft:
             preprocessing=self.preprocessing,
             activation=self.activation,
             disclaimer=self.disclaimer,
+            files={
+                file: hashlib.sha256(text.encode()).hexdigest() for file, text in sorted(self.files.items())
+            },
+            **self.more,
         )
 
 
@@ -152,6 +161,8 @@ def draft_of(
     Raises:
         ModelInvalid: no engine of this version knows the layout, or not as ``kind``.
     """
+    from inference.store import volume_importers
+
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     classes = names.get("classes")
     if kind in (None, "concept_prototype") and "prototypes" in tensors:
@@ -162,6 +173,10 @@ def draft_of(
         return torchxrayvision_model(tensors, facts, classes=classes)
     if kind in (None, "chest_xray") and "model.conv1.weight" in tensors:
         return torchxrayvision_resnet(tensors, names=classes)
+    if kind in (None, "lung_nodule") and volume_importers.is_pivot(tensors):
+        return volume_importers.pivot_model(tensors)
+    if kind in (None, "brain_metastasis") and volume_importers.is_metastasis(tensors):
+        return volume_importers.metastasis_model(tensors)
     raise ModelInvalid(
         "the checkpoint's layout is not known"
         + (f" for kind {kind!r}." if kind else ": say --kind, or import safetensors with a card.")

@@ -70,7 +70,7 @@ class ModelStore:
                 f"or put a file there with `overread models import FILE --name {reference}`."
             )
         stored = self._read(folder)
-        if _digest(stored.weights) != stored.card.sha256:
+        if not _intact(stored):
             raise ModelInvalid(
                 f"the weights of model {reference!r} are not those of its card: pull or import it again."
             )
@@ -95,7 +95,7 @@ class ModelStore:
             except ModelInvalid as error:
                 verdicts.append(Verdict(name=folder.name, ok=False, message=str(error)))
                 continue
-            intact = _digest(stored.weights) == stored.card.sha256
+            intact = _intact(stored)
             message = f"sha256 {stored.card.sha256}" if intact else "the weights are not those of the card"
             verdicts.append(Verdict(name=stored.card.name, ok=intact, message=message))
         return verdicts
@@ -125,7 +125,7 @@ class ModelStore:
         labels: Path | None = None,
         trust: bool = False,
     ) -> StoredModel:
-        """Take a local file into the store under a name.
+        """Take a local file, an nnU-Net results folder or a MONAI bundle into the store under a name.
 
         ``labels`` is a JSON file with the names of the outputs, ``{"classes": [...]}``, and of concepts,
         ``{"concepts": [...]}``, for files that do not name them.
@@ -138,6 +138,8 @@ class ModelStore:
             raise ModelInvalid(
                 f"{name!r} cannot be a model's name: use letters, digits, dot, dash, underscore."
             )
+        if file.is_dir():
+            return self._import_folder(file, name, kind=kind, trust=trust)
         if file.suffix == ".safetensors":
             card_file = next(
                 (c for c in (file.with_suffix(".json"), file.with_name(CARD)) if c.exists()), None
@@ -162,6 +164,32 @@ class ModelStore:
             draft = importers.draft_of(tensors, facts, kind=kind, names=_names(labels))
             return self._add(draft, name, origin=file.name)
 
+    def _import_folder(self, folder: Path, name: str, *, kind: str | None, trust: bool) -> StoredModel:
+        from inference.store import volume_importers
+
+        nnunet = (folder / "plans.json").is_file()
+        if nnunet:
+            checkpoints = sorted(folder.glob("fold_*/checkpoint_final.pth"))
+        else:
+            volume_importers.bundle_config(folder)
+            checkpoints = sorted((folder / "models").glob("model.pt"))
+        if not checkpoints:
+            wanted = "fold_0/checkpoint_final.pth" if nnunet else "models/model.pt"
+            raise ModelInvalid(f"{folder} has no {wanted}.")
+        if not trust:
+            raise ModelUntrusted(
+                f"{checkpoints[0]} has to be unpickled, which can run code from it: "
+                "add --trust if you know where it is from."
+            )
+        with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
+            tensors, _ = importers.unpickle(checkpoints[0], Path(scratch))
+            draft = (
+                volume_importers.nnunet_model(folder, tensors)
+                if nnunet
+                else volume_importers.bundle_model(folder, tensors, kind=kind, trust=trust)
+            )
+            return self._add(draft, name, origin=folder.name)
+
     def set_calibration(self, reference: str, calibration: CardCalibration) -> None:
         """Put a calibration into a model's card, in place of a former one.
 
@@ -184,6 +212,8 @@ class ModelStore:
         with self._new_folder(name) as folder:
             save_file(draft.tensors, folder / WEIGHTS)
             digest = _digest(folder / WEIGHTS)
+            for file, text in draft.files.items():
+                (folder / file).write_text(text)
             _write_card(draft.card(name=name, origin=origin, sha256=digest), folder)
         return self.get(name)
 
@@ -240,6 +270,15 @@ def _read_card(path: Path) -> ModelCard:
 
 def _write_card(card: ModelCard, folder: Path) -> None:
     (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
+
+
+def _intact(stored: StoredModel) -> bool:
+    """Whether weights and further files are those of the card."""
+    folder = stored.weights.parent
+    wanted = {WEIGHTS: stored.card.sha256, **stored.card.files}
+    return all(
+        (folder / name).is_file() and _digest(folder / name) == digest for name, digest in wanted.items()
+    )
 
 
 def _digest(file: Path) -> str:

@@ -23,7 +23,7 @@ Predict = Callable[[Tensor], Tensor]
 """Takes windows (n, 1, slices, rows, columns) on the device, gives maps (n, channels, slices, rows, columns)."""
 
 SMALLEST_WEIGHT = 1e-3
-"""Keeps the division defined where only the edge of one window reaches."""
+"""Keeps the division defined where only the edge of one window reaches; MONAI's inferer has the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def window_weights(patch: Size, blending: Blending, sigma: float = 0.125) -> NDA
     """
     axes = [_axis_weights(n, blending, sigma) for n in patch]
     weights = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
-    if blending in ("gaussian", "pivot_gaussian"):
+    if blending == "pivot_gaussian":
         weights = weights / weights.max()
     return weights.astype(np.float32)
 
@@ -114,7 +114,7 @@ def sliding_window(
     """
     padded, offset = _padded(volume, patch, pad_value)
     weights = window_weights(patch, blending, sigma)
-    weights = np.maximum(weights, SMALLEST_WEIGHT * weights.max())
+    weights = np.maximum(weights, SMALLEST_WEIGHT)
     total = np.zeros((channels, *padded.shape), dtype=np.float32)
     norm = np.zeros(padded.shape, dtype=np.float32)
     places = list(product(*(starts(n, p, s) for n, p, s in zip(padded.shape, patch, stride, strict=True))))

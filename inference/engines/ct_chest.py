@@ -1,0 +1,104 @@
+"""Nodules and pulmonary embolism on chest CT: a 3D U-Net for masks and a ResNet for labels on the same windows."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.calibration import ACTIVATIONS, calibrate
+from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
+from inference.errors import ModelInvalid
+from inference.findings import Analysis, Finding, VolumeData
+from inference.volumes.resampling import regular_grid, to_grid
+from inference.volumes.volume import Grid, Volume
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from inference.store import StoredModel
+
+AIR_HU = -1024.0
+OVERLAP = 0.5
+WINDOWS_AT_ONCE = 4
+MASK_LEVEL = 0.5
+
+
+class CtChestEngine(VolumeEngine):
+    """CT of the chest; a label's certainty is that of the window where it is largest."""
+
+    kind: ClassVar[str] = "ct_chest"
+    body_parts: ClassVar[str] = ".*(CHEST|THORAX|LUNG|ABDOMEN|BODY|TRUNK).*"
+    fewest_slices: ClassVar[int] = 8
+    window = (-600.0, 1500.0)
+
+    @classmethod
+    def build(cls, stored: StoredModel) -> nn.Module:
+        from inference.networks.volumetric import UnetResnet  # loads torch
+        from inference.networks.weights import filled
+        from inference.store.card import UnetResnetArchitecture
+
+        card = stored.card
+        if not isinstance(card.architecture, UnetResnetArchitecture) or not card.structures:
+            raise ModelInvalid(f"model {card.name!r} is no U-Net with a ResNet and structures.")
+        network = UnetResnet(card.architecture, structures=len(card.structures), labels=len(card.labels))
+        return filled(network, stored)
+
+    def prepare_volume(self, volume: Volume) -> VolumeCase | str:
+        """Resample to the model's spacing."""
+        assert self.card.volume is not None
+        grid = regular_grid(volume, self.card.volume.spacing)
+        return VolumeCase(volume=volume, prepared=(grid, to_grid(volume, grid, outside=AIR_HU)))
+
+    def analyse(self, case: VolumeCase) -> Analysis:
+        import torch
+
+        from inference.volumes.normalisation import clipped
+        from inference.volumes.windows import sliding_window
+
+        started = perf_counter()
+        assert self.card.volume is not None
+        grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
+        judged: list[NDArray[np.float64]] = []
+
+        def predict(windows: Tensor) -> Tensor:
+            masks, logits = self.run(windows)
+            judged.append(logits.double().cpu().numpy())
+            return torch.sigmoid(masks.float())
+
+        size = self.card.input_size
+        step = max(1, round(size * (1 - OVERLAP)))
+        masks = sliding_window(
+            clipped(values, self.card.volume.low, self.card.volume.high),
+            predict,
+            patch=(size, size, size),
+            stride=(step, step, step),
+            batch_size=WINDOWS_AT_ONCE,
+            channels=len(self.card.structures),
+            device=str(self.placement.device),
+        )
+        logits = np.concatenate(judged).max(axis=0)[None]
+        probabilities = ACTIVATIONS[self.card.activation](logits)
+        calibrated = calibrate(self.card.calibration, logits, probabilities, self.card.activation)
+        findings = [
+            Finding(
+                label=label,
+                logit=float(logits[0, output]),
+                probability=float(probabilities[0, output]),
+                calibrated_probability=float(calibrated[0, output]),
+            )
+            for output, label in enumerate(self.labels())
+        ]
+        values_of = np.array([0, *(structure.value for structure in self.card.structures)], dtype=np.uint16)
+        best = np.where(masks.max(axis=0) >= MASK_LEVEL, masks.argmax(axis=0) + 1, 0)
+        return self.analysis(
+            case,
+            started,
+            findings,
+            segmentation=labelled_segmentation(
+                values_of[best], grid, case.volume.frames, self.card.structures
+            ),
+            volume=VolumeData(values=values, affine=grid.affine, heat=masks.max(axis=0)),
+        )

@@ -1,0 +1,175 @@
+"""Any MONAI bundle: its own pre- and post-processing, network and inferer, on our volumes.
+
+The volume goes to the bundle as a NIfTI file on the series' regular grid, because that is what bundles load.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
+from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted
+from inference.findings import Analysis, Finding
+from inference.volumes.resampling import regular_grid, to_grid
+from inference.volumes.volume import Grid, Volume
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from inference.store import StoredModel
+    from inference.store.card import BundleArchitecture
+
+AIR_HU = -1024.0
+_WRITERS = ("SaveImaged", "SaveImage", "SaveClassificationd")
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class MonaiBundleEngine(VolumeEngine):
+    """CT and MR; the card says what comes out. A classification reports the most probable class and the others."""
+
+    kind: ClassVar[str] = "monai_bundle"
+    modalities: ClassVar[tuple[str, ...]] = ("CT", "MR")
+    options: ClassVar[tuple[str, ...]] = ("thresholds", "bundle")
+    """``bundle`` is a table of entries that replace those of the bundle's configuration."""
+
+    parser: Any
+
+    @classmethod
+    def build(cls, stored: StoredModel) -> nn.Module:
+        from monai.bundle.config_parser import ConfigParser  # loads torch
+
+        from inference.networks.weights import filled
+        from inference.store.card import BundleArchitecture
+        from inference.store.volume_importers import BUNDLE_CONFIGS, foreign_code
+
+        card = stored.card
+        if not isinstance(card.architecture, BundleArchitecture):
+            raise ModelInvalid(f"model {card.name!r} is no MONAI bundle.")
+        name = next((n for n in BUNDLE_CONFIGS if n in card.files), None)
+        if name is None:
+            raise ModelInvalid(f"model {card.name!r} has no inference configuration.")
+        config = ConfigParser.load_config_file(str(stored.weights.parent / name))
+        foreign = next(foreign_code(config), None)
+        if foreign is not None and not card.architecture.code_allowed:
+            raise ModelUntrusted(
+                f"the configuration of model {card.name!r} runs code that its card does not allow."
+            )
+        parser = ConfigParser()
+        parser.read_config(config)
+        network = cast("nn.Module", parser.get_parsed_content("network_def", instantiate=True))
+        filled(network, stored)
+        network.bundle_config = config  # type: ignore[assignment]
+        return network
+
+    @property
+    def bundle(self) -> BundleArchitecture:
+        return cast("BundleArchitecture", self.card.architecture)
+
+    def prepare_volume(self, volume: Volume) -> VolumeCase | str:
+        """Put the slices on a regular grid."""
+        modality = volume.frames[0].trait("Modality")
+        if self.card.modalities and modality not in self.card.modalities:
+            return f"the model is for {' or '.join(self.card.modalities)}, not for {modality}"
+        grid = regular_grid(volume)
+        outside = AIR_HU if modality == "CT" else float(volume.values.min())
+        return VolumeCase(volume=volume, prepared=(grid, to_grid(volume, grid, outside=outside)))
+
+    def analyse(self, case: VolumeCase) -> Analysis:
+        started = perf_counter()
+        grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
+        prediction = self._run_bundle(values, grid)
+        if self.bundle.output == "segmentation":
+            labels = _label_map(prediction, grid)
+            return self.analysis(
+                case,
+                started,
+                self._segmented_findings(),
+                segmentation=labelled_segmentation(labels, grid, case.volume.frames, self.card.structures),
+            )
+        return self.analysis(case, started, self._classified(prediction.ravel().astype(np.float64)))
+
+    def _segmented_findings(self) -> list[Finding]:
+        return []
+
+    def _classified(self, found: NDArray[np.float64]) -> list[Finding]:
+        labels = self.labels()
+        if len(found) != len(labels):
+            raise EngineMisconfigured(
+                f"engine {self.settings.name!r}: the bundle gave {len(found)} values for {len(labels)} labels."
+            )
+        if found.min() < 0 or found.max() > 1:
+            shifted = np.exp(found - found.max())
+            found = shifted / shifted.sum() if len(found) > 1 else 1 / (1 + np.exp(-found))
+        bounded = np.clip(found, 1e-6, 1 - 1e-6)
+        return [
+            Finding(
+                label=label,
+                logit=float(np.log(b / (1 - b))),
+                probability=float(p),
+                calibrated_probability=float(p),
+            )
+            for label, p, b in zip(labels, found, bounded, strict=True)
+        ]
+
+    def _run_bundle(self, values: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+        """What the bundle's own steps make of a volume."""
+        import nibabel
+        import torch
+        from monai.bundle.config_parser import ConfigParser
+
+        config = without_writers(dict(cast("Any", self.network).bundle_config))
+        overrides = cast("dict[str, Any]", self.settings.options.get("bundle", {}))
+        parser = ConfigParser()
+        parser.read_config({**config, **overrides, "device": f"$torch.device('{self.placement.device}')"})
+        parser["network_def"] = self.network
+        parser["network"] = self.network
+        preprocessing = parser.get_parsed_content("preprocessing", instantiate=True)
+        inferer = parser.get_parsed_content("inferer", instantiate=True)
+        postprocessing = parser.get_parsed_content("postprocessing", instantiate=True)
+        with tempfile.TemporaryDirectory(prefix="overread-") as folder:
+            file = Path(folder) / "image.nii"
+            nibabel.save(nifti(values, grid), file)
+            data = preprocessing({"image": str(file)})
+        with torch.inference_mode(), self.placement.autocast():
+            found = inferer(data["image"][None].to(self.placement.device), self.network)
+        data["pred"] = found[0].float().cpu()
+        return np.asarray(postprocessing(data)["pred"], dtype=np.float32)
+
+
+def nifti(values: NDArray[np.float32], grid: Grid) -> Any:
+    """A NIfTI image (x, y, z in RAS) of an array (slice, row, column)."""
+    import nibabel
+
+    return nibabel.Nifti1Image(values.transpose(2, 1, 0), nifti_affine(grid))
+
+
+def nifti_affine(grid: Grid) -> NDArray[np.float64]:
+    """NIfTI's affine from (column, row, slice, 1) to RAS."""
+    columns = grid.affine[:, [2, 1, 0, 3]]
+    return np.asarray(_LPS_TO_RAS @ columns)
+
+
+def without_writers(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the transforms that write files."""
+    post = config.get("postprocessing")
+    if isinstance(post, dict) and isinstance(post.get("transforms"), list):
+        kept = [t for t in post["transforms"] if not (isinstance(t, dict) and t.get("_target_") in _WRITERS)]
+        return {**config, "postprocessing": {**post, "transforms": kept}}
+    return config
+
+
+def _label_map(prediction: NDArray[np.float32], grid: Grid) -> NDArray[np.uint16]:
+    """A prediction (channels or one label map, x, y, z) on the grid as labels (slice, row, column)."""
+    labels = prediction.argmax(axis=0) if prediction.shape[0] > 1 else np.rint(prediction[0])
+    turned = labels.astype(np.uint16).transpose(2, 1, 0)
+    if turned.shape != grid.shape:
+        raise EngineMisconfigured(
+            f"the bundle's post-processing does not put its result back on the image: {turned.shape}, not {grid.shape}."
+        )
+    return turned

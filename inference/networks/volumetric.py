@@ -1,0 +1,126 @@
+"""Networks for volumes built from MONAI's: U-Net with a ResNet beside it, and nnU-Net's plain U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from monai.networks.nets.dynunet import DynUNet
+from monai.networks.nets.resnet import ResNet
+from monai.networks.nets.unet import UNet
+from torch import Tensor, nn
+
+from inference.errors import ModelInvalid
+from inference.store.card import NnunetArchitecture, UnetResnetArchitecture
+
+
+class UnetResnet(nn.Module):
+    """Masks and labels of the same windows: ``unet`` has one channel a structure, ``resnet`` one logit a label."""
+
+    def __init__(self, architecture: UnetResnetArchitecture, *, structures: int, labels: int) -> None:
+        super().__init__()
+        channels = architecture.unet_channels
+        self.unet: nn.Module = UNet(
+            spatial_dims=3,
+            in_channels=1,
+            out_channels=structures,
+            channels=channels,
+            strides=(2,) * (len(channels) - 1),
+            num_res_units=2,
+        )
+        self.resnet: nn.Module = ResNet(
+            "basic",
+            list(architecture.resnet_layers),
+            list(architecture.resnet_widths),
+            spatial_dims=3,
+            n_input_channels=1,
+            num_classes=labels,
+        )
+
+    def forward(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of masks (n, structures, ...) and of labels (n, labels)."""
+        return self.unet(windows), self.resnet(windows)
+
+
+def dynunet(architecture: NnunetArchitecture, classes: int) -> nn.Module:
+    """The network of nnU-Net's plans as MONAI's DynUNet; ``classes`` counts the background too."""
+    network: nn.Module = DynUNet(
+        spatial_dims=3,
+        in_channels=architecture.input_channels,
+        out_channels=classes,
+        kernel_size=architecture.kernel_sizes,
+        strides=architecture.strides,
+        upsample_kernel_size=architecture.strides[1:],
+        filters=architecture.features,
+        trans_bias=True,
+    )
+    return network
+
+
+def fill_dynunet(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load weights that ``from_nnunet`` has named.
+
+    Raises:
+        ModelInvalid: they do not fit.
+    """
+    try:
+        missing, unexpected = network.load_state_dict(dict(tensors), strict=False)
+    except RuntimeError as error:
+        raise ModelInvalid("the weights are not those of the plans") from error
+    # DynUNet lists its layers a second time as skip connections.
+    absent = [name for name in missing if not name.startswith("skip_layers.")]
+    if absent or unexpected:
+        raise ModelInvalid(f"the weights are not those of the plans: {(absent or unexpected)[0]}")
+
+
+def from_nnunet(weights: Mapping[str, Tensor], stages: int) -> dict[str, Tensor]:
+    """Weights of nnU-Net's PlainConvUNet under DynUNet's names.
+
+    A convolution's bias before an instance normalisation changes nothing and is left out.
+
+    Raises:
+        ModelInvalid: the weights are of another network.
+    """
+    result: dict[str, Tensor] = {}
+
+    def block(source: str, target: str) -> None:
+        for number in range(2):
+            layer = f"{source}.convs.{number}"
+            result[f"{target}.conv{number + 1}.conv.weight"] = weights[f"{layer}.conv.weight"]
+            for part in ("weight", "bias"):
+                result[f"{target}.norm{number + 1}.{part}"] = weights[f"{layer}.norm.{part}"]
+
+    try:
+        for stage in range(stages):
+            target = (
+                "input_block"
+                if stage == 0
+                else "bottleneck"
+                if stage == stages - 1
+                else f"downsamples.{stage - 1}"
+            )
+            block(f"encoder.stages.{stage}.0", target)
+        for step in range(stages - 1):
+            block(f"decoder.stages.{step}", f"upsamples.{step}.conv_block")
+            for part in ("weight", "bias"):
+                result[f"upsamples.{step}.transp_conv.conv.{part}"] = weights[
+                    f"decoder.transpconvs.{step}.{part}"
+                ]
+        for part in ("weight", "bias"):
+            result[f"output_block.conv.conv.{part}"] = weights[f"decoder.seg_layers.{stages - 2}.{part}"]
+    except KeyError as error:
+        raise ModelInvalid(f"the checkpoint is no plain U-Net of nnU-Net: it lacks {error}") from error
+    if any(".convs.2." in name for name in weights):
+        raise ModelInvalid("the checkpoint has more than two convolutions a stage, which is not supported")
+    return result
+
+
+def plain_facts(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Features, kernel sizes and strides out of the network arguments of plans."""
+    stages = int(kwargs["n_stages"])
+    features = kwargs["features_per_stage"]
+    return {
+        "features": tuple(int(f) for f in features)[:stages],
+        "kernel_sizes": tuple(tuple(int(k) for k in kernel) for kernel in kwargs["kernel_sizes"]),
+        "strides": tuple(tuple(int(s) for s in stride) for stride in kwargs["strides"]),
+    }

@@ -1,0 +1,54 @@
+"""SNOMED CT codes of segmented structures, looked up in pydicom's dictionary by the structure's name.
+
+A name that the dictionary does not hold gets no code; a report then uses its private scheme.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DictionaryCode
+
+from inference.store.card import CardStructure, Code
+
+_SIDES = ("left", "right")
+_OTHER_NAMES = {
+    "adrenalgland": "AdrenalGland",
+    "iliacartery": "CommonIliacArtery",
+    "iliacvena": "CommonIliacVein",
+    "smallbowel": "SmallIntestine",
+    "urinarybladder": "Bladder",
+    "hip": "Hip",
+    "clavicula": "Clavicle",
+    "lungupperlobe": "UpperLobeOfLung",
+    "lunglowerlobe": "LowerLobeOfLung",
+    "lungmiddlelobe": "MiddleLobeOfRightLung",
+}
+"""Names of the TotalSegmentator structures that the dictionary has under another keyword."""
+_ANATOMY = Code(value="91723000", scheme="SCT", meaning="Anatomical Structure")
+
+
+@cache
+def _keywords() -> dict[str, DictionaryCode]:
+    return {keyword.lower(): code for keyword, code in codes.SCT.concepts.items()}
+
+
+def structure(value: int, name: str) -> CardStructure:
+    """One structure of a segmentation with its code where the dictionary has one; sides are in the name only."""
+    shown = name.replace("_", " ").strip()
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    words = ["vertebra" if word == "vertebrae" else word for word in words]
+    rest = [word for word in words if word not in _SIDES]
+    if rest[:1] == ["rib"]:
+        rest = ["rib"]
+    joined = "".join(rest)
+    candidates = (joined, "".join(rest[1:] + rest[:1]), _OTHER_NAMES.get(joined, "").lower())
+    found = next((_keywords()[c] for c in candidates if c in _keywords()), None)
+    return CardStructure(
+        value=value,
+        name=shown,
+        category=_ANATOMY,
+        type=None if found is None else Code(value=found.value, scheme="SCT", meaning=found.meaning),
+    )
