@@ -151,8 +151,10 @@ class EngineTable(_Table):
     tta: bool = False
     explanation: Literal["Grad-CAM", "Grad-CAM++", "Saliency", "Attention rollout", "SHAP"] | None = None
     thresholds: dict[str, ThresholdTable] = {}
+    options: dict[str, Any] = {}
+    """``[engine.options]``: what the engine kind has of its own; the engine checks it."""
 
-    def options(self) -> dict[str, Any]:
+    def engine_options(self) -> dict[str, Any]:
         """What is set of the keys that not every engine kind has."""
         given = {
             "ensemble": list(self.ensemble),
@@ -162,7 +164,7 @@ class EngineTable(_Table):
             "explanation": self.explanation,
             "thresholds": {name: limits.model_dump() for name, limits in self.thresholds.items()},
         }
-        return {key: value for key, value in given.items() if value}
+        return {**{key: value for key, value in given.items() if value}, **self.options}
 
 
 class RangeCondition(_Table):
@@ -298,7 +300,7 @@ class Configuration(_Table):
             device=engine.device,
             backend=engine.backend,
             precision=engine.precision,
-            options=engine.options(),
+            options=engine.engine_options(),
         )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,28 +47,41 @@ class Pipeline:
         self.data_dir = data_dir
         self.readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
 
-    def run(self, engine: Engine, jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
-        """Run jobs of one engine as one batch; every job gets an outcome."""
-        prepared = list(self.readers.map(lambda job: self._prepare(engine, job), jobs))
-        outcomes = [(p.job, p.outcome) for p in prepared if p.outcome is not None]
+    def run(self, engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Run jobs of one engine in batches of its size; every job gets an outcome, as soon as it has one.
+
+        While one batch infers, the next one is read.
+        """
+        size = max(1, engine.batch_size)
+        batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        reading = self._read(engine, batches[0]) if batches else []
+        for number in range(len(batches)):
+            prepared = [future.result() for future in reading]
+            reading = self._read(engine, batches[number + 1]) if number + 1 < len(batches) else []
+            yield from self._infer(engine, prepared)
+
+    def _read(self, engine: Engine, jobs: Sequence[Job]) -> list[Future[Prepared]]:
+        return [self.readers.submit(self._prepare, engine, job) for job in jobs]
+
+    def _infer(self, engine: Engine, prepared: Sequence[Prepared]) -> Iterator[tuple[Job, Outcome]]:
+        """The outcomes of one batch."""
+        yield from ((p.job, p.outcome) for p in prepared if p.outcome is not None)
         ready = [p for p in prepared if p.outcome is None]
         cases = [case for p in ready for case in p.cases]
         if not cases:
-            return outcomes
+            return
         try:
             analyses = engine.infer(cases)
         except InferenceError as error:
             log.warning("batch_failed engine=%s jobs=%d", engine.settings.name, len(ready))
-            return [
-                *outcomes,
-                *((p.job, RetryAfter(seconds=RETRY_SECONDS, reason=str(error))) for p in ready),
-            ]
+            for p in ready:
+                yield p.job, RetryAfter(seconds=RETRY_SECONDS, reason=str(error))
+            return
         position = 0
         for p in ready:
             mine = analyses[position : position + len(p.cases)]
             position += len(p.cases)
-            outcomes.append((p.job, self._write(p.job, mine)))
-        return outcomes
+            yield p.job, self._write(p.job, mine)
 
     def _prepare(self, engine: Engine, job: Job) -> Prepared:
         wanted = set(job.inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
@@ -77,7 +77,9 @@ class Worker:
             engine = self.loaded.get(str(jobs[0].engine))
             if engine is None:
                 reason = self.absent[str(jobs[0].engine)]
-                outcomes: list[tuple[Job, Outcome]] = [(job, WaitingFor(reason=reason)) for job in jobs]
+                outcomes: Iterable[tuple[Job, Outcome]] = [
+                    (job, WaitingFor(reason=reason)) for job in jobs
+                ]
             else:
                 outcomes = self.pipeline.run(engine, jobs)
             for job, outcome in outcomes:
@@ -87,10 +89,12 @@ class Worker:
                     log.warning("job_no_longer_ours job=%d", job.id)
                 else:
                     log.info("job_settled job=%d outcome=%s", job.id, type(outcome).__name__)
+                    notify(self.configuration.run_dir, "courier")
+                with self._held_lock:
+                    self._held = [held for held in self._held if held.id != job.id]
         finally:
             with self._held_lock:
                 self._held = []
-        notify(self.configuration.run_dir, "courier")
         return True
 
     def _load_models(self) -> None:

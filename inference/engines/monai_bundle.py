@@ -6,6 +6,7 @@ The volume goes to the bundle as a NIfTI file on the series' regular grid, becau
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from inference.store.card import BundleArchitecture
 
 AIR_HU = -1024.0
-_WRITERS = ("SaveImaged", "SaveImage", "SaveClassificationd")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -46,7 +46,7 @@ class MonaiBundleEngine(VolumeEngine):
 
         from inference.networks.weights import filled
         from inference.store.card import BundleArchitecture
-        from inference.store.volume_importers import BUNDLE_CONFIGS, foreign_code
+        from inference.store.volume_importers import BUNDLE_CONFIGS, foreign_code, without_writers
 
         card = stored.card
         if not isinstance(card.architecture, BundleArchitecture):
@@ -54,7 +54,7 @@ class MonaiBundleEngine(VolumeEngine):
         name = next((n for n in BUNDLE_CONFIGS if n in card.files), None)
         if name is None:
             raise ModelInvalid(f"model {card.name!r} has no inference configuration.")
-        config = ConfigParser.load_config_file(str(stored.weights.parent / name))
+        config = without_writers(ConfigParser.load_config_file(str(stored.weights.parent / name)))
         foreign = next(foreign_code(config), None)
         if foreign is not None and not card.architecture.code_allowed:
             raise ModelUntrusted(
@@ -83,7 +83,10 @@ class MonaiBundleEngine(VolumeEngine):
     def analyse(self, case: VolumeCase) -> Analysis:
         started = perf_counter()
         grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
-        prediction = self._run_bundle(values, grid)
+        with warnings.catch_warnings():
+            # MONAI warns the bundle's author: of defaults that change and of readers that are not there.
+            warnings.simplefilter("ignore")
+            prediction = self._run_bundle(values, grid)
         if self.bundle.output == "segmentation":
             labels = _label_map(prediction, grid)
             return self.analysis(
@@ -123,7 +126,7 @@ class MonaiBundleEngine(VolumeEngine):
         import torch
         from monai.bundle.config_parser import ConfigParser
 
-        config = without_writers(dict(cast("Any", self.network).bundle_config))
+        config = dict(cast("Any", self.network).bundle_config)
         overrides = cast("dict[str, Any]", self.settings.options.get("bundle", {}))
         parser = ConfigParser()
         parser.read_config({**config, **overrides, "device": f"$torch.device('{self.placement.device}')"})
@@ -153,15 +156,6 @@ def nifti_affine(grid: Grid) -> NDArray[np.float64]:
     """NIfTI's affine from (column, row, slice, 1) to RAS."""
     columns = grid.affine[:, [2, 1, 0, 3]]
     return np.asarray(_LPS_TO_RAS @ columns)
-
-
-def without_writers(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without the transforms that write files."""
-    post = config.get("postprocessing")
-    if isinstance(post, dict) and isinstance(post.get("transforms"), list):
-        kept = [t for t in post["transforms"] if not (isinstance(t, dict) and t.get("_target_") in _WRITERS)]
-        return {**config, "postprocessing": {**post, "transforms": kept}}
-    return config
 
 
 def _label_map(prediction: NDArray[np.float32], grid: Grid) -> NDArray[np.uint16]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from monai.networks.blocks.dynunet_block import UnetBasicBlock
 from monai.networks.nets.dynunet import DynUNet
 from monai.networks.nets.resnet import ResNet
 from monai.networks.nets.unet import UNet
@@ -44,7 +45,7 @@ class UnetResnet(nn.Module):
 
 def dynunet(architecture: NnunetArchitecture, classes: int) -> nn.Module:
     """The network of nnU-Net's plans as MONAI's DynUNet; ``classes`` counts the background too."""
-    network: nn.Module = DynUNet(
+    network = DynUNet(
         spatial_dims=3,
         in_channels=architecture.input_channels,
         out_channels=classes,
@@ -54,7 +55,22 @@ def dynunet(architecture: NnunetArchitecture, classes: int) -> nn.Module:
         filters=architecture.features,
         trans_bias=True,
     )
-    return network
+    # DynUNet's decoder takes the kernel of the level below, nnU-Net's that of its own level.
+    levels = len(architecture.features) - 1
+    for step, level in enumerate(reversed(range(levels))):
+        if architecture.kernel_sizes[level] != architecture.kernel_sizes[level + 1]:
+            features = architecture.features[level]
+            network.upsamples[step].conv_block = UnetBasicBlock(
+                3,
+                2 * features,
+                features,
+                kernel_size=architecture.kernel_sizes[level],
+                stride=1,
+                norm_name=network.norm_name,
+                act_name=network.act_name,
+            )
+    result: nn.Module = network
+    return result
 
 
 def fill_dynunet(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -39,6 +39,7 @@ _SAFE_EXPRESSIONS = (
 )
 """Expressions of bundles that only refer to other entries or name a device."""
 _SAFE_TARGET = re.compile(r"(monai\.(networks|transforms|inferers)[\w.]*|torch\.nn\.[\w.]+|[A-Z]\w*)")
+_WRITERS = ("SaveImaged", "SaveImage", "SaveClassificationd")
 BUNDLE_PARTS = ("network_def", "preprocessing", "inferer", "postprocessing")
 
 
@@ -220,7 +221,7 @@ def bundle_model(folder: Path, tensors: Mapping[str, Tensor], *, kind: str | Non
     metadata = _json(folder / "configs" / BUNDLE_METADATA)
     file = bundle_config(folder)
     config = ConfigParser.load_config_file(str(file))
-    foreign = sorted(set(foreign_code(config)))
+    foreign = sorted(set(foreign_code(without_writers(config))))
     if foreign and not trust:
         raise ModelUntrusted(
             f"the bundle's configuration runs code ({foreign[0]}): add --trust if you know where it is from."
@@ -261,6 +262,15 @@ def bundle_model(folder: Path, tensors: Mapping[str, Tensor], *, kind: str | Non
         more=more,
         files={p.name: p.read_text() for p in (file, file.with_name(BUNDLE_METADATA))},
     )
+
+
+def without_writers(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the transforms that write files."""
+    post = config.get("postprocessing")
+    if isinstance(post, dict) and isinstance(post.get("transforms"), list):
+        kept = [t for t in post["transforms"] if not (isinstance(t, dict) and t.get("_target_") in _WRITERS)]
+        return {**config, "postprocessing": {**post, "transforms": kept}}
+    return config
 
 
 def _output_of(described: Mapping[str, Any]) -> Literal["segmentation", "classification"]:
