@@ -207,6 +207,8 @@ class Detection:
     """In [0, 1]."""
     centre: tuple[float, float, float]
     voxel: tuple[int, int, int]
+    position: tuple[float, float, float]
+    """The same, not rounded, the slice as a fraction of the median gap."""
     ellipsoid: NDArray[np.float64] = field(repr=False)
     diameter_mm: float
     volume_mm3: float
@@ -308,6 +310,9 @@ class Analysis:
     segmentation: Segmentation | None = None
     key_images: tuple[KeyImage, ...] = ()
     volume: VolumeData | None = None
+    input_spacing: tuple[float, float, float] | None = None
+    """Of the volume as it was scanned: (slice, row, column) in mm, slices by their median gap."""
+    input_shape: tuple[int, int, int] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -42,6 +42,66 @@ def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence
         "skipped": None,
         "files": [str(path) for path in (*files, *heatmaps.values())],
         **_reasoning(analysis),
+        **detection_document(analysis),
+        **_structures(analysis),
+    }
+
+
+def _structures(analysis: Analysis) -> dict[str, Any]:
+    """The key ``structures`` of engines that segment: name and volume of each."""
+    if analysis.segmentation is None:
+        return {}
+    return {
+        "structures": [
+            {"name": structure.name, "volume_ml": round(structure.volume_mm3 / 1000, 4)}
+            for structure in analysis.segmentation.structures
+        ]
+    }
+
+
+def detection_document(analysis: Analysis) -> dict[str, Any]:
+    """The keys ``detections`` and ``summary`` of engines that detect, in the nodule document's schema.
+
+    ``coordinates`` are x, y, z in mm from the first voxel of the series as it was scanned, along columns, rows
+    and slices; ``coordinates_voxel`` are the same in voxels; ``patient_coordinates`` are LPS in mm.
+    """
+    if analysis.volume is None or analysis.input_spacing is None:
+        return {}
+    across, down, along = analysis.input_spacing
+    detections = [
+        {
+            "id": detection.number - 1,
+            "coordinates": [
+                round(detection.position[2] * along, 2),
+                round(detection.position[1] * down, 2),
+                round(detection.position[0] * across, 2),
+            ],
+            "coordinates_voxel": list(reversed(detection.voxel)),
+            "patient_coordinates": [round(value, 2) for value in detection.centre],
+            "diameter_mm": round(detection.diameter_mm, 2),
+            "confidence": round(detection.certainty, 4),
+            "properties": {
+                "volume_mm3": round(detection.volume_mm3, 2),
+                "mean_intensity": round(detection.mean_hu, 2),
+                "std_intensity": round(detection.std_hu, 2),
+                "sphericity": round(detection.sphericity, 4),
+            },
+            "triage": {
+                "malignancy_score": None if detection.malignancy is None else round(detection.malignancy, 4),
+                "risk_category": detection.risk,
+            },
+        }
+        for detection in analysis.detections
+    ]
+    risks = [detection.risk for detection in analysis.detections]
+    return {
+        "detections": detections,
+        "summary": {
+            "num_detections": len(detections),
+            "high_risk_count": risks.count("high"),
+            "low_risk_count": risks.count("low"),
+            "processing_time_seconds": round(analysis.inference_time_ms / 1000, 3),
+        },
     }
 
 

@@ -77,9 +77,7 @@ class Worker:
             engine = self.loaded.get(str(jobs[0].engine))
             if engine is None:
                 reason = self.absent[str(jobs[0].engine)]
-                outcomes: Iterable[tuple[Job, Outcome]] = [
-                    (job, WaitingFor(reason=reason)) for job in jobs
-                ]
+                outcomes: Iterable[tuple[Job, Outcome]] = [(job, WaitingFor(reason=reason)) for job in jobs]
             else:
                 outcomes = self.pipeline.run(engine, jobs)
             for job, outcome in outcomes:

@@ -110,6 +110,7 @@ def _content(
                 algorithm,
                 engine_name=context.engine_name,
                 seed=seed,
+                beside_findings=any(a.findings for a in analyses),
             )
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),

@@ -66,6 +66,9 @@ def write_segmentation(
     written["PixelData"].VR = "OB"
     if any(type_code(s).scheme_designator == PRIVATE_SCHEME for s in structures):
         written.CodingSchemeIdentificationSequence = [private_scheme_identification()]
+    for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
+        if keyword in written:
+            delattr(written, keyword)
     complete_instance(written, source, context, analysis.model, title="segmentation")
     return written
 
@@ -82,8 +85,8 @@ def _source_images(
     for frames in by_instance.values():
         header = pydicom.dcmread(frames[0][0].path, stop_before_pixels=True, force=True)
         for keyword in IDENTITY_TYPE_2:
-            if keyword not in header:
-                setattr(header, keyword, None)
+            # Set from the source afterwards; highdicom would quote odd names in warnings.
+            setattr(header, keyword, None)
         headers.append(header)
         if frames[0][0].frame is None:
             maps.append(frames[0][1][None])

@@ -51,8 +51,6 @@ IDENTITY_TYPE_3 = (
     "PatientAge",
     "PatientSize",
     "PatientWeight",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
     "PatientSpeciesDescription",
     "ClinicalTrialSponsorName",
     "ClinicalTrialProtocolID",
@@ -90,6 +88,8 @@ _OTHERS = (
     "Laterality",
     "PatientOrientation",
     "RequestAttributesSequence",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
     "LossyImageCompression",
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
@@ -147,6 +147,10 @@ class SourceHeader:
         for keyword in IDENTITY_TYPE_3:
             if self._is_well_formed(keyword):
                 self._copy(target, keyword)
+        if self.text("DeidentificationMethod").strip():
+            # The one is required where the other says YES, and some sources leave it empty.
+            self._copy(target, "PatientIdentityRemoved")
+            self._copy(target, "DeidentificationMethod")
         target.StudyInstanceUID = self.image.study_instance_uid
         # Explicit VR Little Endian, as results are written: pydicom then writes the copied bytes as
         # they are.

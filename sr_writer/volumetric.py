@@ -10,8 +10,10 @@ from highdicom.sr import (
     FindingSite,
     GraphicTypeValues3D,
     Measurement,
+    MeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     ReferencedSegment,
+    SourceImageForMeasurementGroup,
     SourceSeriesForSegmentation,
     TrackingIdentifier,
     VolumeSurface,
@@ -103,26 +105,50 @@ def structure_groups(
     *,
     engine_name: str,
     seed: str,
-) -> list[VolumetricGroup]:
-    """One group for each segment: its volume."""
-    return [
-        VolumetricROIMeasurementsAndQualitativeEvaluations(
-            TrackingIdentifier(
-                derived_uid(seed, "structure", structure.value),
-                plain(f"{engine_name} {structure.name}", LONG_STRING),
-            ),
-            referenced_segment=ReferencedSegment(
-                segmented.SOPClassUID,
-                segmented.SOPInstanceUID,
-                segment_number(segmentation, structure.value),
-                source_series=SourceSeriesForSegmentation(analysis.source.series_instance_uid),
-            ),
-            finding_type=type_code(structure),
-            algorithm_id=_algorithm(algorithm),
-            measurements=[_measurement(codes.SCT.Volume, structure.volume_mm3 / 1000, MILLILITER)],
+    beside_findings: bool,
+) -> list[VolumetricGroup | MeasurementsAndQualitativeEvaluations]:
+    """One group for each segment: its volume.
+
+    A report of structures alone has volumetric groups (TID 1411). ``beside_findings`` they are plain ones
+    (TID 1501) with the segment as the source of the measurement: DicomSRValidator asks every group of a
+    report for a region as soon as one refers to a segment, and findings of a whole volume have none.
+    """
+    groups: list[VolumetricGroup | MeasurementsAndQualitativeEvaluations] = []
+    for structure in segmentation.structures:
+        identifier = TrackingIdentifier(
+            derived_uid(seed, "structure", structure.value),
+            plain(f"{engine_name} {structure.name}", LONG_STRING),
         )
-        for structure in segmentation.structures
-    ]
+        volume = [_measurement(codes.SCT.Volume, structure.volume_mm3 / 1000, MILLILITER)]
+        number = segment_number(segmentation, structure.value)
+        if beside_findings:
+            source = SourceImageForMeasurementGroup(segmented.SOPClassUID, segmented.SOPInstanceUID)
+            source.ReferencedSOPSequence[0].ReferencedSegmentNumber = number
+            groups.append(
+                MeasurementsAndQualitativeEvaluations(
+                    identifier,
+                    finding_type=type_code(structure),
+                    algorithm_id=_algorithm(algorithm),
+                    measurements=volume,
+                    source_images=[source],
+                )
+            )
+            continue
+        groups.append(
+            VolumetricROIMeasurementsAndQualitativeEvaluations(
+                identifier,
+                referenced_segment=ReferencedSegment(
+                    segmented.SOPClassUID,
+                    segmented.SOPInstanceUID,
+                    number,
+                    source_series=SourceSeriesForSegmentation(analysis.source.series_instance_uid),
+                ),
+                finding_type=type_code(structure),
+                algorithm_id=_algorithm(algorithm),
+                measurements=volume,
+            )
+        )
+    return groups
 
 
 def _measurement(name: Code, value: float, unit: Code) -> Measurement:

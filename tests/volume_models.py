@@ -48,7 +48,11 @@ def metastasis_checkpoint(path: Path) -> MetastasisNetwork:
     settled(network, torch.randn(4, 1, 64, 64))
     state = dict(network.state_dict())
     state["conv1.weight"] = state["backbone.0.weight"]
-    state |= {k.replace("backbone.6.", "layer3."): v for k, v in network.state_dict().items() if k.startswith("backbone.6.")}
+    state |= {
+        k.replace("backbone.6.", "layer3."): v
+        for k, v in network.state_dict().items()
+        if k.startswith("backbone.6.")
+    }
     torch.save(state, path)
     return network
 

@@ -33,10 +33,12 @@ from inference.volumes.resampling import regular_grid, to_frames, to_grid
 from inference.volumes.volume import Grid, Volume
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from inference.device import Placement
     from inference.networks.pivot import PivotNetwork, PivotOutput
-    from inference.store import StoredModel
+    from inference.settings import EngineSettings
+    from inference.store import ModelCard, StoredModel
     from inference.volumes.detection import Candidate, Peak
 
 AIR_HU = -1024.0
@@ -132,22 +134,11 @@ class LungNoduleEngine(VolumeEngine):
 
         return load_pivot(stored)
 
-    @property
-    def how(self) -> NoduleOptions:
-        """The options, checked.
-
-        Raises:
-            EngineMisconfigured: one of them is wrong.
-        """
-        given = {k: v for k, v in self.settings.options.items() if k != "thresholds"}
-        try:
-            return NoduleOptions.model_validate(given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise EngineMisconfigured(
-                f"engine {self.settings.name!r}: options.{key}: {first['msg']}."
-            ) from error
+    def __init__(
+        self, settings: EngineSettings, card: ModelCard, network: nn.Module, placement: Placement
+    ) -> None:
+        super().__init__(settings, card, network, placement)
+        self.how = _checked(settings)
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
         """Resample to the model's spacing and clip; thick slices are refused."""
@@ -294,6 +285,7 @@ class LungNoduleEngine(VolumeEngine):
             certainty=candidate.peak.value,
             centre=(float(centre[0]), float(centre[1]), float(centre[2])),
             voxel=scanned_voxel(centre, volume.frames),
+            position=_position(centre, volume),
             ellipsoid=ends,
             diameter_mm=candidate.diameter_mm,
             volume_mm3=candidate.volume_mm3,
@@ -345,6 +337,21 @@ class LungNoduleEngine(VolumeEngine):
         )
 
 
+def _checked(settings: EngineSettings) -> NoduleOptions:
+    """The options of the settings.
+
+    Raises:
+        EngineMisconfigured: one of them is wrong.
+    """
+    given = {key: value for key, value in settings.options.items() if key != "thresholds"}
+    try:
+        return NoduleOptions.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise EngineMisconfigured(f"engine {settings.name!r}: options.{key}: {first['msg']}.") from error
+
+
 def scanned_voxel(point: NDArray[np.float64], frames: Sequence[Frame]) -> tuple[int, int, int]:
     """(slice, row, column) of the pixel nearest to an LPS point, in the slices as they were scanned."""
     heights = [abs(float((point - np.array(frame.plane.position)) @ frame.plane.normal)) for frame in frames]
@@ -357,6 +364,17 @@ def scanned_voxel(point: NDArray[np.float64], frames: Sequence[Frame]) -> tuple[
         number,
         min(max(row, 0), frames[number].rows - 1),
         min(max(column, 0), frames[number].columns - 1),
+    )
+
+
+def _position(point: NDArray[np.float64], volume: Volume) -> tuple[float, float, float]:
+    """(slice, row, column) of an LPS point as fractions, from the first voxel of the first slice."""
+    plane = volume.frames[0].plane
+    inside = point - np.array(plane.position)
+    return (
+        float(inside @ plane.normal) / float(np.median(volume.gaps)),
+        float(inside @ np.array(plane.column_direction)) / plane.spacing[0],
+        float(inside @ np.array(plane.row_direction)) / plane.spacing[1],
     )
 
 

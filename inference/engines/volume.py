@@ -198,6 +198,8 @@ class VolumeEngine:
             remarks=remarks,
             images=images,
             frame_of_reference_uid=frames[0].frame_of_reference_uid,
+            input_spacing=(float(np.median(case.volume.gaps)), *frames[0].plane.spacing),
+            input_shape=(len(frames), frames[0].rows, frames[0].columns),
             **more,
         )
 

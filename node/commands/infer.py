@@ -20,6 +20,7 @@ from inference.engine import Case, Engine
 from inference.engines import engine_class
 from inference.errors import InferenceError
 from inference.findings import Analysis, Refusal
+from inference.nodule_files import write_nodule_files
 from inference.output import case_document, refusal_document
 from inference.plain_pictures import is_plain_picture
 from inference.store.store import ModelStore
@@ -31,7 +32,9 @@ from sr_writer.results import write_results
 
 
 def infer(
-    paths: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="DICOM, PNG or JPEG files, or folders; series are put together.")
+    ],
     engine: Annotated[str, typer.Option(help="An [[engine]] of the configuration.")],
     out: Annotated[Path, typer.Option(help="Folder for JSON, CSV, SR and overlays.")],
     config: ConfigOption = None,
@@ -72,7 +75,7 @@ def infer(
         console.print(f"skipped {document['input']}: {document['skipped']}", markup=False)
     mean = sum(d["inference_time_ms"] for d in done) / len(done) if done else 0.0
     console.print(
-        f"{len(done)} cases, {len(skipped)} skipped, {mean:.0f} ms an image; results in {out}", markup=False
+        f"{len(done)} cases, {len(skipped)} skipped, {mean:.0f} ms a case; results in {out}", markup=False
     )
     if not done:
         raise typer.Exit(1)
@@ -106,22 +109,33 @@ def _run(
     columns = (TextColumn("inferring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ThreadPoolExecutor(workers) as readers, Progress(*columns, console=errors) as progress:
         task = progress.add_task("infer", total=len(files))
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
+        inputs = _by_series(files) if engine.takes_series else [[file] for file in files]
+        at_once = 1 if engine.takes_series else batch_size
+        for start in range(0, len(inputs), at_once):
+            batch = inputs[start : start + at_once]
             read: list[Case | Refusal] = [
-                item for items in readers.map(lambda f: engine.prepare([f]), batch) for item in items
+                item for items in readers.map(engine.prepare, batch) for item in items
             ]
             analyses = iter(engine.infer([case for case in read if not isinstance(case, Refusal)]))
             for item in read:
                 if isinstance(item, Refusal):
                     documents.append(refusal_document(item, engine.settings.name, engine.model.version))
                 else:
-                    documents.append(_write(next(analyses), engine.settings.name, out))
-            progress.advance(task, len(batch))
+                    documents.append(_write(next(analyses), engine.settings.name, engine.kind, out))
+            progress.advance(task, sum(len(files) for files in batch))
     return documents
 
 
-def _write(analysis: Analysis, engine: str, out: Path) -> dict[str, Any]:
+def _by_series(files: Sequence[Path]) -> list[list[Path]]:
+    """Files grouped by Series Instance UID, in the order in which the series appear."""
+    series: dict[str, list[Path]] = {}
+    for file in files:
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+        series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(file)
+    return list(series.values())
+
+
+def _write(analysis: Analysis, engine: str, engine_kind: str, out: Path) -> dict[str, Any]:
     """Write one case's objects and JSON; the document that ``--json`` prints."""
     folder = out / analysis.source.sop_instance_uid
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +156,8 @@ def _write(analysis: Analysis, engine: str, out: Path) -> dict[str, Any]:
         )
         written.dataset.save_as(path, enforce_file_format=True)
         files.append(path)
+    if analysis.volume is not None and engine_kind == "lung_nodule":
+        files += write_nodule_files(analysis, folder)
     document = case_document(analysis, engine, folder, files)
     (folder / "result.json").write_text(dumps(document, indent=2) + "\n")
     return document

@@ -79,7 +79,9 @@ def test_weights_follow_their_formulas() -> None:
     assert window_weights((n, n, n), "pivot_gaussian")[line] == pytest.approx(pivot, rel=1e-5)
     assert window_weights((n, n, n), "pivot_linear")[line] == pytest.approx(linear, rel=1e-5)
     assert window_weights((n, n, n), "average").min() == 1
-    assert window_weights((n, n, n), "linear")[line] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25])
+    assert window_weights((n, n, n), "linear")[line] == pytest.approx(
+        [0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25]
+    )
 
 
 @pytest.mark.parametrize("length", [5, 16, 17, 40])
@@ -133,9 +135,16 @@ def test_volume_smaller_than_a_window_is_padded(network: nn.Module) -> None:
     assert np.isfinite(maps).all()
 
 
-def ball(shape: tuple[int, int, int], centre: np.ndarray, radius: float, spacing: tuple[float, float, float]) -> np.ndarray:
-    grid = np.stack(np.meshgrid(*(np.arange(n) * s for n, s in zip(shape, spacing, strict=True)), indexing="ij"), -1)
-    distance = np.linalg.norm(grid - centre, axis=-1)
+Spacing = tuple[float, float, float]
+
+
+def points_of(shape: tuple[int, int, int], spacing: Spacing) -> np.ndarray:
+    axes = (np.arange(n) * s for n, s in zip(shape, spacing, strict=True))
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+
+
+def ball(shape: tuple[int, int, int], centre: np.ndarray, radius: float, spacing: Spacing) -> np.ndarray:
+    distance = np.linalg.norm(points_of(shape, spacing) - centre, axis=-1)
     return np.clip(radius + 0.5 - distance, 0, 1).astype(np.float32)
 
 
@@ -145,12 +154,9 @@ def test_planted_spheres_are_found_with_their_size(spacing: tuple[float, float, 
     centres = [np.array([20.0, 20.0, 20.0]), np.array([24.0, 45.0, 22.0]), np.array([18.0, 30.0, 48.0])]
     radii = [4.0, 6.0, 9.0]
     mask = np.max([ball(shape, c, r, spacing) for c, r in zip(centres, radii, strict=True)], axis=0)
-    grid = np.stack(np.meshgrid(*(np.arange(n) * s for n, s in zip(shape, spacing, strict=True)), indexing="ij"), -1)
+    grid = points_of(shape, spacing)
     heat = np.max(
-        [
-            (0.95 - 0.1 * k) * np.exp(-((grid - c) ** 2).sum(-1) / 18)
-            for k, c in enumerate(centres)
-        ],
+        [(0.95 - 0.1 * k) * np.exp(-((grid - c) ** 2).sum(-1) / 18) for k, c in enumerate(centres)],
         axis=0,
     ).astype(np.float32)
     peaks = local_maxima(heat, threshold=0.5, min_distance_mm=10, spacing=spacing)
