@@ -34,3 +34,4 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.volumes

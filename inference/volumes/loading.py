@@ -39,13 +39,15 @@ def _shape(frames: Sequence[Frame]) -> tuple[int, int, int]:
 
 
 def _load(frames: Sequence[Frame], values: Values, threads: int) -> Values:
-    def fill(part: Sequence[tuple[int, Frame]]) -> None:
-        for index, stored in _stored(part):
-            _convert(stored, frames[index], values[index])
+    def fill(files: Sequence[Sequence[tuple[int, Frame]]]) -> None:
+        for part in files:
+            for index, stored in _stored(part):
+                _convert(stored, frames[index], values[index])
 
     by_file = [list(part) for _, part in groupby(enumerate(frames), key=lambda item: item[1].source.path)]
+    shares = [by_file[start :: 4 * threads] for start in range(4 * threads)]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(fill, by_file))
+        list(pool.map(fill, shares))
     return values
 
 

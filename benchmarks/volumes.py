@@ -1,0 +1,159 @@
+"""Time and peak memory of volumes of 100, 300 and 2000 slices by stage, and loading beside a bare read.
+
+Each size runs in a process of its own, so that its peak of memory is its own.
+
+Usage: python -m benchmarks.volumes [--slices N ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import table, write_section
+from inference.engines import engine_class
+from inference.settings import EngineSettings
+from inference.store import ModelStore
+from inference.volumes.header import quick_header
+from inference.volumes.phantoms import lung_phantom, straight_geometry, write_ct_series
+from inference.volumes.volume import read_series
+from sr_writer import ReportContext, write_results
+
+SIZE = 512
+SPACING = (1.0, 0.7, 0.7)
+TILE = (50, 128, 128)
+LARGEST_FOR_NODULES = 300
+"""Nodules of more slices take a CPU longer than anyone waits."""
+ROUNDS = 5
+
+
+def main() -> None:
+    """Measure and write the section."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--slices", type=int, nargs="+", default=[100, 300, 2000])
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        folder, kind, count = arguments.child
+        print(json.dumps(_stages(Path(folder), kind, int(count))))
+        return
+    rows: list[tuple[str, ...]] = []
+    loading: list[tuple[str, ...]] = []
+    for count in arguments.slices:
+        with tempfile.TemporaryDirectory(prefix="overread-bench-") as folder:
+            _write(Path(folder), count)
+            bare, load = _loading(Path(folder))
+            loading.append((str(count), f"{bare:.3f}", f"{load:.3f}", f"{load / bare:.2f}"))
+            for kind in ("hybrid_volume", "lung_nodule"):
+                if kind == "lung_nodule" and count > LARGEST_FOR_NODULES:
+                    continue
+                rows.append(_row(Path(folder), kind, count))
+    body = (
+        f"CT of {SIZE} x {SIZE} with 16 bit, generated; seconds by stage on the CPU, demonstration models. "
+        "hybrid_volume judges every slice with its neighbours, lung_nodule resamples to 1 mm and slides windows "
+        "of 48 voxels with overlap 0.25.\n\n"
+        + table(("slices", "engine", "load and preprocess", "infer", "write", "peak memory, MB"), rows)
+        + f"\n\nReading a series into Hounsfield units, medians of {ROUNDS} rounds: a bare read of the same bytes "
+        "with NumPy's conversion to 16-bit Hounsfield units, and the whole loading with headers, sorting, checks.\n\n"
+        + table(("slices", "bare read, s", "loading, s", "ratio"), loading)
+        + "\n\nNo CUDA device was to be had: the figures for one are missing."
+    )
+    write_section("Volumes", body)
+
+
+def _write(folder: Path, count: int) -> None:
+    """A series of a lung that repeats."""
+    tile = lung_phantom(7, TILE, SPACING, nodules=2).values
+    block = np.tile(tile, (1, SIZE // TILE[1], SIZE // TILE[2]))
+    for start in range(0, count, TILE[0]):
+        part = block[: min(TILE[0], count - start)]
+        geometry = straight_geometry(part.shape, SPACING)
+        geometry.positions[:, 2] = np.arange(start, start + len(part)) * SPACING[0]
+        for number, path in enumerate(
+            write_ct_series(folder / f"{start:05d}", part, geometry, body_part="CHEST", seed="volume"), start
+        ):
+            path.rename(folder / f"{number:05d}.dcm")
+
+
+def _loading(folder: Path) -> tuple[float, float]:
+    """Seconds of a bare read with conversion, and of the whole loading."""
+    files = sorted(folder.glob("*.dcm"))
+    header = quick_header(files[0])
+    assert header is not None
+
+    def bare() -> None:
+        volume = np.empty((len(files), SIZE, SIZE), dtype=np.int16)
+        for target, path in zip(volume, files, strict=True):
+            with path.open("rb") as file:
+                file.seek(header.pixel_offset)
+                stored = np.frombuffer(file.read(SIZE * SIZE * 2), dtype="<i2").reshape(SIZE, SIZE)
+            np.subtract(stored, np.int16(1024), out=target)
+
+    def whole() -> None:
+        assert read_series(files).volumes
+
+    return _median(bare), _median(whole)
+
+
+def _median(run: Callable[[], None]) -> float:
+    run()
+    took = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - started)
+    return statistics.median(took)
+
+
+def _row(folder: Path, kind: str, count: int) -> tuple[str, ...]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.volumes", "--child", str(folder), kind, str(count)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    seconds = (f"{found[stage]:.2f}" for stage in ("prepare", "infer", "write"))
+    return (str(count), kind, *seconds, f"{found['memory']:.0f}")
+
+
+def _stages(folder: Path, kind: str, count: int) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    options = {"overlap": 0.25} if kind == "lung_nodule" else {}
+    settings = EngineSettings(name="x", kind=kind, model="demo", options=options)
+    engine = engine_class(kind).load(settings, ModelStore(folder / "models"))
+    files = sorted(folder.glob("*.dcm"))
+    # The hybrid demonstration model is for heads; here it only has to take its time.
+    marks = [time.perf_counter()]
+    cases: Any = engine.prepare(files)
+    marks.append(time.perf_counter())
+    analyses = engine.infer(cases)
+    marks.append(time.perf_counter())
+    written = write_results(
+        analyses, ReportContext(job_seed="bench", engine_name="x", content_datetime=datetime.now(UTC))
+    )
+    for item in written:
+        item.dataset.save_as(folder / f"{item.dataset.SOPInstanceUID}.out", enforce_file_format=True)
+    marks.append(time.perf_counter())
+    memory = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    prepare, infer, write = (b - a for a, b in pairwise(marks))
+    return {"prepare": prepare, "infer": infer, "write": write, "memory": memory, "slices": count}
+
+
+if __name__ == "__main__":
+    main()
