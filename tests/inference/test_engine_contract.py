@@ -128,7 +128,8 @@ def analyse(engine: Engine, path: Path) -> Analysis:
 
 
 def test_every_built_in_kind_is_under_the_contract() -> None:
-    assert set(engine_kinds()) == set(MODELS)
+    images = {kind for kind in engine_kinds() if not engine_class(kind).takes_series}
+    assert images == set(MODELS)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from inference.engines import engine_class
+from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.findings import Analysis, Presence, Refusal
 from inference.networks.metastasis import single_channel
@@ -454,18 +454,22 @@ def test_ct_chest_gives_labels_and_a_mask(tmp_path: Path, store: ModelStore) -> 
     assert [f.label.name for f in analysis.findings] == ["Nodule", "Pulmonary_Embolism"]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "lung_nodule",
-        "brain_metastasis",
-        "hybrid_volume",
-        "ct_chest",
-        "brain_mri",
-        "monai_bundle",
-        "whole_body_ct",
-    ],
+VOLUME_KINDS = (
+    "lung_nodule",
+    "brain_metastasis",
+    "hybrid_volume",
+    "ct_chest",
+    "brain_mri",
+    "monai_bundle",
+    "whole_body_ct",
 )
+
+
+def test_every_volume_kind_is_tested_here() -> None:
+    assert {kind for kind in engine_kinds() if engine_class(kind).takes_series} == set(VOLUME_KINDS)
+
+
+@pytest.mark.parametrize("kind", VOLUME_KINDS)
 def test_kind_refuses_what_is_no_volume_for_it(tmp_path: Path, store: ModelStore, kind: str) -> None:
     from inference.engine import ImageHeader
 
