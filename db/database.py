@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from db.errors import Contended, DatabaseUnavailable, SchemaTooNew
+from db.errors import Contended, DatabaseUnavailable, OutcomeUnknown, SchemaTooNew
 from db.migrations.versioning import SchemaStatus, schema_status, upgrade
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
@@ -89,16 +89,17 @@ class Database:
 
         Raises:
             DatabaseUnavailable: the database is locked or away; nothing was written.
+            OutcomeUnknown: the connection broke during the commit.
         """
         if self._writer is None:
-            with _translated(), self.engine.begin() as connection:
+            with _translated(), self.engine.connect() as connection, _committed(connection):
                 yield connection
             return
         with self._writer.held():
             with (
                 _translated(),
                 self.engine.connect().execution_options(overread_write=True) as connection,
-                connection.begin(),
+                _committed(connection),
             ):
                 yield connection
             self._checkpoint()
@@ -207,6 +208,21 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _sqlite_file(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
+
+
+@contextmanager
+def _committed(connection: Connection) -> Iterator[None]:
+    """A transaction whose commit may fail in a way that leaves open whether it counts."""
+    transaction = connection.begin()
+    try:
+        yield
+    except BaseException:
+        transaction.rollback()
+        raise
+    try:
+        transaction.commit()
+    except OperationalError as error:
+        raise OutcomeUnknown("The database broke off while it committed.") from error
 
 
 @contextmanager

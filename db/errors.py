@@ -2,6 +2,8 @@
 
 DatabaseError
 ├── DatabaseUnavailable   locked or away; the same call may succeed later
+│   ├── Contended         another process wrote the same rows
+│   └── OutcomeUnknown    the connection broke during the commit
 ├── SchemaTooNew          written by a newer version
 ├── StaleLease            the job or delivery is no longer held by the caller
 └── IllegalTransition     the state machine has no such step, or the row changed meanwhile
@@ -24,6 +26,10 @@ class SchemaTooNew(DatabaseError):
 
 class Contended(DatabaseUnavailable):
     """Another process wrote the same rows at the same moment; nothing was written, and trying again helps."""
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """The connection broke while a transaction was committed: it may have been written, or not."""
 
 
 class StaleLease(DatabaseError):

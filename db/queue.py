@@ -156,7 +156,10 @@ class Queue:
             first = connection.execute(due.limit(1)).one_or_none()
             if first is None:
                 return []
-            rows = connection.execute(due.where(jobs.c.engine == first.engine).limit(limit)).all()
+            # A job whose attempt failed or killed its worker is tried again alone, so that it takes no other along.
+            alone = first.attempts > 0
+            batch = due.where(jobs.c.id == first.id) if alone else due.where(jobs.c.attempts == 0)
+            rows = connection.execute(batch.where(jobs.c.engine == first.engine).limit(limit)).all()
             for row in rows:
                 change(
                     connection,
@@ -286,7 +289,7 @@ class Queue:
                 values: dict[str, Any] = dict(NO_LEASE)
                 event, why = JobEvent.LEASE_LOST, what
                 if row.attempts >= MAX_ATTEMPTS:
-                    event, why = JobEvent.FAIL, f"given up after {row.attempts} attempts: {what}"
+                    event, why = JobEvent.FAIL, f"given up as poisonous after {row.attempts} attempts: {what}"
                     values |= {"reason": why, "finished_at": time_text(now())}
                 change(connection, JOBS, row.id, JobState.RUNNING, event, who=who, why=why, values=values)
             return len(rows)

@@ -34,8 +34,13 @@ def judge(settings: ReceiverSettings, calling_ae: str, called_ae: str, address: 
         return CALLED_NOT_RECOGNIZED
     if settings.allow_unknown:
         return None
-    known = any(_is(source, calling_ae, address) for source in settings.sources)
-    return None if known else CALLING_NOT_RECOGNIZED
+    known = source_of(settings, calling_ae, address)
+    return None if known is not None else CALLING_NOT_RECOGNIZED
+
+
+def source_of(settings: ReceiverSettings, calling_ae: str, address: str) -> Source | None:
+    """The configured source that a peer is, None for an unknown one."""
+    return next((source for source in settings.sources if _is(source, calling_ae, address)), None)
 
 
 def _is(source: Source, calling_ae: str, address: str) -> bool:

@@ -52,7 +52,8 @@ class Server:
         self._deadline = 0.0
         self._lock = threading.Lock()
         self._threads: dict[threading.Thread, Association] = {}
-        self._established: set[str] = set()
+        self._established: dict[str, str] = {}
+        """Name of the source, empty for an unknown one, by the association's identifier."""
         self._idle: set[str] = set()
 
     @property
@@ -118,7 +119,7 @@ class Server:
         finally:
             association.close()
             with self._lock:
-                self._established.discard(association.identifier)
+                self._established.pop(association.identifier, None)
                 self._idle.discard(association.identifier)
                 self._threads.pop(threading.current_thread(), None)
 
@@ -155,10 +156,15 @@ class Server:
 
     def _admit(self, association: Association) -> access.Rejection | None:
         """Take one of the places for associations; a rejection where there is none left."""
+        source = access.source_of(self.settings, association.calling_ae, association.peer_address)
         with self._lock:
             if len(self._established) >= self.settings.maximum_associations:
                 return access.LOCAL_LIMIT
-            self._established.add(association.identifier)
+            if source is not None and source.maximum_associations is not None:
+                held = sum(name == source.name for name in self._established.values())
+                if held >= source.maximum_associations:
+                    return access.LOCAL_LIMIT
+            self._established[association.identifier] = "" if source is None else source.name
         return None
 
     def _mark(self, association: Association, *, idle: bool) -> None:

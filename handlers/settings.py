@@ -13,6 +13,8 @@ class Source:
     name: str
     ae_title: str
     hosts: tuple[str, ...] = ()
+    maximum_associations: int | None = None
+    """At one time in one process; None: as many as there are places."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +51,5 @@ class ReceiverSettings:
     """Between two PDUs of an association."""
     maximum_associations: int = 100
     """At one time in one process; further ones are rejected as a transient local limit."""
+    reserve_bytes: int = 0
+    """Room on the spool's disk below which instances are refused as out of resources."""

@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from db.database import Database
-from db.errors import DatabaseError
+from db.errors import DatabaseError, OutcomeUnknown
 from db.index import Index
 from db.records import NewInstance, StoreVerdict
 from db.wakeup import notify
 from handlers.association import Association, Message
 from handlers.committer import Committer
 from handlers.dimse import C_STORE_RSP, Command
+from handlers.disk import DiskWatch
 from handlers.errors import ScanError
 from handlers.scan import AttributeValue, scan
 from handlers.settings import ReceiverSettings
@@ -52,6 +53,7 @@ class Storage:
         self.run_directory = run_directory
         self.index = Index(database)
         self.committer = Committer(self.index)
+        self.disk = DiskWatch(settings.spool, settings.reserve_bytes)
         self._random = random.SystemRandom()
 
     def __call__(self, association: Association, message: Message) -> None:
@@ -95,6 +97,8 @@ class Storage:
         file: SpoolFile | None = None
         kept = False
         try:
+            if self.disk.full():
+                raise Refusal(OUT_OF_RESOURCES, "the disk is nearly full")
             file = SpoolFile(self.settings.spool, self._random.choice(FOLDERS), head)
             for fragment in association.dataset():
                 file.append(fragment)
@@ -111,6 +115,10 @@ class Storage:
         except OSError as error:
             log.error("spool_failed association=%s error=%s", association.identifier, error.strerror)
             raise Refusal(OUT_OF_RESOURCES, "the spool cannot be written") from error
+        except OutcomeUnknown as error:
+            # The row may be there, so the file stays; the start-up check moves it away if it is not.
+            kept = True
+            raise Refusal(OUT_OF_RESOURCES, "the index broke off") from error
         except DatabaseError as error:
             raise Refusal(OUT_OF_RESOURCES, "the index cannot be written") from error
         finally:

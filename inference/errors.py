@@ -43,3 +43,8 @@ class ModelInvalid(ModelError):
 
 class ModelUntrusted(ModelError):
     """The file has to be unpickled, which runs code from it; allow that with ``--trust``."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of an engine says that memory ran out, on the device or here."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
@@ -94,12 +94,32 @@ class AccessTable(_Table):
     allow_unknown: bool = True
 
 
+class SpoolTable(_Table):
+    """``[spool]``"""
+
+    reserve: ByteSize = ByteSize(1_000_000_000)
+    """Room that is kept free on the disk: below it instances are refused until there is room again."""
+
+
+Days = Annotated[float, Field(gt=0)]
+
+
+class RetentionTable(_Table):
+    """``[retention]``: how many days things are kept; none: for ever."""
+
+    received: Days | None = None
+    """Instances of studies that have ended, counted from their last instance."""
+    results: Days | None = None
+    """Result files that every destination has, counted from when they were made."""
+
+
 class SourceTable(_Table):
     """``[[source]]``"""
 
     name: str
     ae_title: AETitle
     hosts: tuple[str, ...] = ()
+    maximum_associations: Annotated[int, Field(ge=1)] | None = None
 
     _check_ae_title = field_validator("ae_title")(_ae_title)
 
@@ -151,6 +171,8 @@ class EngineTable(_Table):
     tta: bool = False
     explanation: Literal["Grad-CAM", "Grad-CAM++", "Saliency", "Attention rollout", "SHAP"] | None = None
     thresholds: dict[str, ThresholdTable] = {}
+    deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """How long one batch may take before its worker is ended as hanging."""
     options: dict[str, Any] = {}
     """``[engine.options]``: what the engine kind has of its own; the engine checks it."""
 
@@ -223,6 +245,8 @@ class Configuration(_Table):
     web: WebTable = WebTable()
     completion: CompletionTable = CompletionTable()
     access: AccessTable = AccessTable()
+    spool: SpoolTable = SpoolTable()
+    retention: RetentionTable = RetentionTable()
     source: tuple[SourceTable, ...] = ()
     destination: tuple[DestinationTable, ...] = ()
     engine: tuple[EngineTable, ...] = ()
@@ -279,9 +303,18 @@ class Configuration(_Table):
             port=self.node.port,
             spool=self.spool_dir,
             allow_unknown=self.access.allow_unknown,
-            sources=tuple(Source(name=s.name, ae_title=s.ae_title, hosts=s.hosts) for s in self.source),
+            sources=tuple(
+                Source(
+                    name=s.name,
+                    ae_title=s.ae_title,
+                    hosts=s.hosts,
+                    maximum_associations=s.maximum_associations,
+                )
+                for s in self.source
+            ),
             destinations=self.destinations(),
             private_sop_classes=self.node.private_sop_classes,
+            reserve_bytes=int(self.spool.reserve),
             attributes=frozenset(
                 keyword for route in self.route for keyword in route.match if keyword != INSTANCES_KEYWORD
             ),

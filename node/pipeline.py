@@ -16,7 +16,7 @@ from db.queue import Queue
 from db.records import Done, Failed, Job, Outcome, RetryAfter, Skipped
 from db.results import Results
 from inference.engine import Case, Engine
-from inference.errors import InferenceError
+from inference.errors import InferenceError, is_out_of_memory
 from inference.findings import Analysis, Refusal
 from inference.output import stage_summary
 from node import artifacts
@@ -77,11 +77,32 @@ class Pipeline:
             for p in ready:
                 yield p.job, RetryAfter(seconds=RETRY_SECONDS, reason=str(error))
             return
+        except Exception as error:
+            # Engines run foreign code, which raises what it likes; each job gets its own outcome from that.
+            yield from self._infer_smaller(engine, ready, error)
+            return
         position = 0
         for p in ready:
             mine = analyses[position : position + len(p.cases)]
             position += len(p.cases)
             yield p.job, self._write(p.job, mine)
+
+    def _infer_smaller(
+        self, engine: Engine, ready: Sequence[Prepared], error: Exception
+    ) -> Iterator[tuple[Job, Outcome]]:
+        """What becomes of a batch that failed: halves of it, or the failure of its only job."""
+        kind = type(error).__name__
+        log.error("inference_failed engine=%s jobs=%d error=%s", engine.settings.name, len(ready), kind)
+        if len(ready) > 1:
+            middle = len(ready) // 2
+            yield from self._infer(engine, ready[:middle])
+            yield from self._infer(engine, ready[middle:])
+            return
+        if is_out_of_memory(error):
+            reason = "the device has too little memory for this input alone"
+        else:
+            reason = f"the engine failed on this input ({kind}): see the log"
+        yield ready[0].job, Failed(reason=reason)
 
     def _prepare(self, engine: Engine, job: Job) -> Prepared:
         wanted = set(job.inputs)
@@ -101,6 +122,11 @@ class Pipeline:
         except OSError as error:
             reason = f"the inputs cannot be read: {error.strerror}"
             return Prepared(job=job, outcome=RetryAfter(seconds=RETRY_SECONDS, reason=reason))
+        except Exception as error:
+            # Preprocessing runs foreign code on foreign data; one input's fault is that job's alone.
+            log.error("prepare_failed job=%d error=%s", job.id, type(error).__name__)
+            reason = f"the inputs cannot be prepared ({type(error).__name__})"
+            return Prepared(job=job, outcome=Failed(reason=reason))
         cases = tuple(item for item in read if not isinstance(item, Refusal))
         if not cases:
             reasons = dict.fromkeys(item.reason for item in read if isinstance(item, Refusal))

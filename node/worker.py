@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,9 @@ LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.5
 MODEL_RETRY_SECONDS = 2.0
 BATCH_SIZE = 8
+WATCH_SECONDS = 1.0
+HANGING_STATUS = 70
+"""Exit status of a worker that ended itself because a job hung (EX_SOFTWARE of sysexits)."""
 
 
 class Worker:
@@ -43,6 +47,7 @@ class Worker:
         self.absent: dict[str, str] = {}
         self._model_tried_at = 0.0
         self._held: list[Job] = []
+        self._progress_at = time.monotonic()
         self._held_lock = threading.Lock()
 
     def serve(self, stop: threading.Event) -> None:
@@ -73,6 +78,7 @@ class Worker:
             return False
         with self._held_lock:
             self._held = list(jobs)
+            self._progress_at = time.monotonic()
         try:
             engine = self.loaded.get(str(jobs[0].engine))
             if engine is None:
@@ -90,6 +96,7 @@ class Worker:
                     notify(self.configuration.run_dir, "courier")
                 with self._held_lock:
                     self._held = [held for held in self._held if held.id != job.id]
+                    self._progress_at = time.monotonic()
         finally:
             with self._held_lock:
                 self._held = []
@@ -118,12 +125,29 @@ class Worker:
             log.info("model_loaded engine=%s seconds=%.1f woken=%d", name, seconds, woken)
 
     def _renew_leases(self, stop: threading.Event) -> None:
-        while not stop.wait(LEASE_SECONDS / 3):
+        renewed_at = time.monotonic()
+        while not stop.wait(WATCH_SECONDS):
             with self._held_lock:
                 jobs = list(self._held)
+                silent = time.monotonic() - self._progress_at
             if not jobs:
                 continue
+            self._end_if_hanging(jobs, silent)
+            if time.monotonic() - renewed_at < LEASE_SECONDS / 3:
+                continue
+            renewed_at = time.monotonic()
             try:
                 self.queue.renew(jobs, LEASE_SECONDS)
             except (StaleLease, DatabaseUnavailable) as error:
                 log.warning("lease_not_renewed error=%s", error)
+
+    def _end_if_hanging(self, jobs: Sequence[Job], silent: float) -> None:
+        """End this process where no job has come to an outcome for too long.
+
+        Nothing else stops native code that hangs. The supervisor starts a new process, which gives the jobs
+        back, and each is tried again alone.
+        """
+        deadline = self.configuration.engine_named(str(jobs[0].engine)).deadline_seconds
+        if silent > deadline:
+            log.critical("worker_hangs engine=%s jobs=%d seconds=%.0f", jobs[0].engine, len(jobs), silent)
+            os._exit(HANGING_STATUS)
