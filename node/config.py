@@ -18,6 +18,7 @@ from pydicom.datadict import tag_for_keyword
 
 from db.database import DatabaseSettings
 from handlers.settings import Destination, ReceiverSettings, Source
+from inference.engines import engine_kinds
 from inference.settings import EngineSettings
 from node.errors import ConfigurationError, Fault
 
@@ -436,6 +437,12 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
         ]
     engines = [engine.name for engine in configuration.engine]
     destinations = [destination.name for destination in configuration.destination]
+    kinds = list(engine_kinds())
+    faults += [
+        Fault(key=f"engine.{i}.kind", message=f"there is no engine kind {e.kind!r}{_nearest(e.kind, kinds)}")
+        for i, e in enumerate(configuration.engine)
+        if e.kind not in kinds
+    ]
     for i, route in enumerate(configuration.route):
         references: tuple[tuple[str, Sequence[str], list[str]], ...] = (
             ("engines", route.engines, engines),

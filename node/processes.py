@@ -49,6 +49,13 @@ def stop_event_on_signals(also: Callable[[], None] | None = None) -> threading.E
     return stop
 
 
+def reload_event_on_signal() -> threading.Event:
+    """An event that SIGHUP sets."""
+    reload = threading.Event()
+    signal.signal(signal.SIGHUP, lambda _signal, _frame: reload.set())
+    return reload
+
+
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the supervisor dies, so that no orphan keeps a port or a lease."""
     parent = os.getppid()

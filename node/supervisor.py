@@ -9,7 +9,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from node.config import Configuration
+from node.config import Configuration, load
+from node.errors import ConfigurationError
 from node.roles import Role, worker_groups
 
 log = logging.getLogger("overread.supervisor")
@@ -38,6 +39,9 @@ class Supervisor:
     """Keeps the processes of a node running."""
 
     def __init__(self, configuration: Configuration) -> None:
+        self._take(configuration)
+
+    def _take(self, configuration: Configuration) -> None:
         self.configuration = configuration
         self.children = [Child(role=Role.RECEIVER, number=n) for n in range(configuration.node.receivers)]
         self.children += [Child(role=Role.WORKER, number=n) for n in range(len(worker_groups(configuration)))]
@@ -45,15 +49,29 @@ class Supervisor:
         if configuration.web.enabled:
             self.children.append(Child(role=Role.WEB, number=0))
 
-    def serve(self, stop: threading.Event) -> None:
-        """Run until ``stop`` is set, then stop every process within a deadline."""
+    def serve(self, stop: threading.Event, reload: threading.Event) -> None:
+        """Run until ``stop`` is set, then stop every process within a deadline; ``reload`` reads the file again."""
         try:
             while not stop.is_set():
+                if reload.is_set():
+                    reload.clear()
+                    self._reload()
                 for child in self.children:
                     self._look_after(child)
                 stop.wait(LOOK_SECONDS)
         finally:
             self._stop_all()
+
+    def _reload(self) -> None:
+        """Run with the configuration file as it is now, unless anything in it is wrong."""
+        try:
+            configuration = load(self.configuration.file)
+        except ConfigurationError as error:
+            log.error("configuration_refused the former one stays: %s", error)
+            return
+        log.info("configuration_reloaded")
+        self._stop_all()
+        self._take(configuration)
 
     def _look_after(self, child: Child) -> None:
         now = time.monotonic()
@@ -94,4 +112,4 @@ class Supervisor:
                 log.error("process_killed role=%s-%d", child.role, child.number)
                 child.process.kill()
                 child.process.wait()
-        log.info("node_stopped")
+        log.info("processes_stopped")

@@ -14,6 +14,7 @@ from db.index import Index
 from db.outbox import Outbox
 from db.queue import Queue
 from db.records import StudyProgress
+from db.retention import Retention
 from db.wakeup import Wakeup, notify
 from node.config import Configuration
 from node.planning import plan_study
@@ -22,6 +23,7 @@ log = logging.getLogger("overread.ticker")
 
 POLL_SECONDS = 0.25
 LEASE_CHECK_SECONDS = 5.0
+RETENTION_SECONDS = 600.0
 SINGLE_IMAGE_MODALITIES = frozenset({"CR", "DX", "MG", "PX", "IO"})
 """Modalities that send all their images in one association: its release completes the study."""
 
@@ -43,6 +45,7 @@ class Ticker:
         self.index = Index(database)
         self.queue = Queue(database)
         self.outbox = Outbox(database)
+        self.retention = Retention(database)
 
     def serve(self, stop: threading.Event) -> None:
         """Tick until ``stop`` is set."""
@@ -54,6 +57,14 @@ class Ticker:
             coalesce=True,
             max_instances=1,
             misfire_grace_time=60,
+        )
+        scheduler.add_job(
+            self.forget,
+            "interval",
+            seconds=RETENTION_SECONDS,
+            coalesce=True,
+            max_instances=1,
+            misfire_grace_time=None,
         )
         scheduler.start()
         wakeup = Wakeup(self.configuration.run_dir, "ticker")
@@ -101,3 +112,21 @@ class Ticker:
             log.warning("leases_reclaimed jobs=%d deliveries=%d", jobs, deliveries)
             notify(self.configuration.run_dir, "worker")
             notify(self.configuration.run_dir, "courier")
+
+    def forget(self) -> None:
+        """Remove what is older than the configuration keeps: rows first, then files."""
+        kept = self.configuration.retention
+        now = datetime.now(UTC)
+        try:
+            for days, forget in (
+                (kept.received, self.retention.forget_received),
+                (kept.results, self.retention.forget_results),
+            ):
+                while days is not None and (paths := forget(now - timedelta(days=days))):
+                    for path in paths:
+                        (self.configuration.data_dir / path).unlink(missing_ok=True)
+                    log.info("retention_removed files=%d", len(paths))
+        except DatabaseUnavailable as error:
+            log.error("database_unavailable error=%s", error)
+        except OSError as error:
+            log.error("file_not_removed error=%s", error.strerror)

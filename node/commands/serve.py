@@ -12,7 +12,13 @@ from handlers.spool import reconcile
 from node.commands.common import ConfigOption, load_configuration
 from node.config import Configuration
 from node.errors import CommandError
-from node.processes import configure_log, die_with_parent, make_folders, stop_event_on_signals
+from node.processes import (
+    configure_log,
+    die_with_parent,
+    make_folders,
+    reload_event_on_signal,
+    stop_event_on_signals,
+)
 from node.roles import Role, serve_role
 from node.supervisor import Supervisor
 
@@ -24,7 +30,7 @@ def serve(
     role: Annotated[Role | None, typer.Option(help="Run one role alone instead of the whole node.")] = None,
     number: Annotated[int, typer.Option(hidden=True, help="Which of several processes of this role.")] = -1,
 ) -> None:
-    """Run the node until SIGTERM, then drain and exit 0."""
+    """Run the node until SIGTERM, then drain and exit 0; SIGHUP reads the configuration again."""
     configuration = load_configuration(config)
     configure_log()
     supervised = number >= 0
@@ -37,7 +43,7 @@ def serve(
         serve_role(configuration, role)
         return
     stop = stop_event_on_signals()
-    Supervisor(configuration).serve(stop)
+    Supervisor(configuration).serve(stop, reload_event_on_signal())
 
 
 def prepare(configuration: Configuration, *, with_spool: bool) -> None:

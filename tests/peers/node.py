@@ -72,6 +72,7 @@ class Node:
         extra: str = "",
         routed: Sequence[str] | None = None,
         engine: bool = True,
+        python_path: Path | None = None,
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -97,6 +98,7 @@ class Node:
         )
         self.database = database
         self.engine = engine
+        self.python_path = python_path
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Node:
@@ -125,7 +127,7 @@ class Node:
                 [sys.executable, "-m", "node.cli", "serve", "-c", self.configuration],
                 stdout=log,
                 stderr=log,
-                env=_environment(),
+                env=_environment(self.python_path),
             )
         wait_until(self._ready, 60, "the node is ready")
         if self.engine:
@@ -138,6 +140,11 @@ class Node:
         process, self._process = self._process, None
         process.send_signal(signal.SIGTERM)
         return process.wait(60)
+
+    def reload(self) -> None:
+        """SIGHUP: read the configuration again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def kill(self) -> None:
         """SIGKILL to the supervisor and all its processes, as a power cut would."""
@@ -163,7 +170,7 @@ class Node:
             capture_output=True,
             text=True,
             timeout=120,
-            env=_environment(),
+            env=_environment(self.python_path),
         )
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -210,8 +217,9 @@ class Node:
         return [int(pid) for pid in listed.split()]
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+def _environment(further: Path | None) -> dict[str, str]:
+    paths = [str(Path(__file__).resolve().parents[2]), *([] if further is None else [str(further)])]
+    return {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _command(pid: int) -> str:

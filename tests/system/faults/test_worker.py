@@ -1,0 +1,87 @@
+"""Engines that crash, hang or run out of memory: each costs its own job and no other one."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.peers.dcmtk import storescu
+from tests.peers.node import Node
+from tests.system.conftest import write_radiograph
+from tests.system.faults.conftest import CONFIGURATION
+
+
+def run_studies(folder: Path, plug_in: Path, words: list[str]) -> tuple[dict[str, dict[str, object]], Node]:
+    """Send one study for each word; the ended jobs by word and number, and the stopped node."""
+    node = Node(
+        folder / "node", receivers=1, extra=CONFIGURATION, engine=False, python_path=plug_in, quiet_seconds=1
+    )
+    by_study: dict[str, str] = {}
+    files = []
+    for number, word in enumerate(words):
+        path = folder / f"{number}.dcm"
+        dataset = write_radiograph(path, number, StudyID=word)
+        by_study[str(dataset.StudyInstanceUID)] = f"{word}{number}"
+        files.append(path)
+    with node:
+        storescu(node.port, *files)
+        jobs = node.wait_for_jobs(len(words), 120)
+    return {by_study[job["study_instance_uid"]]: job for job in jobs}, node
+
+
+def test_crash_in_native_code_ends_as_poisonous_and_harms_no_other_job(tmp_path: Path, plug_in: Path) -> None:
+    jobs, node = run_studies(tmp_path, plug_in, ["fine", "fine", "crash", "fine", "fine"])
+    states = {name: job["state"] for name, job in jobs.items()}
+    assert states.pop("crash2") == "failed"
+    assert set(states.values()) == {"succeeded"}
+    assert "poisonous" in str(jobs["crash2"]["reason"])
+    assert all(int(str(jobs[name]["attempts"])) <= 2 for name in states)
+    assert "process_died role=worker" in node.log
+
+
+def test_hanging_job_is_ended_at_its_deadline(tmp_path: Path, plug_in: Path) -> None:
+    jobs, node = run_studies(tmp_path, plug_in, ["fine", "hang", "fine"])
+    assert {name: job["state"] for name, job in jobs.items()} == {
+        "fine0": "succeeded",
+        "hang1": "failed",
+        "fine2": "succeeded",
+    }
+    assert "worker_hangs" in node.log
+
+
+def test_batch_that_is_too_large_is_halved(tmp_path: Path, plug_in: Path) -> None:
+    jobs, node = run_studies(tmp_path, plug_in, ["large", "fine", "large", "memory", "error"])
+    assert {name: job["state"] for name, job in jobs.items()} == {
+        "large0": "succeeded",
+        "fine1": "succeeded",
+        "large2": "succeeded",
+        "memory3": "failed",
+        "error4": "failed",
+    }
+    assert jobs["memory3"]["reason"] == "the device has too little memory for this input alone"
+    assert jobs["error4"]["reason"] == "the engine failed on this input (RuntimeError): see the log"
+    assert "Canary" not in node.log
+
+
+def test_configuration_is_read_again_or_refused_as_a_whole(tmp_path: Path, plug_in: Path) -> None:
+    from tests.peers.waiting import wait_until
+
+    node = Node(tmp_path / "node", receivers=1, extra=CONFIGURATION, engine=False, python_path=plug_in)
+    with node:
+        workers = node.pids("worker")
+        good = node.configuration.read_text()
+        node.configuration.write_text(good.replace('kind = "faulty"', 'kind = "fawlty"'))
+        node.reload()
+        wait_until(lambda: "configuration_refused" in node.log, 10, "the configuration is refused")
+        assert node.pids("worker") == workers
+        node.configuration.write_text(good.replace("[node]", '[node]\nae_title = "RENAMED"'))
+        node.reload()
+        wait_until(lambda: "configuration_reloaded" in node.log, 10, "the configuration is taken")
+
+        def renamed() -> bool:
+            done = subprocess.run(
+                ["/usr/bin/echoscu", "-aec", "RENAMED", "127.0.0.1", str(node.port)], capture_output=True
+            )
+            return done.returncode == 0
+
+        wait_until(renamed, 30, "the node answers under its new name")
