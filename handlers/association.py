@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 import time
 import uuid
@@ -65,7 +66,13 @@ class Message:
 class Association:
     """An association on a connected socket, used by one thread."""
 
-    def __init__(self, connection: socket.socket, address: str, settings: ReceiverSettings) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        address: str,
+        settings: ReceiverSettings,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.identifier = uuid.uuid4().hex
         self.peer_address = address
         self.calling_ae = ""
@@ -73,6 +80,7 @@ class Association:
         self.contexts: Mapping[int, PresentationContext] = {}
         self.settings = settings
         self._socket = connection
+        self._tls = tls
         self._buffer = bytearray(settings.maximum_pdu_length)
         self._pdvs: list[tuple[int, int, memoryview]] = []
         self._dataset_of: int | None = None
@@ -85,12 +93,18 @@ class Association:
 
     # Establishing
 
-    def negotiate(self, admit: Callable[[], access.Rejection | None]) -> access.Rejection | None:
+    def negotiate(
+        self,
+        admit: Callable[[], access.Rejection | None],
+        before_rejecting: Callable[[access.Rejection], None] = lambda _: None,
+    ) -> access.Rejection | None:
         """Read the A-ASSOCIATE-RQ and answer it; the rejection that was sent, or None.
 
         ``admit`` is asked last, for a request that is in order: it takes a place or gives a rejection.
         """
         deadline = time.monotonic() + self.settings.acse_timeout_seconds
+        if self._tls is not None:
+            self._secure(self._tls)
         kind, length = self._read_header(deadline)
         if kind != pdu.A_ASSOCIATE_RQ or length > pdu.MAXIMUM_ASSOCIATE_LENGTH:
             raise ProtocolViolation("the first PDU is no A-ASSOCIATE-RQ of sensible length")
@@ -104,6 +118,7 @@ class Association:
         if reject is None:
             reject = admit()
         if reject is not None:
+            before_rejecting(reject)
             self._send(pdu.encode_reject(reject.result, reject.source, reject.reason))
             return reject
         if request.maximum_length:
@@ -134,6 +149,19 @@ class Association:
             )
         )
         return None
+
+    def _secure(self, tls: ssl.SSLContext) -> None:
+        """Shake hands in this association's own thread; a silent peer has the time of the A-ASSOCIATE-RQ."""
+        plain = self._socket
+        plain.settimeout(self.settings.acse_timeout_seconds)
+        try:
+            self._socket = tls.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+            self._socket.do_handshake()
+        except TimeoutError:
+            raise PeerTimeout("the TLS handshake took too long") from None
+        except OSError as error:
+            raise AssociationAborted(f"the TLS handshake failed: {type(error).__name__}") from None
+        self._socket.settimeout(LOOK_SECONDS)
 
     def _answer(self, proposed: pdu.ProposedContext) -> pdu.AnsweredContext:
         syntax = proposed.abstract_syntax
@@ -202,12 +230,16 @@ class Association:
 
     def cancelled(self, message_id: int) -> bool:
         """Whether a C-CANCEL-RQ for this message has arrived; does not wait."""
-        if not self._pdvs and not select.select([self._socket], [], [], 0)[0]:
+        if not self._pdvs and not self._readable():
             return False
         command = self.receive().command
         if command.command_field != C_CANCEL_RQ:
             raise ProtocolViolation("a request during an operation that was not finished")
         return command.message_id_responded_to == message_id
+
+    def _readable(self) -> bool:
+        buffered = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+        return buffered or bool(select.select([self._socket], [], [], 0)[0])
 
     def _next_pdv(self) -> tuple[int, int, memoryview]:
         while not self._pdvs:
@@ -271,7 +303,7 @@ class Association:
                 raise PeerTimeout("the peer sent nothing, or too slowly")
             try:
                 count = self._socket.recv_into(view)
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 continue
             except OSError as error:
                 raise AssociationAborted(f"the connection broke: {error.strerror}") from None
@@ -308,7 +340,7 @@ class Association:
         while view:
             try:
                 view = view[self._socket.send(view) :]
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 if time.monotonic() > deadline:
                     raise PeerTimeout("the peer stopped reading") from None
             except OSError as error:
@@ -316,6 +348,8 @@ class Association:
 
     def abort(self, *, by_user: bool = False) -> None:
         """Tell the peer that it is over, as far as it still listens."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            return  # called from other threads too, which must not touch TLS state: the connection just ends
         try:
             self._socket.send(pdu.ABORT_BY_USER if by_user else pdu.ABORT_BY_PROVIDER, socket.MSG_DONTWAIT)
         except OSError:
@@ -324,7 +358,7 @@ class Association:
     def close(self) -> None:
         """Close the connection; safe from another thread, whose receive then ends."""
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         except OSError:
             pass
         self._socket.close()

@@ -6,6 +6,7 @@ NetworkError
 ├── ProtocolViolation      the peer sent what PS3.8 or PS3.7 do not allow; we abort
 └── PeerTimeout            the peer kept us waiting for too long; we abort
 ScanError                  a dataset cannot be understood
+TlsMisconfigured           certificates or keys cannot be used
 """
 
 from __future__ import annotations
@@ -33,3 +34,7 @@ class PeerTimeout(NetworkError):
 
 class ScanError(Exception):
     """The dataset cannot be understood; the message says why, without its values."""
+
+
+class TlsMisconfigured(Exception):
+    """A certificate, key or CA cannot be used; the message names the files."""

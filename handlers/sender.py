@@ -21,6 +21,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from handlers.settings import Destination
 from handlers.statuses import meaning
+from handlers.tls import client_context
 from handlers.uids import VERIFICATION
 
 log = logging.getLogger("overread.sender")
@@ -203,8 +204,13 @@ def open_association(
     entity.acse_timeout = timeouts.acse
     entity.dimse_timeout = timeouts.dimse
     entity.network_timeout = timeouts.network
+    secured = None if destination.tls is None else (client_context(destination.tls), destination.host)
     association = entity.associate(
-        destination.host, destination.port, contexts=contexts, ae_title=destination.ae_title
+        destination.host,
+        destination.port,
+        contexts=contexts,
+        ae_title=destination.ae_title,
+        tls_args=secured,
     )
     if association.is_established:
         connection = association.dul.socket

@@ -12,11 +12,14 @@ from pathlib import Path
 from db.database import Database
 from handlers import access
 from handlers.association import Association, Service
-from handlers.dimse import C_CANCEL_RQ, C_ECHO_RQ, C_STORE_RQ
+from handlers.audit import AuditTrail, Event, participants_of
+from handlers.dimse import C_CANCEL_RQ, C_ECHO_RQ, C_FIND_RQ, C_STORE_RQ
 from handlers.errors import AssociationAborted, AssociationReleased, NetworkError
+from handlers.guesses import Guesses
 from handlers.settings import ReceiverSettings
 from handlers.spool import make_folders
 from handlers.storage import Storage
+from handlers.tls import server_context
 from handlers.verification import verify
 
 log = logging.getLogger("overread.server")
@@ -39,7 +42,10 @@ class Server:
     ) -> None:
         self.settings = settings
         make_folders(settings.spool)
-        self.storage = Storage(database, settings, run_directory)
+        self.audit = None if settings.audit is None else AuditTrail(settings.audit, settings.ae_title)
+        self.storage = Storage(database, settings, run_directory, self.audit)
+        self._tls = None if settings.tls is None else server_context(settings.tls)
+        self._guesses = Guesses()
         self.services: dict[int, Service] = {C_STORE_RQ: self.storage, C_ECHO_RQ: verify, **services}
         self._listener = socket.create_server(
             (settings.host, settings.port),
@@ -78,6 +84,8 @@ class Server:
         self._listener.close()
         self._drain()
         self.storage.close()
+        if self.audit is not None:
+            self.audit.close()
 
     def stop(self, deadline_seconds: float) -> None:
         """Stop accepting; associations in the middle of a message have until the deadline."""
@@ -91,7 +99,7 @@ class Server:
             log.warning("connection_refused peer=%s reason=too many connections", address)
             connection.close()
             return
-        association = Association(connection, address, self.settings)
+        association = Association(connection, address, self.settings, self._tls)
         thread = threading.Thread(target=self._serve, args=(association,), name="association", daemon=True)
         with self._lock:
             self._threads[thread] = association
@@ -124,7 +132,9 @@ class Server:
                 self._threads.pop(threading.current_thread(), None)
 
     def _run(self, association: Association) -> None:
-        rejection = association.negotiate(lambda: self._admit(association))
+        rejection = association.negotiate(
+            lambda: self._admit(association), lambda rejection: self._before_rejecting(association, rejection)
+        )
         if rejection is not None:
             log.warning(
                 "association_rejected peer=%s reason=%s", association.peer_address, rejection.explanation
@@ -146,6 +156,8 @@ class Server:
                     association.abort()
                     return
                 stored = stored or field == C_STORE_RQ
+                if field == C_FIND_RQ:
+                    self._record(Event.QUERY, association)
                 service(association, message)
         except AssociationReleased:
             released = True
@@ -166,6 +178,17 @@ class Server:
                     return access.LOCAL_LIMIT
             self._established[association.identifier] = "" if source is None else source.name
         return None
+
+    def _before_rejecting(self, association: Association, rejection: access.Rejection) -> None:
+        """Record who was turned away; whoever guesses has to wait for the answer."""
+        if rejection is access.LOCAL_LIMIT:
+            return
+        self._record(Event.ASSOCIATION_DENIED, association, success=False)
+        self._stopping.wait(self._guesses.pause(association.peer_address))
+
+    def _record(self, event: Event, association: Association, *, success: bool = True) -> None:
+        if self.audit is not None:
+            self.audit.record(event, participants_of(association), success=success)
 
     def _mark(self, association: Association, *, idle: bool) -> None:
         with self._lock:

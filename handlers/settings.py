@@ -18,13 +18,24 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tls:
+    """Files in PEM form. ``ca`` is what peers' certificates have to chain to."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+    require_client_certificate: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Destination:
-    """A peer that we send to."""
+    """A peer that we send to; ``tls`` None: in clear."""
 
     name: str
     ae_title: str
     host: str
     port: int
+    tls: Tls | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,5 +62,9 @@ class ReceiverSettings:
     """Between two PDUs of an association."""
     maximum_associations: int = 100
     """At one time in one process; further ones are rejected as a transient local limit."""
+    tls: Tls | None = None
+    """The port speaks TLS and nothing else."""
+    audit: Path | None = None
+    """Folder of the audit trail; None: there is none."""
     reserve_bytes: int = 0
     """Room on the spool's disk below which instances are refused as out of resources."""

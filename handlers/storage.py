@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from db.index import Index
 from db.records import NewInstance, StoreVerdict
 from db.wakeup import notify
 from handlers.association import Association, Message
+from handlers.audit import AuditTrail, Event, participants_of
 from handlers.committer import Committer
 from handlers.dimse import C_STORE_RSP, Command
 from handlers.disk import DiskWatch
@@ -48,11 +50,20 @@ class Refusal(Exception):
 class Storage:
     """The storage service of one receiver process. Thread-safe."""
 
-    def __init__(self, database: Database, settings: ReceiverSettings, run_directory: Path) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: ReceiverSettings,
+        run_directory: Path,
+        audit: AuditTrail | None = None,
+    ) -> None:
         self.settings = settings
         self.run_directory = run_directory
         self.index = Index(database)
         self.committer = Committer(self.index)
+        self.audit = audit
+        self._received: dict[str, Counter[str]] = {}
+        """Instances by study, by the association that brings them."""
         self.disk = DiskWatch(settings.spool, settings.reserve_bytes)
         self._random = random.SystemRandom()
 
@@ -108,6 +119,9 @@ class Storage:
                 self._instance(association, message, file, attributes), file.path.parent
             )
             kept = verdict is not StoreVerdict.DUPLICATE
+            self._received.setdefault(association.identifier, Counter())[
+                str(attributes["StudyInstanceUID"])
+            ] += 1
             if verdict is StoreVerdict.CONFLICT:
                 log.warning(
                     "quarantined association=%s reason=same UID, other content", association.identifier
@@ -175,6 +189,12 @@ class Storage:
 
     def association_ended(self, association: Association, *, released: bool) -> None:
         """Tell the ticker that instances have arrived, and whether no more come by this association."""
+        received = self._received.pop(association.identifier, Counter())
+        if self.audit is not None:
+            for study, count in received.items():
+                self.audit.record(
+                    Event.INSTANCES_RECEIVED, participants_of(association), studies=[study], instances=count
+                )
         if released:
             try:
                 self.index.association_released(association.identifier)

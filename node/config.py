@@ -17,7 +17,7 @@ from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
 from db.database import DatabaseSettings
-from handlers.settings import Destination, ReceiverSettings, Source
+from handlers.settings import Destination, ReceiverSettings, Source, Tls
 from inference.engines import engine_kinds
 from inference.settings import EngineSettings
 from node.errors import ConfigurationError, Fault
@@ -95,6 +95,21 @@ class AccessTable(_Table):
     allow_unknown: bool = True
 
 
+class TlsTable(_Table):
+    """``[tls]``: files in PEM form, relative to the configuration's folder."""
+
+    certificate: str
+    key: str
+    ca: str | None = None
+    require_client_certificate: bool = True
+
+
+class AuditTable(_Table):
+    """``[audit]``"""
+
+    enabled: bool = True
+
+
 class SpoolTable(_Table):
     """``[spool]``"""
 
@@ -144,6 +159,7 @@ class DestinationTable(_Table):
     ae_title: AETitle
     host: str
     port: Port
+    tls: bool = False
 
     _check_ae_title = field_validator("ae_title")(_ae_title)
 
@@ -246,6 +262,8 @@ class Configuration(_Table):
     web: WebTable = WebTable()
     completion: CompletionTable = CompletionTable()
     access: AccessTable = AccessTable()
+    tls: TlsTable | None = None
+    audit: AuditTable = AuditTable()
     spool: SpoolTable = SpoolTable()
     retention: RetentionTable = RetentionTable()
     source: tuple[SourceTable, ...] = ()
@@ -293,8 +311,30 @@ class Configuration(_Table):
 
     def destinations(self) -> tuple[Destination, ...]:
         return tuple(
-            Destination(name=d.name, ae_title=d.ae_title, host=d.host, port=d.port) for d in self.destination
+            Destination(
+                name=d.name,
+                ae_title=d.ae_title,
+                host=d.host,
+                port=d.port,
+                tls=self.tls_settings() if d.tls else None,
+            )
+            for d in self.destination
         )
+
+    def tls_settings(self) -> Tls | None:
+        """The files for TLS, None where the port is in clear."""
+        if self.tls is None:
+            return None
+        return Tls(
+            certificate=self.folder / self.tls.certificate,
+            key=self.folder / self.tls.key,
+            ca=None if self.tls.ca is None else self.folder / self.tls.ca,
+            require_client_certificate=self.tls.require_client_certificate,
+        )
+
+    @property
+    def audit_dir(self) -> Path:
+        return self.data_dir / "audit"
 
     def receiver_settings(self) -> ReceiverSettings:
         """Settings of the DICOM acceptor, with the keywords that routing rules ask for."""
@@ -316,6 +356,8 @@ class Configuration(_Table):
             destinations=self.destinations(),
             private_sop_classes=self.node.private_sop_classes,
             reserve_bytes=int(self.spool.reserve),
+            tls=self.tls_settings(),
+            audit=self.audit_dir if self.audit.enabled else None,
             attributes=frozenset(
                 keyword for route in self.route for keyword in route.match if keyword != INSTANCES_KEYWORD
             ),
@@ -437,6 +479,7 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
         ]
     engines = [engine.name for engine in configuration.engine]
     destinations = [destination.name for destination in configuration.destination]
+    faults += _tls_faults(configuration)
     kinds = list(engine_kinds())
     faults += [
         Fault(key=f"engine.{i}.kind", message=f"there is no engine kind {e.kind!r}{_nearest(e.kind, kinds)}")
@@ -458,3 +501,21 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
                 if name not in valid
             ]
     return faults
+
+
+def _tls_faults(configuration: Configuration) -> list[Fault]:
+    """What is missing for TLS."""
+    tls = configuration.tls
+    secured = [f"destination.{i}.tls" for i, d in enumerate(configuration.destination) if d.tls]
+    if tls is None:
+        return [Fault(key=key, message="there is no [tls] table with a certificate") for key in secured]
+    needed = [f"the peers of {key}" for key in secured]
+    if tls.require_client_certificate:
+        needed.append("require_client_certificate")
+    if needed and tls.ca is None:
+        return [Fault(key="tls.ca", message=f"name the CA that certificates have to chain to: {needed[0]}")]
+    return [
+        Fault(key=f"tls.{key}", message=f"there is no file {configuration.folder / name}")
+        for key in ("certificate", "key", "ca")
+        if (name := getattr(tls, key)) is not None and not (configuration.folder / name).is_file()
+    ]

@@ -12,6 +12,7 @@ from db.errors import DatabaseUnavailable, StaleLease
 from db.outbox import Outbox
 from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
 from db.wakeup import Wakeup
+from handlers.audit import DESTINATION_ROLE, SOURCE_ROLE, AuditTrail, Event, Participant
 from handlers.sender import FileToSend, Sender, SendResult
 from handlers.settings import Destination
 from node.config import Configuration
@@ -56,6 +57,11 @@ class DestinationCourier:
         self.outbox = Outbox(database)
         self.data_dir = configuration.data_dir
         self.sender = Sender(destination, configuration.node.ae_title)
+        self.audit = (
+            AuditTrail(configuration.audit_dir, configuration.node.ae_title)
+            if configuration.audit.enabled
+            else None
+        )
         self.name = f"{name}:{destination.name}"
         self.wake = threading.Event()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
@@ -92,9 +98,27 @@ class DestinationCourier:
                     "none" if result.status is None else f"{result.status:04X}",
                     result.reason,
                 )
+            if result.delivered and self.audit is not None:
+                self._record_sent(self.audit, delivery)
             if stop.is_set():
                 break
         return True
+
+    def _record_sent(self, audit: AuditTrail, delivery: Delivery) -> None:
+        audit.record(
+            Event.INSTANCES_SENT,
+            (
+                Participant(identity=self.sender.calling_ae, requestor=True, role=SOURCE_ROLE),
+                Participant(
+                    identity=self.destination.ae_title,
+                    requestor=False,
+                    role=DESTINATION_ROLE,
+                    address=self.destination.host,
+                ),
+            ),
+            studies=[delivery.study_instance_uid],
+            instances=1,
+        )
 
     def _send(self, deliveries: list[Delivery]) -> Iterator[tuple[Delivery, SendResult]]:
         by_uid = {delivery.sop_instance_uid: delivery for delivery in deliveries}

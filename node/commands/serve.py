@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from db.database import Database
+from handlers.audit import APPLICATION, AuditTrail, Event, Participant
 from handlers.spool import reconcile
 from node.commands.common import ConfigOption, load_configuration
 from node.config import Configuration
@@ -43,7 +44,14 @@ def serve(
         serve_role(configuration, role)
         return
     stop = stop_event_on_signals()
+    audit = (
+        AuditTrail(configuration.audit_dir, configuration.node.ae_title)
+        if configuration.audit.enabled
+        else None
+    )
+    _record(audit, configuration, Event.APPLICATION_START)
     Supervisor(configuration).serve(stop, reload_event_on_signal())
+    _record(audit, configuration, Event.APPLICATION_STOP)
 
 
 def prepare(configuration: Configuration, *, with_spool: bool) -> None:
@@ -60,3 +68,10 @@ def prepare(configuration: Configuration, *, with_spool: bool) -> None:
             reconcile(configuration.spool_dir, database)
     finally:
         database.close()
+
+
+def _record(audit: AuditTrail | None, configuration: Configuration, event: Event) -> None:
+    if audit is not None:
+        audit.record(
+            event, [Participant(identity=configuration.node.ae_title, requestor=False, role=APPLICATION)]
+        )

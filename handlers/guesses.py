@@ -1,0 +1,32 @@
+"""Peers that are turned away again and again wait longer each time, so that guessing AE titles takes for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+
+FIRST_SECONDS = 0.25
+LONGEST_SECONDS = 4.0
+FORGIVEN_SECONDS = 300.0
+ADDRESSES = 4096
+"""Most addresses that are remembered; the longest silent one goes first."""
+
+
+class Guesses:
+    """Counts rejections by address. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def pause(self, address: str) -> float:
+        """Note a rejection; how many seconds to wait before it is sent."""
+        now = time.monotonic()
+        with self._lock:
+            count, at = self._seen.pop(address, (0, now))
+            count = 0 if now - at > FORGIVEN_SECONDS else count
+            self._seen[address] = (count + 1, now)
+            while len(self._seen) > ADDRESSES:
+                self._seen.popitem(last=False)
+        return 0.0 if count == 0 else min(FIRST_SECONDS * 2 ** (count - 1), LONGEST_SECONDS)

@@ -1,0 +1,52 @@
+"""TLS contexts by the BCP 195 profiles of DICOM: TLS 1.2 and 1.3, forward secrecy, authenticated encryption.
+
+References: PS3.15 sections B.9 and B.10 (BCP 195 and non-downgrading profiles), RFC 9325.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from handlers.errors import TlsMisconfigured
+from handlers.settings import Tls
+
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
+"""For TLS 1.2 (RFC 9325 section 4.2); the suites of TLS 1.3 are all fit."""
+
+
+def server_context(tls: Tls) -> ssl.SSLContext:
+    """What a receiver shakes hands with.
+
+    Raises:
+        TlsMisconfigured: a file is missing or does not fit.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _complete(context, tls)
+    if tls.require_client_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(tls: Tls) -> ssl.SSLContext:
+    """What we shake hands with as a requestor: the peer's certificate has to name its host and chain to the CA.
+
+    Raises:
+        TlsMisconfigured: a file is missing or does not fit.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _complete(context, tls)
+    return context
+
+
+def _complete(context: ssl.SSLContext, tls: Tls) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+        if tls.ca is not None:
+            context.load_verify_locations(tls.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise TlsMisconfigured(
+            f"certificate {tls.certificate}, key {tls.key} or CA {tls.ca} cannot be used: {error.strerror or error}."
+        ) from error
