@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test serve lint bench
+.PHONY: demo test serve lint bench soak fuzz
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): a few minutes, once ..."
@@ -28,6 +28,17 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A node under load with kills, outages and bad objects: make soak MINUTES=20
+MINUTES ?= 20
+soak: $(READY)
+	tests/install-peers
+	$(BIN)/python -m tests.system.soak --minutes $(MINUTES)
+
+# Mutated files for longer than the tests do: make fuzz SECONDS=600
+SECONDS ?= 600
+fuzz: $(READY)
+	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/inference/test_fuzz.py
 
 bench: $(READY)
 	tests/install-peers

@@ -36,7 +36,10 @@ from tests.peers.programs import program
 from tests.peers.waiting import answers, free_port, wait_until
 
 ASSOCIATIONS = (1, 4, 16)
-RECEIVERS = ("overread", "pynetdicom", "storescp", "Orthanc")
+UNSYNCED = "overread without syncing"
+"""The same node with every sync of the disk turned into nothing, by libeatmydata."""
+EATMYDATA = Path("/usr/lib/x86_64-linux-gnu/libeatmydata.so")
+RECEIVERS = ("overread", "pynetdicom", "storescp", "Orthanc", UNSYNCED)
 KINDS = {
     "CT": (300, 512, 512, CTImageStorage),
     "DX": (40, 2500, 2048, DigitalXRayImageStorageForPresentation),
@@ -102,6 +105,9 @@ def _receiver(name: str, folder: Path) -> Iterator[tuple[int, str]]:
     folder.mkdir()
     if name == "overread":
         with Node(folder, engine=False) as node:
+            yield node.port, "OVERREAD"
+    elif name == UNSYNCED:
+        with Node(folder, engine=False, preload=EATMYDATA) as node:
             yield node.port, "OVERREAD"
     elif name == "Orthanc":
         with Orthanc(folder) as pacs:
@@ -173,8 +179,8 @@ def _report(
     return (
         f"{', '.join(f'{len(p)} {k}' for k, p in files.items())} images sent by storescu, medians of {rounds} rounds. "
         "overread syncs file and folder and commits an index row before each answer; Orthanc syncs its files; "
-        "storescp (one process for each association) and the plain pynetdicom SCP do neither.\n\n"
-        + table(headings, rows)
+        "storescp (one process for each association) and the plain pynetdicom SCP do neither. The last column is what "
+        "durability costs.\n\n" + table(headings, rows)
     )
 
 

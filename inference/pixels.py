@@ -189,7 +189,10 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) ->
     keep_all_bits: Any = {"correct_unused_bits": False}
     try:
         cells, _ = decoder.as_array(dataset, index=index, raw=True, **keep_all_bits)
-    except Exception as error:  # decoders are plug-ins in C that raise whatever they like
+    except BaseException as error:
+        # Decoders are plug-ins that raise whatever they like; a panic of one in Rust is no Exception.
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
         raise ImageUnreadable(
             f"{transfer_syntax_uid.name} pixel data cannot be decoded ({type(error).__name__})"
         ) from error

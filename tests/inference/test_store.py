@@ -42,13 +42,13 @@ def test_demonstration_model_comes_with_the_package(store: ModelStore) -> None:
     assert stored.weights.stat().st_size < 4_000_000
     assert "not for clinical use" in stored.card.training
     assert all(value > 0.9 for value in stored.card.auc.values())
-    assert [verdict.ok for verdict in store.verify()] == [True]
+    assert all(verdict.ok for verdict in store.verify())
 
 
 def test_pickled_file_needs_trust(store: ModelStore, pickled: Path) -> None:
     with pytest.raises(ModelUntrusted, match="--trust"):
         store.import_file(pickled, name="seeded")
-    assert store.entries()[1:] == []
+    assert [e for e in store.entries() if not e.card.demonstration] == []
 
 
 def test_pickled_file_is_converted_with_its_labels_and_operating_points(
@@ -115,7 +115,7 @@ def test_card_with_an_unknown_key_is_refused_with_its_place(store: ModelStore, p
     (stored.weights.parent / "card.json").write_text(json.dumps(card))
     with pytest.raises(ModelInvalid, match="colour"):
         store.get("seeded")
-    assert not store.verify()[1].ok
+    assert [v.name for v in store.verify() if not v.ok] == ["seeded"]
 
 
 @pytest.mark.parametrize("name", ["../x", "", "demo", "a/b", ".hidden"])

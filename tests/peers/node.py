@@ -73,6 +73,7 @@ class Node:
         routed: Sequence[str] | None = None,
         engine: bool = True,
         python_path: Path | None = None,
+        preload: Path | None = None,
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -99,6 +100,7 @@ class Node:
         self.database = database
         self.engine = engine
         self.python_path = python_path
+        self.preload = preload
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Node:
@@ -127,7 +129,8 @@ class Node:
                 [sys.executable, "-m", "node.cli", "serve", "-c", self.configuration],
                 stdout=log,
                 stderr=log,
-                env=_environment(self.python_path),
+                env=_environment(self.python_path)
+                | ({} if self.preload is None else {"LD_PRELOAD": str(self.preload)}),
             )
         wait_until(self._ready, 60, "the node is ready")
         if self.engine:
