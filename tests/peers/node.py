@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from db.database import Database, DatabaseSettings
+from db.index import Index
 from node.views import Views
 from tests.peers.waiting import free_port, wait_until
 
@@ -188,6 +189,14 @@ class Node:
         try:
             views = Views(database)
             return [views.job_in_full(job) for job in reversed(views.queue.jobs(limit=10_000))]
+        finally:
+            database.close()
+
+    def quarantined(self) -> int:
+        """How many objects are in quarantine."""
+        database = Database.open(DatabaseSettings(url=self.database.replace("///var", f"///{self.data_dir}")))
+        try:
+            return len(Index(database).quarantined())
         finally:
             database.close()
 

@@ -30,6 +30,7 @@ from tests.system.conftest import write_radiograph
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 KILL_SECONDS = 20.0
+PAUSE_SECONDS = 0.5
 OUTAGE_SECONDS = (90.0, 15.0)
 """A PACS that is up for the first time goes away for the second."""
 ROLES = ("receiver", "worker", "courier", "ticker", "web")
@@ -66,6 +67,8 @@ class Soak:
             away = False
             while time.monotonic() < end:
                 self._send_something()
+                # A pace that two cores keep up with: a growing queue would only be waited for at the end.
+                time.sleep(self.chance.expovariate(1 / PAUSE_SECONDS))
                 if time.monotonic() > kill_at:
                     self._kill()
                     kill_at = time.monotonic() + self.chance.uniform(0.5, 1.5) * KILL_SECONDS
@@ -174,7 +177,7 @@ class Soak:
         counts["acknowledged instances"] = len(self.tally.acknowledged)
         counts["reported studies"] = sum(reports[study] == 1 for study in studies)
         counts["objects at the PACS"] = found
-        counts["quarantined"] = sum(len(self.node.json("show", study)["quarantined"]) for study in studies)
+        counts["quarantined"] = self.node.quarantined()
         if counts["quarantined"] < self.tally.conflicts:
             differences.append(
                 f"{self.tally.conflicts} conflicts were sent and {counts['quarantined']} are in quarantine"
