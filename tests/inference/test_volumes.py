@@ -232,6 +232,9 @@ def test_masks_go_back_to_the_slices_within_half_a_voxel(tmp_path: Path, real_da
     half_voxel = 1.5 * np.sqrt(3) / 2
     assert (back[true < 14 - half_voxel] == 1).all()
     assert (back[true > 14 + half_voxel] == 0).all()
+    if kind == "oblique":
+        volume_mm3 = back.sum() * 2.0 * geometry.spacing[0] * geometry.spacing[1]
+        assert volume_mm3 == pytest.approx(4 / 3 * np.pi * 14**3, rel=0.03)
 
 
 def test_enhanced_multi_frame_is_the_same_volume(tmp_path: Path) -> None:
