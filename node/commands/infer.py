@@ -18,11 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from inference.engine import Case, Engine
 from inference.engines import engine_class
-from inference.errors import InferenceError
+from inference.errors import ImageUnreadable, InferenceError
 from inference.findings import Analysis, Refusal
 from inference.nodule_files import write_nodule_files
 from inference.output import case_document, refusal_document
 from inference.plain_pictures import is_plain_picture
+from inference.regions import region_of_file
 from inference.store.store import ModelStore
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
@@ -42,7 +43,10 @@ def infer(
     workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 2,
     roi: Annotated[
         str | None,
-        typer.Option(help="Region of interest as x,y,width,height in pixels, for engines that take one."),
+        typer.Option(
+            help="Region of interest, for engines that take one: x,y,width,height in pixels, or the file of a "
+            "Presentation State or Structured Report with one."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -82,13 +86,18 @@ def infer(
 
 
 def _region(text: str) -> list[int]:
+    if Path(text).is_file():
+        try:
+            return list(region_of_file(Path(text)))
+        except (ImageUnreadable, OSError) as error:
+            raise CommandError(f"{error}.") from error
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) != 4 or min(numbers) < 0:
         raise CommandError(
-            f"{text!r} is no region: write x,y,width,height in pixels, for example 100,200,300,300."
+            f"{text!r} is no region: write x,y,width,height in pixels, for example 100,200,300,300, or name a file."
         )
     return numbers
 
