@@ -5,7 +5,7 @@ Nothing here needs torch: planning calls :meth:`Engine.select` in processes that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -56,6 +56,13 @@ class Selection:
     """SOP Instance UIDs."""
     refused: dict[str, str]
     """Reason by SOP Instance UID, as a sentence for an administrator."""
+
+    @classmethod
+    def by(cls, headers: Sequence[ImageHeader], refusal: Callable[[ImageHeader], str | None]) -> Selection:
+        """The images without a reason against them, in their order."""
+        refused = {h.sop_instance_uid: reason for h in headers if (reason := refusal(h)) is not None}
+        inputs = tuple(h.sop_instance_uid for h in headers if h.sop_instance_uid not in refused)
+        return cls(inputs=inputs, refused=refused)
 
 
 class Case(Protocol):

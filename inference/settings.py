@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from inference.errors import EngineMisconfigured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +26,17 @@ class EngineSettings:
     backend: str = "auto"
     precision: str = "auto"
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def check_options(self, known: Sequence[str]) -> None:
+        """Refuse options that the engine kind does not have.
+
+        Raises
+        ------
+        EngineMisconfigured
+            If there is one.
+        """
+        unknown = sorted(set(self.options) - set(known))
+        if unknown:
+            raise EngineMisconfigured(
+                f"engine {self.name!r}: {self.kind} has no option {unknown[0]!r}; it has {', '.join(known)}."
+            )

@@ -6,9 +6,11 @@ These are the defaults that model cards start from; a card may hold its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
-from inference.findings import Thresholds
+from inference.errors import EngineMisconfigured
+from inference.findings import Label, Thresholds
 
 _DEFAULT = "default"
 
@@ -51,3 +53,19 @@ def thresholds_for(kind: str, label: str) -> Thresholds:
     """
     of_kind = THRESHOLDS[kind]
     return of_kind.get(label, of_kind[_DEFAULT])
+
+
+def with_thresholds(label: Label, overridden: dict[str, float] | None) -> Label:
+    """A label with the thresholds of the settings, where they name any.
+
+    Raises:
+        EngineMisconfigured: they are no three ascending numbers in [0, 1].
+    """
+    if overridden is None:
+        return label
+    try:
+        return replace(label, thresholds=Thresholds(**overridden))
+    except (TypeError, ValueError) as error:
+        raise EngineMisconfigured(
+            f"thresholds of {label.name!r} need low <= high <= critical, each in [0, 1]."
+        ) from error

@@ -31,6 +31,7 @@ from inference.picture import picture_of
 from inference.pixels import read_image
 from inference.plain_pictures import is_plain_picture, read_plain_picture
 from inference.preprocessing import SCALES, Field, field_of, network_input
+from inference.thresholds import with_thresholds
 
 if TYPE_CHECKING:
     from inference.ensembles import Member, Prediction
@@ -102,9 +103,7 @@ class ImageEngine:
     @classmethod
     def select(cls, headers: Sequence[ImageHeader]) -> Selection:
         """The images of a series that this kind takes, in their order."""
-        refused = {h.sop_instance_uid: reason for h in headers if (reason := cls.refusal(h)) is not None}
-        inputs = tuple(h.sop_instance_uid for h in headers if h.sop_instance_uid not in refused)
-        return Selection(inputs=inputs, refused=refused)
+        return Selection.by(headers, cls.refusal)
 
     @classmethod
     def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
@@ -112,11 +111,7 @@ class ImageEngine:
         from inference.classifier import Classifier  # loads torch
         from inference.ensembles import Member
 
-        unknown = sorted(set(settings.options) - set(cls.options))
-        if unknown:
-            raise EngineMisconfigured(
-                f"engine {settings.name!r}: {cls.kind} has no option {unknown[0]!r}; it has {', '.join(cls.options)}."
-            )
+        settings.check_options(cls.options)
         names = [settings.model, *_list_of(settings, "ensemble", str)]
         weights = _list_of(settings, "weights", float) or [1.0] * len(names)
         scales: list[int | None] = list(_list_of(settings, "scales", int)) or [None]
@@ -307,26 +302,6 @@ def _list_of(settings: EngineSettings, option: str, kind: type[Any]) -> list[Any
     if not isinstance(value, list) or any(not isinstance(item, (kind, int)) for item in value):
         raise EngineMisconfigured(f"engine {settings.name!r}: {option} has to be a list of {kind.__name__}.")
     return [kind(item) for item in value]
-
-
-def with_thresholds(label: Label, overridden: dict[str, float] | None) -> Label:
-    """A label with the thresholds of the settings, where they name any.
-
-    Raises:
-        EngineMisconfigured: they are no three ascending numbers in [0, 1].
-    """
-    if overridden is None:
-        return label
-    from dataclasses import replace
-
-    from inference.findings import Thresholds
-
-    try:
-        return replace(label, thresholds=Thresholds(**overridden))
-    except (TypeError, ValueError) as error:
-        raise EngineMisconfigured(
-            f"thresholds of {label.name!r} need low <= high <= critical, each in [0, 1]."
-        ) from error
 
 
 def _plain_source(path: Path) -> SourceImage:

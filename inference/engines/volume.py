@@ -25,6 +25,7 @@ from inference.findings import (
     Structure,
 )
 from inference.resampling import resample, triangle_axis
+from inference.thresholds import with_thresholds
 from inference.volumes.frame import Frame
 from inference.volumes.resampling import to_frames
 from inference.volumes.volume import Grid, Volume, read_series
@@ -113,20 +114,14 @@ class VolumeEngine:
     @classmethod
     def select(cls, headers: Sequence[ImageHeader]) -> Selection:
         """All slices of a series that this kind takes; whether they are a volume shows when they are read."""
-        refused = {h.sop_instance_uid: reason for h in headers if (reason := cls.refusal(h)) is not None}
-        inputs = tuple(h.sop_instance_uid for h in headers if h.sop_instance_uid not in refused)
-        return Selection(inputs=inputs, refused=refused)
+        return Selection.by(headers, cls.refusal)
 
     @classmethod
     def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
         """Load the model onto its device."""
         from inference.device import place  # loads torch
 
-        unknown = sorted(set(settings.options) - set(cls.options))
-        if unknown:
-            raise EngineMisconfigured(
-                f"engine {settings.name!r}: {cls.kind} has no option {unknown[0]!r}; it has {', '.join(cls.options)}."
-            )
+        settings.check_options(cls.options)
         stored = store.get(settings.model, cls.kind)
         if stored.card.kind != cls.kind:
             raise ModelInvalid(
@@ -175,8 +170,6 @@ class VolumeEngine:
 
     def labels(self) -> list[Label]:
         """The card's labels, with the settings' thresholds."""
-        from inference.engines.image import with_thresholds
-
         overridden = self.settings.options.get("thresholds", {})
         return [with_thresholds(label.as_finding(), overridden.get(label.name)) for label in self.card.labels]
 
