@@ -2,259 +2,44 @@
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
 import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
-from pydicom._dicom_dict import DicomDictionary
-from pydicom.datadict import tag_for_keyword
+from pydantic import BaseModel, Field, ValidationError
 
 from db.database import DatabaseSettings
 from handlers.settings import Destination, ReceiverSettings, Source, Tls
 from inference.engines import engine_kinds
 from inference.settings import EngineSettings
 from node.errors import ConfigurationError, Fault
+from node.tables import (
+    INSTANCES_KEYWORD,
+    AccessTable,
+    AuditTable,
+    CompletionTable,
+    DatabaseTable,
+    DestinationTable,
+    EngineTable,
+    NodeTable,
+    RetentionTable,
+    RouteTable,
+    SourceTable,
+    SpoolTable,
+    Table,
+    TlsTable,
+    WebTable,
+    nearest,
+)
 
 ENVIRONMENT_PREFIX = "OVERREAD_"
 DEFAULT_FILE = "config.toml"
-INSTANCES_KEYWORD = "instances"
-"""Condition on the number of instances in the series; every other condition is a DICOM keyword."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def _ae_title(value: str) -> str:
-    """PS3.5 table 6.2-1: at most 16 characters of the default repertoire, no backslash, not only spaces."""
-    if (
-        not value.strip()
-        or len(value) > 16
-        or not value.isascii()
-        or not value.isprintable()
-        or "\\" in value
-    ):
-        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
-    return value.strip()
-
-
-AETitle = Annotated[str, Field(min_length=1)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class NodeTable(_Table):
-    """``[node]``"""
-
-    ae_title: AETitle = "OVERREAD"
-    host: str = "0.0.0.0"  # noqa: S104 - a DICOM node listens to its network by default
-    port: Port = 11112
-    data_dir: str = "var"
-    receivers: Annotated[int, Field(ge=1, le=64)] = 2
-    private_sop_classes: tuple[str, ...] = ()
-
-    _check_ae_title = field_validator("ae_title")(_ae_title)
-
-
-class DatabaseTable(_Table):
-    """``[database]``"""
-
-    url: str = "sqlite:///var/overread.db"
-
-    @field_validator("url")
-    @classmethod
-    def _check_scheme(cls, value: str) -> str:
-        if not value.startswith(("sqlite:///", "postgresql+psycopg://")):
-            raise ValueError("use sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE")
-        return value
-
-
-class WebTable(_Table):
-    """``[web]``"""
-
-    enabled: bool = True
-    host: str = "127.0.0.1"
-    port: Port = 8080
-
-
-class CompletionTable(_Table):
-    """``[completion]``"""
-
-    quiet_seconds: Annotated[float, Field(gt=0, le=86400)] = 5.0
-
-
-class AccessTable(_Table):
-    """``[access]``"""
-
-    allow_unknown: bool = True
-
-
-class TlsTable(_Table):
-    """``[tls]``: files in PEM form, relative to the configuration's folder."""
-
-    certificate: str
-    key: str
-    ca: str | None = None
-    require_client_certificate: bool = True
-
-
-class AuditTable(_Table):
-    """``[audit]``"""
-
-    enabled: bool = True
-
-
-class SpoolTable(_Table):
-    """``[spool]``"""
-
-    reserve: ByteSize = ByteSize(1_000_000_000)
-    """Room that is kept free on the disk: below it instances are refused until there is room again."""
-
-
-Days = Annotated[float, Field(gt=0)]
-
-
-class RetentionTable(_Table):
-    """``[retention]``: how many days things are kept; none: for ever."""
-
-    received: Days | None = None
-    """Instances of studies that have ended, counted from their last instance."""
-    results: Days | None = None
-    """Result files that every destination has, counted from when they were made."""
-
-
-class SourceTable(_Table):
-    """``[[source]]``"""
-
-    name: str
-    ae_title: AETitle
-    hosts: tuple[str, ...] = ()
-    maximum_associations: Annotated[int, Field(ge=1)] | None = None
-
-    _check_ae_title = field_validator("ae_title")(_ae_title)
-
-    @field_validator("hosts")
-    @classmethod
-    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for host in value:
-            try:
-                ipaddress.ip_network(host, strict=False)
-            except ValueError:
-                raise ValueError(
-                    f"{host!r} is neither an address nor a network such as 10.1.0.0/16"
-                ) from None
-        return value
-
-
-class DestinationTable(_Table):
-    """``[[destination]]``"""
-
-    name: str
-    ae_title: AETitle
-    host: str
-    port: Port
-    tls: bool = False
-
-    _check_ae_title = field_validator("ae_title")(_ae_title)
-
-
-class ThresholdTable(_Table):
-    """``{low=, high=, critical=}``: thresholds on a label's calibrated probability."""
-
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
-    critical: float = Field(ge=0, le=1)
-
-
-class EngineTable(_Table):
-    """``[[engine]]``"""
-
-    name: str
-    kind: str
-    model: str
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    backend: Literal["auto", "torch", "openvino"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    ensemble: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Further models whose predictions are averaged with the first one's."""
-    weights: Annotated[tuple[float, ...], Field(strict=False)] = ()
-    scales: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    tta: bool = False
-    explanation: Literal["Grad-CAM", "Grad-CAM++", "Saliency", "Attention rollout", "SHAP"] | None = None
-    thresholds: dict[str, ThresholdTable] = {}
-    deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
-    """How long one batch may take before its worker is ended as hanging."""
-    options: dict[str, Any] = {}
-    """``[engine.options]``: what the engine kind has of its own; the engine checks it."""
-
-    def engine_options(self) -> dict[str, Any]:
-        """What is set of the keys that not every engine kind has."""
-        given = {
-            "ensemble": list(self.ensemble),
-            "weights": list(self.weights),
-            "scales": list(self.scales),
-            "tta": self.tta,
-            "explanation": self.explanation,
-            "thresholds": {name: limits.model_dump() for name, limits in self.thresholds.items()},
-        }
-        return {**{key: value for key, value in given.items() if value}, **self.options}
-
-
-class RangeCondition(_Table):
-    """``{min=, max=}``: the value is a number within the inclusive bounds."""
-
-    min: float | None = None
-    max: float | None = None
-
-    @field_validator("max")
-    @classmethod
-    def _check_order(cls, value: float | None, info: Any) -> float | None:
-        low = info.data.get("min")
-        if value is not None and low is not None and value < low:
-            raise ValueError("max is below min")
-        return value
-
-
-class AbsentCondition(_Table):
-    """``{absent=true}``: the attribute is missing or empty."""
-
-    absent: Literal[True]
-
-
-Condition = str | tuple[str, ...] | RangeCondition | AbsentCondition
-
-
-class RouteTable(_Table):
-    """``[[route]]``"""
-
-    name: str
-    match: dict[str, Condition] = {}
-    engines: tuple[str, ...]
-    destinations: tuple[str, ...]
-    priority: int = 0
-
-    @field_validator("match")
-    @classmethod
-    def _check_match(cls, value: dict[str, Condition]) -> dict[str, Condition]:
-        for keyword, condition in value.items():
-            if keyword != INSTANCES_KEYWORD and tag_for_keyword(keyword) is None:
-                known = [entry[4] for entry in DicomDictionary.values()] + [INSTANCES_KEYWORD]
-                raise ValueError(f"{keyword!r} is no DICOM keyword{_nearest(keyword, known)}")
-            if isinstance(condition, str):
-                try:
-                    re.compile(condition)
-                except re.error as error:
-                    raise ValueError(f"{keyword}: not a regular expression ({error})") from None
-        return value
-
-
-class Configuration(_Table):
+class Configuration(Table):
     """A whole configuration that has been checked; ``file`` is where it came from."""
 
     node: NodeTable = NodeTable()
@@ -428,11 +213,6 @@ def _apply_environment(raw: dict[str, Any], environment: Mapping[str, str]) -> N
             table[key] = value
 
 
-def _nearest(name: str, valid: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
 def _faults(error: ValidationError) -> list[Fault]:
     faults: dict[str, Fault] = {}
     for item in error.errors(include_url=False):
@@ -443,7 +223,7 @@ def _faults(error: ValidationError) -> list[Fault]:
         key = ".".join(parts)
         if item["type"] == "extra_forbidden" and "match" not in parts:
             name = str(location[-1])
-            faults[key] = Fault(key=key, message=f"unknown key{_nearest(name, _keys_at(location[:-1]))}")
+            faults[key] = Fault(key=key, message=f"unknown key{nearest(name, _keys_at(location[:-1]))}")
         elif "match" in parts and item["type"] != "value_error":
             message = "use a list, a regular expression, {min=, max=} or {absent=true}"
             faults.setdefault(key, Fault(key=key, message=message))
@@ -482,7 +262,7 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
     faults += _tls_faults(configuration)
     kinds = list(engine_kinds())
     faults += [
-        Fault(key=f"engine.{i}.kind", message=f"there is no engine kind {e.kind!r}{_nearest(e.kind, kinds)}")
+        Fault(key=f"engine.{i}.kind", message=f"there is no engine kind {e.kind!r}{nearest(e.kind, kinds)}")
         for i, e in enumerate(configuration.engine)
         if e.kind not in kinds
     ]
@@ -495,7 +275,7 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
             faults += [
                 Fault(
                     key=f"route.{i}.{field}",
-                    message=f"there is no {field.removesuffix('s')} {name!r}{_nearest(name, valid)}",
+                    message=f"there is no {field.removesuffix('s')} {name!r}{nearest(name, valid)}",
                 )
                 for name in named
                 if name not in valid

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
-from node.config import INSTANCES_KEYWORD, AbsentCondition, Condition, RangeCondition, RouteTable
+from node.tables import INSTANCES_KEYWORD, AbsentCondition, Condition, RangeCondition, RouteTable
 
 AttributeValue = str | list[str] | None
 

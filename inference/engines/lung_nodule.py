@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inference.calibration import calibrate
+from inference.engines.nodule_options import NoduleOptions, checked_options
 from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, segmentation_of, slice_picture
-from inference.errors import EngineMisconfigured
 from inference.findings import (
     Analysis,
     Code,
@@ -51,65 +50,6 @@ _MORPHOLOGY = Code(value="49755003", scheme="SCT", meaning="Morphologically Abno
 _NODULE = Code(value="27925004", scheme="SCT", meaning="Nodule")
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Patch = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-
-
-class BlendingOptions(_Options):
-    method: Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear"] = "gaussian"
-    sigma: float = Field(default=0.125, gt=0)
-
-
-class TtaOptions(_Options):
-    enabled: bool = False
-    augmentations: tuple[
-        Literal["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz"], ...
-    ] = ("flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz")
-
-
-class PeakOptions(_Options):
-    method: Literal["local_maxima", "maximum_filter"] = "local_maxima"
-    threshold: float = Field(default=0.5, ge=0, le=1)
-    min_distance: float = Field(default=10.0, gt=0)
-    kernel: int = Field(default=5, gt=0)
-
-
-class NmsOptions(_Options):
-    enabled: bool = True
-    iou_threshold: float = Field(default=0.3, gt=0, le=1)
-
-
-class SizeOptions(_Options):
-    min_diameter: float = Field(default=3.0, ge=0)
-    max_diameter: float = Field(default=30.0, gt=0)
-
-
-class ConfidenceOptions(_Options):
-    min_confidence: float = Field(default=0.3, ge=0, le=1)
-
-
-class NoduleOptions(_Options):
-    """``[engine.options]`` of a lung_nodule engine; the defaults are the seed document's.
-
-    Distances and diameters are in mm, patches and strides in voxels of the model's spacing.
-    """
-
-    mode: Literal["sliding_window", "whole_volume"] = "sliding_window"
-    patch_size: Patch | None = None
-    stride: Patch | None = None
-    overlap: float = Field(default=0.5, ge=0, lt=1)
-    batch_size: int = Field(default=4, gt=0)
-    blending: BlendingOptions = BlendingOptions()
-    tta: TtaOptions = TtaOptions()
-    peak_detection: PeakOptions = PeakOptions()
-    nms: NmsOptions = NmsOptions()
-    size_filter: SizeOptions = SizeOptions()
-    confidence_filter: ConfidenceOptions = ConfidenceOptions()
-
-
 @dataclass(frozen=True, kw_only=True)
 class NoduleInput:
     """A volume on the model's grid: Hounsfield units and the network's input."""
@@ -138,7 +78,7 @@ class LungNoduleEngine(VolumeEngine):
         self, settings: EngineSettings, card: ModelCard, network: nn.Module, placement: Placement
     ) -> None:
         super().__init__(settings, card, network, placement)
-        self.how = _checked(settings)
+        self.how = checked_options(settings)
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
         """Resample to the model's spacing and clip; thick slices are refused."""
@@ -335,21 +275,6 @@ class LungNoduleEngine(VolumeEngine):
             heatmap=Heatmap(values=heat_picture(on_slice, frame), method="Nodule heat map"),
             detection=detection.number,
         )
-
-
-def _checked(settings: EngineSettings) -> NoduleOptions:
-    """The options of the settings.
-
-    Raises:
-        EngineMisconfigured: one of them is wrong.
-    """
-    given = {key: value for key, value in settings.options.items() if key != "thresholds"}
-    try:
-        return NoduleOptions.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise EngineMisconfigured(f"engine {settings.name!r}: options.{key}: {first['msg']}.") from error
 
 
 def scanned_voxel(point: NDArray[np.float64], frames: Sequence[Frame]) -> tuple[int, int, int]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from node.config import RangeCondition, load
+from node.config import load
 from node.errors import ConfigurationError
+from node.tables import RangeCondition
 
 COMPLETE = """
 [node]

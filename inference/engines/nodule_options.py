@@ -1,0 +1,86 @@
+"""The options of a lung_nodule engine, named and preset as in the seed document on nodules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from inference.errors import EngineMisconfigured
+
+if TYPE_CHECKING:
+    from inference.settings import EngineSettings
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Patch = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+
+
+class BlendingOptions(_Options):
+    method: Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear"] = "gaussian"
+    sigma: float = Field(default=0.125, gt=0)
+
+
+class TtaOptions(_Options):
+    enabled: bool = False
+    augmentations: tuple[
+        Literal["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz"], ...
+    ] = ("flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz")
+
+
+class PeakOptions(_Options):
+    method: Literal["local_maxima", "maximum_filter"] = "local_maxima"
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    min_distance: float = Field(default=10.0, gt=0)
+    kernel: int = Field(default=5, gt=0)
+
+
+class NmsOptions(_Options):
+    enabled: bool = True
+    iou_threshold: float = Field(default=0.3, gt=0, le=1)
+
+
+class SizeOptions(_Options):
+    min_diameter: float = Field(default=3.0, ge=0)
+    max_diameter: float = Field(default=30.0, gt=0)
+
+
+class ConfidenceOptions(_Options):
+    min_confidence: float = Field(default=0.3, ge=0, le=1)
+
+
+class NoduleOptions(_Options):
+    """``[engine.options]`` of a lung_nodule engine; the defaults are the seed document's.
+
+    Distances and diameters are in mm, patches and strides in voxels of the model's spacing.
+    """
+
+    mode: Literal["sliding_window", "whole_volume"] = "sliding_window"
+    patch_size: Patch | None = None
+    stride: Patch | None = None
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    batch_size: int = Field(default=4, gt=0)
+    blending: BlendingOptions = BlendingOptions()
+    tta: TtaOptions = TtaOptions()
+    peak_detection: PeakOptions = PeakOptions()
+    nms: NmsOptions = NmsOptions()
+    size_filter: SizeOptions = SizeOptions()
+    confidence_filter: ConfidenceOptions = ConfidenceOptions()
+
+
+def checked_options(settings: EngineSettings) -> NoduleOptions:
+    """The options of the settings.
+
+    Raises:
+        EngineMisconfigured: one of them is wrong.
+    """
+    given = {key: value for key, value in settings.options.items() if key != "thresholds"}
+    try:
+        return NoduleOptions.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise EngineMisconfigured(f"engine {settings.name!r}: options.{key}: {first['msg']}.") from error
