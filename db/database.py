@@ -148,6 +148,7 @@ class Database:
             return
         with self._writer.held():
             self.engine.dispose()
+        self._writer.close()
 
 
 class _WriteLock:
@@ -181,6 +182,13 @@ class _WriteLock:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
         finally:
             self._thread_lock.release()
+
+    def close(self) -> None:
+        """Give the file handle back; the next use opens another."""
+        with self._thread_lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
 
     def _lock_file(self, file: int, deadline: float) -> None:
         pause = 0.0002

@@ -94,3 +94,14 @@ def test_write_ahead_log_stays_short(tmp_path: Path) -> None:
         index.record([new_instance(attributes={"StudyDescription": "x" * 4000}) for _ in range(50)])
     assert (tmp_path / "test.db-wal").stat().st_size < 10 * 1024 * 1024
     database.close()
+
+
+def test_closed_databases_leave_no_file_handles(url: str) -> None:
+    def opened_and_closed() -> int:
+        database = Database.open(DatabaseSettings(url=url))
+        database.upgrade()
+        database.close()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = opened_and_closed()
+    assert max(opened_and_closed() for _ in range(5)) <= before
