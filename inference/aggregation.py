@@ -9,32 +9,36 @@ Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018 (atten
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
-Array = NDArray[np.float64]
-
-
-def maximum(predictions: Array) -> Array:
-    """The largest prediction of any slice, (N, C) -> (C,)."""
-    return np.asarray(predictions.max(axis=0))
+from torch.nn import functional
 
 
-def mean(predictions: Array) -> Array:
+def maximum(logits: Tensor) -> Tensor:
+    """The largest logit of any slice, (N, C) -> (C,)."""
+    return logits.amax(dim=0)
+
+
+def mean(logits: Tensor) -> Tensor:
     """The mean over slices, (N, C) -> (C,)."""
-    return np.asarray(predictions.mean(axis=0))
+    return logits.mean(dim=0)
 
 
-def noisy_or(predictions: Array) -> Array:
-    """The probability that any slice is positive if slices were independent, (N, C) -> (C,)."""
-    return np.asarray(1 - np.prod(1 - predictions, axis=0))
+def noisy_or(logits: Tensor) -> Tensor:
+    """Logit of the probability that any slice is positive if slices were independent, (N, C) -> (C,).
+
+    With a the logarithm of prod(1 - p), which is -sum(softplus(logit)), it is log(1 - exp(a)) - a.
+    """
+    absent = -functional.softplus(logits).sum(dim=0)
+    return torch.log(-torch.expm1(absent.clamp(max=-SMALLEST))) - absent
 
 
-POOLS: dict[str, Callable[[Array], Array]] = {"max": maximum, "mean": mean, "noisy_or": noisy_or}
+SMALLEST = 1e-12
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {"max": maximum, "mean": mean, "noisy_or": noisy_or}
 """Aggregators without parameters, by name."""
 
 
@@ -94,29 +98,12 @@ def _positions(count: int, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=2).reshape(count, width)
 
 
-def neighbouring_slices(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each slice with the one before and behind it as channels, (N, H, W) -> (N, 3, H, W); edges repeat."""
-    padded = np.concatenate([volume[:1], volume, volume[-1:]])
-    return np.stack([padded[:-2], padded[1:-1], padded[2:]], axis=1)
+def neighbouring_slices(
+    volume: NDArray[np.float32], chosen: Sequence[int] | None = None
+) -> NDArray[np.float32]:
+    """Slices with the ones before and behind as channels, (N, H, W) -> (n, 3, H, W); the edges repeat.
 
-
-def batches(slices: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
-    """Consecutive parts of at most ``size`` slices."""
-    for start in range(0, len(slices), size):
-        yield slices[start : start + size]
-
-
-def predict_volume(
-    volume: NDArray[np.float32],
-    predict: Callable[[NDArray[np.float32]], Array],
-    aggregate: Callable[[Array], Array],
-    *,
-    batch_size: int = 16,
-) -> tuple[Array, Array]:
-    """The 2.5D way: prediction of the volume (C,) and of each slice (N, C).
-
-    ``predict`` takes a batch of three adjacent slices as channels, (n, 3, H, W), and gives (n, C).
+    ``chosen`` are the slices' numbers; None: all.
     """
-    stacks = neighbouring_slices(volume)
-    per_slice = np.concatenate([predict(batch) for batch in batches(stacks, batch_size)])
-    return aggregate(per_slice), per_slice
+    numbers = np.arange(len(volume)) if chosen is None else np.array(chosen)
+    return volume[np.clip(numbers[:, None] + (-1, 0, 1), 0, len(volume) - 1)]

@@ -39,9 +39,9 @@ class HybridVolumeEngine(SliceWiseEngine):
 
     def stacks(self, slices: NDArray[np.float32], chosen: Sequence[int]) -> NDArray[np.float32]:
         """Slices with the one before and the one behind as channels; the ends repeat."""
-        numbers = np.array(chosen)
-        neighbours = np.clip(numbers[:, None] + (-1, 0, 1), 0, len(slices) - 1)
-        return slices[neighbours]
+        from inference.aggregation import neighbouring_slices  # loads torch
+
+        return neighbouring_slices(slices, chosen)
 
     def decide(self, slices: NDArray[np.float32]) -> Decision:
         """Logits of all stacks, then of the volume by the aggregator."""

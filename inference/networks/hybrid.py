@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from inference.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
+from inference.aggregation import POOLS, AttentionPool, LstmAggregator, TransformerAggregator
 from inference.networks.network import Network
 
 Aggregator = Literal["max", "mean", "noisy_or", "attention", "lstm", "transformer"]
@@ -49,13 +48,7 @@ class HybridNetwork(nn.Module):
         if self.aggregator is not None:
             decided: Tensor = self.aggregator(features)
             return decided
-        if self.pool == "max":
-            return logits.max(dim=0).values
-        if self.pool == "mean":
-            return logits.mean(dim=0)
-        # Noisy or in logits: log(1 - prod(1 - p)) - sum(log(1 - p)), each log(1 - p) being -softplus(logit).
-        absent = -nn.functional.softplus(logits).sum(dim=0)
-        return torch.log(-torch.expm1(absent.clamp(max=-1e-12))) - absent
+        return POOLS[self.pool](logits)
 
     def forward(self, stacks: Tensor) -> HybridOutput:
         """Predictions of all slices of one volume, (slices, 3, rows, columns), in order."""

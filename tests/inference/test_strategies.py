@@ -16,7 +16,6 @@ from inference.aggregation import (
     LstmAggregator,
     TransformerAggregator,
     neighbouring_slices,
-    predict_volume,
 )
 from inference.calibration import (
     calibrate,
@@ -44,12 +43,14 @@ def predictions() -> np.ndarray:
 
 
 def test_pools_are_their_formulas(predictions: np.ndarray) -> None:
-    np.testing.assert_allclose(POOLS["max"](predictions), [max(column) for column in predictions.T])
-    np.testing.assert_allclose(POOLS["mean"](predictions), predictions.sum(axis=0) / 20)
+    logits = torch.from_numpy(np.log(predictions / (1 - predictions)))
+    found = {name: pool(logits).numpy() for name, pool in POOLS.items()}
+    np.testing.assert_allclose(sigmoid(found["max"]), [max(column) for column in predictions.T])
+    np.testing.assert_allclose(found["mean"], logits.numpy().sum(axis=0) / 20)
     product = np.ones(3)
     for row in predictions:
         product *= 1 - row
-    np.testing.assert_allclose(POOLS["noisy_or"](predictions), 1 - product)
+    np.testing.assert_allclose(sigmoid(found["noisy_or"]), 1 - product)
 
 
 def test_attention_is_a_weighted_mean(predictions: np.ndarray) -> None:
@@ -82,11 +83,7 @@ def test_neighbouring_slices_repeat_the_edges() -> None:
     volume = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
     stacks = neighbouring_slices(volume)
     assert stacks[:, :, 0, 0].tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
-    total, per_slice = predict_volume(
-        volume, lambda batch: batch.mean(axis=(2, 3)).astype(np.float64), POOLS["max"], batch_size=3
-    )
-    np.testing.assert_allclose(per_slice, stacks[:, :, 0, 0])
-    np.testing.assert_allclose(total, [2, 3, 3])
+    np.testing.assert_allclose(neighbouring_slices(volume, [3, 0]), stacks[[3, 0]])
 
 
 def load(store: ModelStore, **options: Any) -> ImageEngine:
