@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from handlers import access
 from handlers.association import Association, Service
 from handlers.audit import AuditTrail, Event, participants_of
 from handlers.dimse import C_CANCEL_RQ, C_ECHO_RQ, C_FIND_RQ, C_STORE_RQ
-from handlers.errors import AssociationAborted, AssociationReleased, NetworkError
+from handlers.errors import AssociationAborted, AssociationReleased, HandshakeFailed, NetworkError
 from handlers.guesses import Guesses
 from handlers.settings import ReceiverSettings
 from handlers.spool import make_folders
@@ -31,7 +33,7 @@ CONNECTIONS_PER_ASSOCIATION = 3
 
 
 class Server:
-    """Listens on the node's port; several processes may, each with a server of its own."""
+    """Listens on the node's ports; several processes may, each with a server of its own."""
 
     def __init__(
         self,
@@ -44,16 +46,9 @@ class Server:
         make_folders(settings.spool)
         self.audit = None if settings.audit is None else AuditTrail(settings.audit, settings.ae_title)
         self.storage = Storage(database, settings, run_directory, self.audit)
-        self._tls = None if settings.tls is None else server_context(settings.tls)
         self._guesses = Guesses()
         self.services: dict[int, Service] = {C_STORE_RQ: self.storage, C_ECHO_RQ: verify, **services}
-        self._listener = socket.create_server(
-            (settings.host, settings.port),
-            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
-            backlog=BACKLOG,
-            reuse_port=True,
-        )
-        self._listener.settimeout(ACCEPT_SECONDS)
+        self._listeners = _listen(settings)
         self._stopping = threading.Event()
         self._deadline = 0.0
         self._lock = threading.Lock()
@@ -64,24 +59,25 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
-        return int(self._listener.getsockname()[1])
+        """The port that is listened on; in clear where there is another for TLS."""
+        return int(self._listeners[0][0].getsockname()[1])
+
+    @property
+    def tls_port(self) -> int:
+        """The port that is listened on with TLS."""
+        return int(self._listeners[-1][0].getsockname()[1])
 
     def serve_forever(self) -> None:
         """Accept associations until ``stop`` is called and those that run have ended."""
-        while not self._stopping.is_set():
-            try:
-                connection, peer = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:
-                if self._stopping.is_set():
-                    break
-                log.error("accept_failed error=%s", error.strerror)
-                self._stopping.wait(ACCEPT_SECONDS)
-                continue
-            self._start(connection, peer[0])
-        self._listener.close()
+        with selectors.DefaultSelector() as selector:
+            for listener, tls in self._listeners:
+                selector.register(listener, selectors.EVENT_READ, tls)
+            while not self._stopping.is_set():
+                for key, _ in selector.select(ACCEPT_SECONDS):
+                    assert isinstance(key.fileobj, socket.socket)
+                    self._accept(key.fileobj, key.data)
+        for listener, _ in self._listeners:
+            listener.close()
         self._drain()
         self.storage.close()
         if self.audit is not None:
@@ -92,14 +88,25 @@ class Server:
         self._deadline = time.monotonic() + deadline_seconds
         self._stopping.set()
 
-    def _start(self, connection: socket.socket, address: str) -> None:
+    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        try:
+            connection, peer = listener.accept()
+        except BlockingIOError:
+            return  # the peer has gone again
+        except OSError as error:
+            log.error("accept_failed error=%s", error.strerror)
+            self._stopping.wait(ACCEPT_SECONDS)
+            return
+        self._start(connection, peer[0], tls)
+
+    def _start(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
         with self._lock:
             crowded = len(self._threads) >= self.settings.maximum_associations * CONNECTIONS_PER_ASSOCIATION
         if crowded:
             log.warning("connection_refused peer=%s reason=too many connections", address)
             connection.close()
             return
-        association = Association(connection, address, self.settings, self._tls)
+        association = Association(connection, address, self.settings, tls)
         thread = threading.Thread(target=self._serve, args=(association,), name="association", daemon=True)
         with self._lock:
             self._threads[thread] = association
@@ -113,6 +120,8 @@ class Server:
         except AssociationAborted as ended:
             log.info("association_aborted id=%s reason=%s", association.identifier, ended)
         except NetworkError as ended:
+            if isinstance(ended, HandshakeFailed):
+                self._record(Event.ASSOCIATION_DENIED, association, success=False)
             log.warning(
                 "association_broken id=%s peer=%s reason=%s",
                 association.identifier,
@@ -139,6 +148,7 @@ class Server:
             log.warning(
                 "association_rejected peer=%s reason=%s", association.peer_address, rejection.explanation
             )
+            association.wait_for_close()
             return
         stored = False
         released = False
@@ -214,3 +224,28 @@ class Server:
                 thread.join(0.1)
             if late:
                 return
+
+
+def _listen(settings: ReceiverSettings) -> list[tuple[socket.socket, ssl.SSLContext | None]]:
+    """The listening sockets, each with what its connections shake hands with."""
+    tls = settings.tls
+    context = None if tls is None else server_context(tls)
+    ports: list[tuple[int, ssl.SSLContext | None]] = [(settings.port, context)]
+    if tls is not None and tls.port is not None:
+        ports = [(settings.port, None), (tls.port, context)]
+    listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+    try:
+        for port, chosen in ports:
+            listener = socket.create_server(
+                (settings.host, port),
+                family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
+                backlog=BACKLOG,
+                reuse_port=True,
+            )
+            listener.setblocking(False)
+            listeners.append((listener, chosen))
+    except OSError:
+        for listener, _ in listeners:
+            listener.close()
+        raise
+    return listeners

@@ -25,17 +25,20 @@ class Tls:
     key: Path
     ca: Path | None = None
     require_client_certificate: bool = True
+    port: int | None = None
+    """Receivers speak TLS on this port, beside their port in clear; None: their only port speaks TLS."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """A peer that we send to; ``tls`` None: in clear."""
+    """A peer that we send to; ``tls`` None: in clear. ``tls_name``: whom its certificate names, if not ``host``."""
 
     name: str
     ae_title: str
     host: str
     port: int
     tls: Tls | None = None
+    tls_name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class ReceiverSettings:
     maximum_associations: int = 100
     """At one time in one process; further ones are rejected as a transient local limit."""
     tls: Tls | None = None
-    """The port speaks TLS and nothing else."""
+    """None: nothing but connections in clear."""
     audit: Path | None = None
     """Folder of the audit trail; None: there is none."""
     reserve_bytes: int = 0

@@ -12,7 +12,9 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from db.database import DatabaseSettings
+from handlers.errors import TlsMisconfigured
 from handlers.settings import Destination, ReceiverSettings, Source, Tls
+from handlers.tls import server_context
 from inference.engines import engine_kinds
 from inference.settings import EngineSettings
 from node.errors import ConfigurationError, Fault
@@ -102,6 +104,7 @@ class Configuration(Table):
                 host=d.host,
                 port=d.port,
                 tls=self.tls_settings() if d.tls else None,
+                tls_name=d.tls_name,
             )
             for d in self.destination
         )
@@ -115,6 +118,7 @@ class Configuration(Table):
             key=self.folder / self.tls.key,
             ca=None if self.tls.ca is None else self.folder / self.tls.ca,
             require_client_certificate=self.tls.require_client_certificate,
+            port=self.tls.port,
         )
 
     @property
@@ -294,8 +298,17 @@ def _tls_faults(configuration: Configuration) -> list[Fault]:
         needed.append("require_client_certificate")
     if needed and tls.ca is None:
         return [Fault(key="tls.ca", message=f"name the CA that certificates have to chain to: {needed[0]}")]
-    return [
+    if tls.port == configuration.node.port:
+        return [Fault(key="tls.port", message="node.port is another one; leave tls.port out for TLS alone")]
+    faults = [
         Fault(key=f"tls.{key}", message=f"there is no file {configuration.folder / name}")
         for key in ("certificate", "key", "ca")
         if (name := getattr(tls, key)) is not None and not (configuration.folder / name).is_file()
     ]
+    settings = configuration.tls_settings()
+    if not faults and settings is not None:
+        try:
+            server_context(settings)
+        except TlsMisconfigured as error:
+            faults.append(Fault(key="tls.certificate", message=str(error)))
+    return faults

@@ -97,6 +97,8 @@ class TlsTable(Table):
     key: str
     ca: str | None = None
     require_client_certificate: bool = True
+    port: Port | None = None
+    """Where the receivers speak TLS, beside ``node.port`` in clear; none: ``node.port`` speaks TLS alone."""
 
 
 class AuditTable(Table):
@@ -155,6 +157,8 @@ class DestinationTable(Table):
     host: str
     port: Port
     tls: bool = False
+    tls_name: str | None = None
+    """The name that the peer's certificate carries, where it is not ``host``."""
 
     _check_ae_title = field_validator("ae_title")(_ae_title)
 

@@ -44,6 +44,10 @@ class Receiver:
         return self.server.port
 
     @property
+    def tls_port(self) -> int:
+        return self.server.tls_port
+
+    @property
     def index(self) -> Index:
         return Index(self.database)
 
