@@ -388,12 +388,17 @@ class Association:
         except (AssociationAborted, PeerTimeout):
             return
 
-    def close(self) -> None:
-        """Close the connection; safe from another thread, whose receive then ends."""
+    def interrupt(self) -> None:
+        """End the connection from another thread; the association's own one then comes to its end."""
         try:
+            # Past ssl.SSLSocket.shutdown, which would drop the TLS state that the other thread uses.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         except OSError:
-            pass
+            return
+
+    def close(self) -> None:
+        """Close the connection; safe from another thread, whose receive then ends."""
+        self.interrupt()
         self._socket.close()
 
 

@@ -56,6 +56,7 @@ class Server:
         self._established: dict[str, str] = {}
         """Name of the source, empty for an unknown one, by the association's identifier."""
         self._idle: set[str] = set()
+        self._given_up: set[str] = set()
 
     @property
     def port(self) -> int:
@@ -100,9 +101,7 @@ class Server:
         self._start(connection, peer[0], tls)
 
     def _start(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
-        with self._lock:
-            crowded = len(self._threads) >= self.settings.maximum_associations * CONNECTIONS_PER_ASSOCIATION
-        if crowded:
+        if not self._make_room():
             log.warning("connection_refused peer=%s reason=too many connections", address)
             connection.close()
             return
@@ -111,6 +110,26 @@ class Server:
         with self._lock:
             self._threads[thread] = association
         thread.start()
+
+    def _make_room(self) -> bool:
+        """Give up the connection that has taken longest to associate where there are too many.
+
+        A peer in good order associates at once, so those that keep silent cannot lock it out.
+        """
+        most = self.settings.maximum_associations * CONNECTIONS_PER_ASSOCIATION
+        with self._lock:
+            count = len(self._threads)
+            if count < most:
+                return True
+            slow = (a for a in self._threads.values() if a.identifier not in self._established)
+            slowest = next((a for a in slow if a.identifier not in self._given_up), None)
+            # Those given up may need a moment to end.
+            if slowest is None or count >= 2 * most:
+                return False
+            self._given_up.add(slowest.identifier)
+        log.warning("connection_given_up peer=%s reason=too many connections", slowest.peer_address)
+        slowest.interrupt()
+        return True
 
     def _serve(self, association: Association) -> None:
         try:
@@ -138,6 +157,7 @@ class Server:
             with self._lock:
                 self._established.pop(association.identifier, None)
                 self._idle.discard(association.identifier)
+                self._given_up.discard(association.identifier)
                 self._threads.pop(threading.current_thread(), None)
 
     def _run(self, association: Association) -> None:
@@ -194,7 +214,8 @@ class Server:
         if rejection is access.LOCAL_LIMIT:
             return
         self._record(Event.ASSOCIATION_DENIED, association, success=False)
-        self._stopping.wait(self._guesses.pause(association.peer_address))
+        if not self._guesses.hold(association.peer_address, self._stopping):
+            raise AssociationAborted("too many rejected peers of this address wait already")
 
     def _record(self, event: Event, association: Association, *, success: bool = True) -> None:
         if self.audit is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from pathlib import Path
 from xml.etree.ElementTree import Element, fromstring
 
-from handlers.guesses import LONGEST_SECONDS, Guesses
+from handlers.guesses import LONGEST_SECONDS, WAITING, Guesses
 from handlers.settings import Source
 from tests.handlers.conftest import StartReceiver, write_object
 from tests.peers.dcmtk import storescu
@@ -57,6 +58,24 @@ def test_guesses_wait_longer_and_longer() -> None:
     assert pauses[1:] == sorted(pauses[1:])
     assert pauses[-1] == LONGEST_SECONDS
     assert guesses.pause("10.0.0.2") == 0
+
+
+def test_guesses_at_once_do_not_fill_the_places() -> None:
+    guesses, stopping = Guesses(), threading.Event()
+    for _ in range(10):
+        guesses.pause("10.0.0.1")
+    answers: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(guesses.hold("10.0.0.1", stopping)))
+        for _ in range(WAITING + 5)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: answers == [False] * 5, 2, "those that are too many are told at once")
+    stopping.set()
+    for thread in threads:
+        thread.join(5)
+    assert answers.count(True) == WAITING
 
 
 def test_guessing_peer_holds_up_nobody(start_receiver: StartReceiver, tmp_path: Path) -> None:
