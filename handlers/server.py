@@ -14,8 +14,8 @@ from pathlib import Path
 from db.database import Database
 from handlers import access
 from handlers.association import Association, Service
-from handlers.audit import AuditTrail, Event, participants_of
-from handlers.dimse import C_CANCEL_RQ, C_ECHO_RQ, C_FIND_RQ, C_STORE_RQ
+from handlers.audit import AuditTrail
+from handlers.dimse import C_CANCEL_RQ, C_ECHO_RQ, C_STORE_RQ
 from handlers.errors import AssociationAborted, AssociationReleased, HandshakeFailed, NetworkError
 from handlers.guesses import Guesses
 from handlers.settings import ReceiverSettings
@@ -41,10 +41,11 @@ class Server:
         database: Database,
         run_directory: Path,
         services: Mapping[int, Service],
+        audit: AuditTrail | None = None,
     ) -> None:
         self.settings = settings
         make_folders(settings.spool)
-        self.audit = None if settings.audit is None else AuditTrail(settings.audit, settings.ae_title)
+        self.audit = audit or AuditTrail(None)
         self.storage = Storage(database, settings, run_directory, self.audit)
         self._guesses = Guesses()
         self.services: dict[int, Service] = {C_STORE_RQ: self.storage, C_ECHO_RQ: verify, **services}
@@ -81,8 +82,6 @@ class Server:
             listener.close()
         self._drain()
         self.storage.close()
-        if self.audit is not None:
-            self.audit.close()
 
     def stop(self, deadline_seconds: float) -> None:
         """Stop accepting; associations in the middle of a message have until the deadline."""
@@ -140,7 +139,7 @@ class Server:
             log.info("association_aborted id=%s reason=%s", association.identifier, ended)
         except NetworkError as ended:
             if isinstance(ended, HandshakeFailed):
-                self._record(Event.ASSOCIATION_DENIED, association, success=False)
+                self.audit.denied(association, str(ended))
             log.warning(
                 "association_broken id=%s peer=%s reason=%s",
                 association.identifier,
@@ -186,8 +185,6 @@ class Server:
                     association.abort()
                     return
                 stored = stored or field == C_STORE_RQ
-                if field == C_FIND_RQ:
-                    self._record(Event.QUERY, association)
                 service(association, message)
         except AssociationReleased:
             released = True
@@ -213,13 +210,9 @@ class Server:
         """Record who was turned away; whoever guesses has to wait for the answer."""
         if rejection is access.LOCAL_LIMIT:
             return
-        self._record(Event.ASSOCIATION_DENIED, association, success=False)
+        self.audit.denied(association, rejection.explanation)
         if not self._guesses.hold(association.peer_address, self._stopping):
             raise AssociationAborted("too many rejected peers of this address wait already")
-
-    def _record(self, event: Event, association: Association, *, success: bool = True) -> None:
-        if self.audit is not None:
-            self.audit.record(event, participants_of(association), success=success)
 
     def _mark(self, association: Association, *, idle: bool) -> None:
         with self._lock:

@@ -73,7 +73,8 @@ def _complete(context: ssl.SSLContext, tls: Tls) -> None:
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     try:
-        context.load_cert_chain(tls.certificate, tls.key)
+        if tls.certificate is not None:
+            context.load_cert_chain(tls.certificate, tls.key)
         if tls.ca is not None:
             context.load_verify_locations(tls.ca)
     except (OSError, ssl.SSLError) as error:

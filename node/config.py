@@ -6,6 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from db.database import DatabaseSettings
 from handlers.errors import TlsMisconfigured
-from handlers.settings import Destination, ReceiverSettings, Source, Tls
-from handlers.tls import server_context
+from handlers.settings import AuditSettings, Destination, ReceiverSettings, Source, Syslog, Tls
+from handlers.tls import client_context, server_context
 from inference.engines import engine_kinds
 from inference.settings import EngineSettings
 from node.errors import ConfigurationError, Fault
@@ -121,9 +122,25 @@ class Configuration(Table):
             port=self.tls.port,
         )
 
-    @property
-    def audit_dir(self) -> Path:
-        return self.data_dir / "audit"
+    def audit_settings(self) -> AuditSettings | None:
+        """Where the audit trail goes, None where there is none."""
+        if not self.audit.enabled:
+            return None
+        return AuditSettings(
+            folder=self.data_dir / "audit",
+            source=self.node.ae_title,
+            patients=self.audit.patients,
+            syslog=self._syslog(),
+        )
+
+    def _syslog(self) -> Syslog | None:
+        if self.audit.syslog is None:
+            return None
+        host, _, port = self.audit.syslog.rpartition(":")
+        tls = self.tls_settings() or Tls()
+        if self.audit.ca is not None:
+            tls = replace(tls, ca=self.folder / self.audit.ca)
+        return Syslog(host=host.strip("[]"), port=int(port), tls=tls)
 
     def receiver_settings(self) -> ReceiverSettings:
         """Settings of the DICOM acceptor, with the keywords that routing rules ask for."""
@@ -146,7 +163,6 @@ class Configuration(Table):
             private_sop_classes=self.node.private_sop_classes,
             reserve_bytes=int(self.spool.reserve),
             tls=self.tls_settings(),
-            audit=self.audit_dir if self.audit.enabled else None,
             attributes=frozenset(
                 keyword for route in self.route for keyword in route.match if keyword != INSTANCES_KEYWORD
             ),
@@ -263,7 +279,7 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
         ]
     engines = [engine.name for engine in configuration.engine]
     destinations = [destination.name for destination in configuration.destination]
-    faults += _tls_faults(configuration)
+    faults += _tls_faults(configuration) or _syslog_faults(configuration)
     kinds = list(engine_kinds())
     faults += [
         Fault(key=f"engine.{i}.kind", message=f"there is no engine kind {e.kind!r}{nearest(e.kind, kinds)}")
@@ -312,3 +328,17 @@ def _tls_faults(configuration: Configuration) -> list[Fault]:
         except TlsMisconfigured as error:
             faults.append(Fault(key="tls.certificate", message=str(error)))
     return faults
+
+
+def _syslog_faults(configuration: Configuration) -> list[Fault]:
+    """What is missing for syslog over TLS."""
+    audit = configuration.audit_settings()
+    if audit is None or audit.syslog is None:
+        return []
+    if audit.syslog.tls.ca is None:
+        return [Fault(key="audit.ca", message="name the CA that the syslog server's certificate chains to")]
+    try:
+        client_context(audit.syslog.tls)
+    except TlsMisconfigured as error:
+        return [Fault(key="audit.ca", message=str(error))]
+    return []

@@ -105,6 +105,21 @@ class AuditTable(Table):
     """``[audit]``"""
 
     enabled: bool = True
+    patients: bool = False
+    """Patient IDs and the values of queries too."""
+    syslog: str | None = None
+    """``host:port`` of a syslog server that is sent the messages too, over TLS."""
+    ca: str | None = None
+    """What its certificate has to chain to; none: that of ``[tls]``."""
+
+    @field_validator("syslog")
+    @classmethod
+    def _check_syslog(cls, value: str | None) -> str | None:
+        if value is not None:
+            host, _, port = value.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError("write host:port, for example syslog.example:6514")
+        return value
 
 
 class SpoolTable(Table):

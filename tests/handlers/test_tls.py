@@ -15,7 +15,7 @@ import pytest
 from handlers.sender import FileToSend, Sender, SendResult, Timeouts, echo
 from handlers.settings import Destination, Tls
 from tests.handlers.conftest import StartReceiver, write_object
-from tests.handlers.test_audit import codes, messages
+from tests.handlers.test_audit import codes, kept_in, messages
 from tests.peers.certificates import Authority, Certificate
 from tests.peers.dcmtk import run, storescu
 from tests.peers.programs import program
@@ -247,7 +247,7 @@ def test_peer_that_breaks_the_protocol_over_tls_gets_an_abort(
 def test_refused_certificate_is_a_security_alert(
     start_receiver: StartReceiver, authority: Authority, tmp_path: Path
 ) -> None:
-    receiver = start_receiver(tls=tls_of(authority, "node"), audit=tmp_path / "audit")
+    receiver = start_receiver(tls=tls_of(authority, "node"), audit=kept_in(tmp_path))
     write_object(tmp_path / "object.dcm")
     stranger = Authority(tmp_path / "other").issue("stranger")
     done = secure_storescu(receiver.port, tmp_path / "object.dcm", authority.certificate, stranger)
