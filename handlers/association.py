@@ -12,6 +12,7 @@ import select
 import socket
 import ssl
 import struct
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -26,8 +27,15 @@ from handlers.dimse import (
     decode_command,
     encode_command,
 )
-from handlers.errors import AssociationAborted, AssociationReleased, PeerTimeout, ProtocolViolation
+from handlers.errors import (
+    AssociationAborted,
+    AssociationReleased,
+    HandshakeFailed,
+    PeerTimeout,
+    ProtocolViolation,
+)
 from handlers.settings import ReceiverSettings
+from handlers.tls import explain
 from handlers.uids import (
     EXPLICIT_LITTLE,
     IMPLEMENTATION_CLASS_UID,
@@ -39,6 +47,8 @@ from handlers.uids import (
     transfer_syntaxes,
 )
 
+ARTIM_SECONDS = 2.0
+"""How long a rejected peer has to close the connection (ARTIM timer, PS3.8 section 9.1.5)."""
 LOOK_SECONDS = 1.0
 """The socket's own timeout: how often a silent peer's deadline is looked at."""
 MAXIMUM_IDENTIFIER_LENGTH = 1_048_576
@@ -81,6 +91,7 @@ class Association:
         self.settings = settings
         self._socket = connection
         self._tls = tls
+        self._thread = 0
         self._buffer = bytearray(settings.maximum_pdu_length)
         self._pdvs: list[tuple[int, int, memoryview]] = []
         self._dataset_of: int | None = None
@@ -103,6 +114,7 @@ class Association:
         ``admit`` is asked last, for a request that is in order: it takes a place or gives a rejection.
         """
         deadline = time.monotonic() + self.settings.acse_timeout_seconds
+        self._thread = threading.get_ident()
         if self._tls is not None:
             self._secure(self._tls)
         kind, length = self._read_header(deadline)
@@ -159,8 +171,12 @@ class Association:
             self._socket.do_handshake()
         except TimeoutError:
             raise PeerTimeout("the TLS handshake took too long") from None
+        except ssl.SSLEOFError:
+            raise AssociationAborted("the peer closed the connection in the TLS handshake") from None
+        except ssl.SSLError as error:
+            raise HandshakeFailed(f"the TLS handshake failed: {explain(error)}") from None
         except OSError as error:
-            raise AssociationAborted(f"the TLS handshake failed: {type(error).__name__}") from None
+            raise AssociationAborted(f"the connection broke: {error.strerror}") from None
         self._socket.settimeout(LOOK_SECONDS)
 
     def _answer(self, proposed: pdu.ProposedContext) -> pdu.AnsweredContext:
@@ -239,7 +255,11 @@ class Association:
 
     def _readable(self) -> bool:
         buffered = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
-        return buffered or bool(select.select([self._socket], [], [], 0)[0])
+        if buffered:
+            return True
+        waiting = select.poll()  # select.select() takes no descriptor above 1023
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def _next_pdv(self) -> tuple[int, int, memoryview]:
         while not self._pdvs:
@@ -348,19 +368,37 @@ class Association:
 
     def abort(self, *, by_user: bool = False) -> None:
         """Tell the peer that it is over, as far as it still listens."""
-        if isinstance(self._socket, ssl.SSLSocket):
-            return  # called from other threads too, which must not touch TLS state: the connection just ends
+        data = pdu.ABORT_BY_USER if by_user else pdu.ABORT_BY_PROVIDER
         try:
-            self._socket.send(pdu.ABORT_BY_USER if by_user else pdu.ABORT_BY_PROVIDER, socket.MSG_DONTWAIT)
+            if not isinstance(self._socket, ssl.SSLSocket):
+                self._socket.send(data, socket.MSG_DONTWAIT)
+            elif threading.get_ident() == self._thread:
+                # Only the association's own thread may touch its TLS state; from others the connection just ends.
+                self._socket.settimeout(0)
+                self._socket.send(data)
+        except OSError:
+            return
+
+    def wait_for_close(self) -> None:
+        """Let a rejected peer read the answer: it closes the connection, or we do when its time is up (Sta13)."""
+        deadline = time.monotonic() + ARTIM_SECONDS
+        try:
+            while True:
+                self._receive(memoryview(self._buffer), deadline)
+        except (AssociationAborted, PeerTimeout):
+            return
+
+    def interrupt(self) -> None:
+        """End the connection from another thread; the association's own one then comes to its end."""
+        try:
+            # Past ssl.SSLSocket.shutdown, which would drop the TLS state that the other thread uses.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         except OSError:
             return
 
     def close(self) -> None:
         """Close the connection; safe from another thread, whose receive then ends."""
-        try:
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self.interrupt()
         self._socket.close()
 
 

@@ -3,6 +3,7 @@
 NetworkError
 ├── AssociationReleased    the peer released in order
 ├── AssociationAborted     the peer aborted or went away
+├── HandshakeFailed        TLS did not come about: no certificate that we trust, an old version
 ├── ProtocolViolation      the peer sent what PS3.8 or PS3.7 do not allow; we abort
 └── PeerTimeout            the peer kept us waiting for too long; we abort
 ScanError                  a dataset cannot be understood
@@ -22,6 +23,10 @@ class AssociationReleased(NetworkError):
 
 class AssociationAborted(NetworkError):
     """The peer aborted the association or closed the connection."""
+
+
+class HandshakeFailed(NetworkError):
+    """The peer and we did not agree on TLS; the message says why."""
 
 
 class ProtocolViolation(NetworkError):

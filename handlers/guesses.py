@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 FIRST_SECONDS = 0.25
 LONGEST_SECONDS = 4.0
 FORGIVEN_SECONDS = 300.0
+WAITING = 8
+"""Most peers of one address that wait for their answer; further ones get none, so that they fill no places."""
 ADDRESSES = 4096
 """Most addresses that are remembered; the longest silent one goes first."""
 
@@ -18,7 +20,24 @@ class Guesses:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._waiting: Counter[str] = Counter()
         self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def hold(self, address: str, stopping: threading.Event) -> bool:
+        """Note a rejection and wait before it is sent; False where it is better not sent at all."""
+        seconds = self.pause(address)
+        with self._lock:
+            if self._waiting[address] >= WAITING:
+                return False
+            self._waiting[address] += 1
+        try:
+            stopping.wait(seconds)
+        finally:
+            with self._lock:
+                self._waiting[address] -= 1
+                if not self._waiting[address]:
+                    del self._waiting[address]
+        return True
 
     def pause(self, address: str) -> float:
         """Note a rejection; how many seconds to wait before it is sent."""

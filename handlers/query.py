@@ -18,6 +18,7 @@ from db.errors import DatabaseError
 from db.records import Result
 from db.results import Results
 from handlers.association import Association, Message
+from handlers.audit import AskedQuery, AuditTrail
 from handlers.dimse import C_FIND_RSP, WITH_DATASET, Command
 from handlers.identifiers import (
     COUNTS,
@@ -67,18 +68,25 @@ class Entity:
 class Query:
     """Answers C-FIND requests. Thread-safe."""
 
-    def __init__(self, database: Database, ae_title: str) -> None:
+    def __init__(self, database: Database, ae_title: str, audit: AuditTrail) -> None:
         self.results = Results(database)
         self.ae_title = ae_title
+        self.audit = audit
 
     def __call__(self, association: Association, message: Message) -> None:
         """Answer one C-FIND-RQ: a pending response for each match, then the last one."""
         context, message_id = message.context, message.command.message_id or 0
         status, comment = SUCCESS, None
         try:
-            identifier = read_identifier(
-                association.read_dataset(), context.transfer_syntax, context.abstract_syntax
+            data = association.read_dataset()
+            identifier = read_identifier(data, context.transfer_syntax, context.abstract_syntax)
+            query = AskedQuery(
+                sop_class_uid=context.abstract_syntax,
+                transfer_syntax_uid=context.transfer_syntax,
+                keywords=[identifier.level, *identifier.keys],
+                dataset=data,
             )
+            self.audit.queried(association, query)
             for answer in self.answers(identifier):
                 if association.cancelled(message_id):
                     status = CANCELLED

@@ -17,6 +17,17 @@ from db.errors import DatabaseError
 from db.records import Result
 from db.results import Results
 from handlers.association import Association, Message, PresentationContext
+from handlers.audit import (
+    APPLICATION,
+    DESTINATION_ROLE,
+    SOURCE_ROLE,
+    AuditTrail,
+    Event,
+    Participant,
+    ourselves,
+    peer_of,
+    studies_of,
+)
 from handlers.dimse import C_GET_RSP, C_MOVE_RSP, C_STORE_RQ, C_STORE_RSP, NO_DATASET, WITH_DATASET, Command
 from handlers.errors import ProtocolViolation
 from handlers.identifiers import (
@@ -81,7 +92,8 @@ class Retrieval:
 
     response_field: int
 
-    def __init__(self, database: Database, settings: ReceiverSettings, root: Path) -> None:
+    def __init__(self, database: Database, settings: ReceiverSettings, root: Path, audit: AuditTrail) -> None:
+        self.audit = audit
         self.results = Results(database)
         self.settings = settings
         self.root = root
@@ -177,14 +189,29 @@ class Move(Retrieval):
         message_id = message.command.message_id or 0
         originator = MoveOriginator(ae_title=association.calling_ae, message_id=message_id)
         tally = Tally(len(found))
+        by_uid = {result.sop_instance_uid: result for result in found}
+        delivered: list[Result] = []
         files = [self._file(result) for result in found]
-        for sent in Sender(destination, self.settings.ae_title).send(files, originator):
-            tally.add(sent.file.sop_instance_uid, delivered=sent.delivered, status=sent.status)
-            if tally.remaining and association.cancelled(message_id):
-                self._respond(association, message, tally, CANCELLED)
-                return
-            if tally.remaining:
-                self._respond(association, message, tally, PENDING)
+        try:
+            for sent in Sender(destination, self.settings.ae_title).send(files, originator):
+                tally.add(sent.file.sop_instance_uid, delivered=sent.delivered, status=sent.status)
+                if sent.delivered:
+                    delivered.append(by_uid[sent.file.sop_instance_uid])
+                if tally.remaining and association.cancelled(message_id):
+                    self._respond(association, message, tally, CANCELLED)
+                    return
+                if tally.remaining:
+                    self._respond(association, message, tally, PENDING)
+        finally:
+            receiver = Participant(
+                identity=destination.ae_title,
+                requestor=False,
+                role=DESTINATION_ROLE,
+                address=destination.host,
+            )
+            sender = ourselves(association.called_ae, SOURCE_ROLE)
+            asking = peer_of(association, APPLICATION)
+            self.audit.transferred(Event.INSTANCES_SENT, (sender, receiver, asking), studies_of(delivered))
         self._respond(association, message, tally, tally.last_status())
 
 
@@ -196,15 +223,23 @@ class Get(Retrieval):
     def _retrieve(self, association: Association, message: Message, found: Sequence[Result]) -> None:
         message_id = message.command.message_id or 0
         tally = Tally(len(found))
-        for number, result in enumerate(found):
-            if association.cancelled(message_id):
-                self._respond(association, message, tally, CANCELLED)
-                return
-            status = self._store(association, self._file(result), 1 + number % COUNT_LIMIT)
-            delivered = status is not None and meaning(status).delivered
-            tally.add(result.sop_instance_uid, delivered=delivered, status=status)
-            if tally.remaining:
-                self._respond(association, message, tally, PENDING)
+        sent: list[Result] = []
+        try:
+            for number, result in enumerate(found):
+                if association.cancelled(message_id):
+                    self._respond(association, message, tally, CANCELLED)
+                    return
+                status = self._store(association, self._file(result), 1 + number % COUNT_LIMIT)
+                delivered = status is not None and meaning(status).delivered
+                tally.add(result.sop_instance_uid, delivered=delivered, status=status)
+                if delivered:
+                    sent.append(result)
+                if tally.remaining:
+                    self._respond(association, message, tally, PENDING)
+        finally:
+            sender = ourselves(association.called_ae, SOURCE_ROLE)
+            receiver = peer_of(association, DESTINATION_ROLE)
+            self.audit.transferred(Event.INSTANCES_SENT, (sender, receiver), studies_of(sent))
         self._respond(association, message, tally, tally.last_status())
 
     def _store(self, association: Association, file: FileToSend, message_id: int) -> int | None:

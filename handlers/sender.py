@@ -19,9 +19,10 @@ from pynetdicom import AE, _config
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
+from handlers.errors import TlsMisconfigured
 from handlers.settings import Destination
 from handlers.statuses import meaning
-from handlers.tls import client_context
+from handlers.tls import ClientContext, client_context
 from handlers.uids import VERIFICATION
 
 log = logging.getLogger("overread.sender")
@@ -204,7 +205,12 @@ def open_association(
     entity.acse_timeout = timeouts.acse
     entity.dimse_timeout = timeouts.dimse
     entity.network_timeout = timeouts.network
-    secured = None if destination.tls is None else (client_context(destination.tls), destination.host)
+    secured: tuple[ClientContext, str] | None = None
+    if destination.tls is not None:
+        try:
+            secured = client_context(destination.tls), destination.tls_name or destination.host
+        except TlsMisconfigured as error:
+            raise AssociationFailed(str(error), transient=True) from None
     association = entity.associate(
         destination.host,
         destination.port,
@@ -230,6 +236,8 @@ def open_association(
     where = f"{destination.host}:{destination.port}"
     if association.rejected_contexts:
         raise NothingAccepted
+    if secured is not None and secured[0].failure is not None:
+        raise AssociationFailed(f"no TLS with {where}: {secured[0].failure}", transient=True)
     if association.is_aborted:
         raise AssociationFailed(f"no association with {where}: no connection or aborted", transient=True)
     raise AssociationFailed(f"no association with {where}", transient=True)

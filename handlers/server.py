@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -12,9 +14,9 @@ from pathlib import Path
 from db.database import Database
 from handlers import access
 from handlers.association import Association, Service
-from handlers.audit import AuditTrail, Event, participants_of
-from handlers.dimse import C_CANCEL_RQ, C_ECHO_RQ, C_FIND_RQ, C_STORE_RQ
-from handlers.errors import AssociationAborted, AssociationReleased, NetworkError
+from handlers.audit import AuditTrail
+from handlers.dimse import C_CANCEL_RQ, C_ECHO_RQ, C_STORE_RQ
+from handlers.errors import AssociationAborted, AssociationReleased, HandshakeFailed, NetworkError
 from handlers.guesses import Guesses
 from handlers.settings import ReceiverSettings
 from handlers.spool import make_folders
@@ -31,7 +33,7 @@ CONNECTIONS_PER_ASSOCIATION = 3
 
 
 class Server:
-    """Listens on the node's port; several processes may, each with a server of its own."""
+    """Listens on the node's ports; several processes may, each with a server of its own."""
 
     def __init__(
         self,
@@ -39,21 +41,15 @@ class Server:
         database: Database,
         run_directory: Path,
         services: Mapping[int, Service],
+        audit: AuditTrail | None = None,
     ) -> None:
         self.settings = settings
         make_folders(settings.spool)
-        self.audit = None if settings.audit is None else AuditTrail(settings.audit, settings.ae_title)
+        self.audit = audit or AuditTrail(None)
         self.storage = Storage(database, settings, run_directory, self.audit)
-        self._tls = None if settings.tls is None else server_context(settings.tls)
         self._guesses = Guesses()
         self.services: dict[int, Service] = {C_STORE_RQ: self.storage, C_ECHO_RQ: verify, **services}
-        self._listener = socket.create_server(
-            (settings.host, settings.port),
-            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
-            backlog=BACKLOG,
-            reuse_port=True,
-        )
-        self._listener.settimeout(ACCEPT_SECONDS)
+        self._listeners = _listen(settings)
         self._stopping = threading.Event()
         self._deadline = 0.0
         self._lock = threading.Lock()
@@ -61,49 +57,78 @@ class Server:
         self._established: dict[str, str] = {}
         """Name of the source, empty for an unknown one, by the association's identifier."""
         self._idle: set[str] = set()
+        self._given_up: set[str] = set()
 
     @property
     def port(self) -> int:
-        """The port that is listened on."""
-        return int(self._listener.getsockname()[1])
+        """The port that is listened on; in clear where there is another for TLS."""
+        return int(self._listeners[0][0].getsockname()[1])
+
+    @property
+    def tls_port(self) -> int:
+        """The port that is listened on with TLS."""
+        return int(self._listeners[-1][0].getsockname()[1])
 
     def serve_forever(self) -> None:
         """Accept associations until ``stop`` is called and those that run have ended."""
-        while not self._stopping.is_set():
-            try:
-                connection, peer = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:
-                if self._stopping.is_set():
-                    break
-                log.error("accept_failed error=%s", error.strerror)
-                self._stopping.wait(ACCEPT_SECONDS)
-                continue
-            self._start(connection, peer[0])
-        self._listener.close()
+        with selectors.DefaultSelector() as selector:
+            for listener, tls in self._listeners:
+                selector.register(listener, selectors.EVENT_READ, tls)
+            while not self._stopping.is_set():
+                for key, _ in selector.select(ACCEPT_SECONDS):
+                    assert isinstance(key.fileobj, socket.socket)
+                    self._accept(key.fileobj, key.data)
+        for listener, _ in self._listeners:
+            listener.close()
         self._drain()
         self.storage.close()
-        if self.audit is not None:
-            self.audit.close()
 
     def stop(self, deadline_seconds: float) -> None:
         """Stop accepting; associations in the middle of a message have until the deadline."""
         self._deadline = time.monotonic() + deadline_seconds
         self._stopping.set()
 
-    def _start(self, connection: socket.socket, address: str) -> None:
-        with self._lock:
-            crowded = len(self._threads) >= self.settings.maximum_associations * CONNECTIONS_PER_ASSOCIATION
-        if crowded:
+    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        try:
+            connection, peer = listener.accept()
+        except BlockingIOError:
+            return  # the peer has gone again
+        except OSError as error:
+            log.error("accept_failed error=%s", error.strerror)
+            self._stopping.wait(ACCEPT_SECONDS)
+            return
+        self._start(connection, peer[0], tls)
+
+    def _start(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
+        if not self._make_room():
             log.warning("connection_refused peer=%s reason=too many connections", address)
             connection.close()
             return
-        association = Association(connection, address, self.settings, self._tls)
+        association = Association(connection, address, self.settings, tls)
         thread = threading.Thread(target=self._serve, args=(association,), name="association", daemon=True)
         with self._lock:
             self._threads[thread] = association
         thread.start()
+
+    def _make_room(self) -> bool:
+        """Give up the connection that has taken longest to associate where there are too many.
+
+        A peer in good order associates at once, so those that keep silent cannot lock it out.
+        """
+        most = self.settings.maximum_associations * CONNECTIONS_PER_ASSOCIATION
+        with self._lock:
+            count = len(self._threads)
+            if count < most:
+                return True
+            slow = (a for a in self._threads.values() if a.identifier not in self._established)
+            slowest = next((a for a in slow if a.identifier not in self._given_up), None)
+            # Those given up may need a moment to end.
+            if slowest is None or count >= 2 * most:
+                return False
+            self._given_up.add(slowest.identifier)
+        log.warning("connection_given_up peer=%s reason=too many connections", slowest.peer_address)
+        slowest.interrupt()
+        return True
 
     def _serve(self, association: Association) -> None:
         try:
@@ -113,6 +138,8 @@ class Server:
         except AssociationAborted as ended:
             log.info("association_aborted id=%s reason=%s", association.identifier, ended)
         except NetworkError as ended:
+            if isinstance(ended, HandshakeFailed):
+                self.audit.denied(association, str(ended))
             log.warning(
                 "association_broken id=%s peer=%s reason=%s",
                 association.identifier,
@@ -129,6 +156,7 @@ class Server:
             with self._lock:
                 self._established.pop(association.identifier, None)
                 self._idle.discard(association.identifier)
+                self._given_up.discard(association.identifier)
                 self._threads.pop(threading.current_thread(), None)
 
     def _run(self, association: Association) -> None:
@@ -139,6 +167,7 @@ class Server:
             log.warning(
                 "association_rejected peer=%s reason=%s", association.peer_address, rejection.explanation
             )
+            association.wait_for_close()
             return
         stored = False
         released = False
@@ -156,8 +185,6 @@ class Server:
                     association.abort()
                     return
                 stored = stored or field == C_STORE_RQ
-                if field == C_FIND_RQ:
-                    self._record(Event.QUERY, association)
                 service(association, message)
         except AssociationReleased:
             released = True
@@ -183,12 +210,9 @@ class Server:
         """Record who was turned away; whoever guesses has to wait for the answer."""
         if rejection is access.LOCAL_LIMIT:
             return
-        self._record(Event.ASSOCIATION_DENIED, association, success=False)
-        self._stopping.wait(self._guesses.pause(association.peer_address))
-
-    def _record(self, event: Event, association: Association, *, success: bool = True) -> None:
-        if self.audit is not None:
-            self.audit.record(event, participants_of(association), success=success)
+        self.audit.denied(association, rejection.explanation)
+        if not self._guesses.hold(association.peer_address, self._stopping):
+            raise AssociationAborted("too many rejected peers of this address wait already")
 
     def _mark(self, association: Association, *, idle: bool) -> None:
         with self._lock:
@@ -214,3 +238,28 @@ class Server:
                 thread.join(0.1)
             if late:
                 return
+
+
+def _listen(settings: ReceiverSettings) -> list[tuple[socket.socket, ssl.SSLContext | None]]:
+    """The listening sockets, each with what its connections shake hands with."""
+    tls = settings.tls
+    context = None if tls is None else server_context(tls)
+    ports: list[tuple[int, ssl.SSLContext | None]] = [(settings.port, context)]
+    if tls is not None and tls.port is not None:
+        ports = [(settings.port, None), (tls.port, context)]
+    listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+    try:
+        for port, chosen in ports:
+            listener = socket.create_server(
+                (settings.host, port),
+                family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
+                backlog=BACKLOG,
+                reuse_port=True,
+            )
+            listener.setblocking(False)
+            listeners.append((listener, chosen))
+    except OSError:
+        for listener, _ in listeners:
+            listener.close()
+        raise
+    return listeners

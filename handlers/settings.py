@@ -19,23 +19,49 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Tls:
-    """Files in PEM form. ``ca`` is what peers' certificates have to chain to."""
+    """Files in PEM form. ``ca`` is what peers' certificates have to chain to.
 
-    certificate: Path
-    key: Path
+    Without ``certificate`` and ``key`` we are a requestor that does not say who it is.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
     ca: Path | None = None
     require_client_certificate: bool = True
+    port: int | None = None
+    """Receivers speak TLS on this port, beside their port in clear; None: their only port speaks TLS."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """A peer that we send to; ``tls`` None: in clear."""
+    """A peer that we send to; ``tls`` None: in clear. ``tls_name``: whom its certificate names, if not ``host``."""
 
     name: str
     ae_title: str
     host: str
     port: int
     tls: Tls | None = None
+    tls_name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Syslog:
+    """A syslog server that is reached over TLS."""
+
+    host: str
+    port: int
+    tls: Tls
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """Where the audit trail goes; ``source`` says who reports."""
+
+    folder: Path
+    source: str
+    patients: bool = False
+    """Patient IDs and the values of queries are in the messages too, as PS3.15 has it."""
+    syslog: Syslog | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +89,6 @@ class ReceiverSettings:
     maximum_associations: int = 100
     """At one time in one process; further ones are rejected as a transient local limit."""
     tls: Tls | None = None
-    """The port speaks TLS and nothing else."""
-    audit: Path | None = None
-    """Folder of the audit trail; None: there is none."""
+    """None: nothing but connections in clear."""
     reserve_bytes: int = 0
     """Room on the spool's disk below which instances are refused as out of resources."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from db.index import Index
 from db.records import NewInstance, StoreVerdict
 from db.wakeup import notify
 from handlers.association import Association, Message
-from handlers.audit import AuditTrail, Event, participants_of
+from handlers.audit import DESTINATION_ROLE, SOURCE_ROLE, AuditTrail, Event, StudyTally, ourselves, peer_of
 from handlers.committer import Committer
 from handlers.dimse import C_STORE_RSP, Command
 from handlers.disk import DiskWatch
@@ -61,9 +60,9 @@ class Storage:
         self.run_directory = run_directory
         self.index = Index(database)
         self.committer = Committer(self.index)
-        self.audit = audit
-        self._received: dict[str, Counter[str]] = {}
-        """Instances by study, by the association that brings them."""
+        self.audit = audit or AuditTrail(None)
+        self._received: dict[str, dict[str, StudyTally]] = {}
+        """What came, by the association that brings it and by study."""
         self.disk = DiskWatch(settings.spool, settings.reserve_bytes)
         self._random = random.SystemRandom()
 
@@ -119,9 +118,7 @@ class Storage:
                 self._instance(association, message, file, attributes), file.path.parent
             )
             kept = verdict is not StoreVerdict.DUPLICATE
-            self._received.setdefault(association.identifier, Counter())[
-                str(attributes["StudyInstanceUID"])
-            ] += 1
+            self._count(association, attributes)
             if verdict is StoreVerdict.CONFLICT:
                 log.warning(
                     "quarantined association=%s reason=same UID, other content", association.identifier
@@ -187,14 +184,24 @@ class Storage:
             attributes=attributes,
         )
 
+    def _count(self, association: Association, attributes: dict[str, AttributeValue]) -> None:
+        studies = self._received.setdefault(association.identifier, {})
+        uid = str(attributes["StudyInstanceUID"])
+        if uid not in studies:
+            patient = attributes.get("PatientID")
+            studies[uid] = StudyTally(
+                study_instance_uid=uid, patient_id=patient if isinstance(patient, str) else ""
+            )
+        studies[uid].sop_classes[str(attributes["SOPClassUID"])] += 1
+
     def association_ended(self, association: Association, *, released: bool) -> None:
         """Tell the ticker that instances have arrived, and whether no more come by this association."""
-        received = self._received.pop(association.identifier, Counter())
-        if self.audit is not None:
-            for study, count in received.items():
-                self.audit.record(
-                    Event.INSTANCES_RECEIVED, participants_of(association), studies=[study], instances=count
-                )
+        received = self._received.pop(association.identifier, {})
+        participants = (
+            peer_of(association, SOURCE_ROLE),
+            ourselves(association.called_ae, DESTINATION_ROLE),
+        )
+        self.audit.transferred(Event.INSTANCES_RECEIVED, participants, received.values())
         if released:
             try:
                 self.index.association_released(association.identifier)

@@ -27,15 +27,45 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
-def client_context(tls: Tls) -> ssl.SSLContext:
+class ClientContext(ssl.SSLContext):
+    """A context for one connection that keeps why its handshake failed: pynetdicom only logs it."""
+
+    failure: str | None = None
+
+
+class _ClientSocket(ssl.SSLSocket):
+    """Notes a failed handshake in its context."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError as error:
+            if isinstance(self.context, ClientContext):
+                self.context.failure = explain(error)
+            raise
+
+
+ClientContext.sslsocket_class = _ClientSocket
+
+
+def client_context(tls: Tls) -> ClientContext:
     """What we shake hands with as a requestor: the peer's certificate has to name its host and chain to the CA.
 
     Raises:
         TlsMisconfigured: a file is missing or does not fit.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     _complete(context, tls)
     return context
+
+
+def explain(error: OSError) -> str:
+    """What went wrong with TLS, in the library's words without its places in the source."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return str(error.reason).replace("_", " ").lower()
+    return error.strerror or type(error).__name__
 
 
 def _complete(context: ssl.SSLContext, tls: Tls) -> None:
@@ -43,10 +73,11 @@ def _complete(context: ssl.SSLContext, tls: Tls) -> None:
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     try:
-        context.load_cert_chain(tls.certificate, tls.key)
+        if tls.certificate is not None:
+            context.load_cert_chain(tls.certificate, tls.key)
         if tls.ca is not None:
             context.load_verify_locations(tls.ca)
     except (OSError, ssl.SSLError) as error:
         raise TlsMisconfigured(
-            f"certificate {tls.certificate}, key {tls.key} or CA {tls.ca} cannot be used: {error.strerror or error}."
+            f"certificate {tls.certificate}, key {tls.key} or CA {tls.ca} cannot be used: {explain(error)}."
         ) from error

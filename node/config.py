@@ -6,13 +6,16 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from db.database import DatabaseSettings
-from handlers.settings import Destination, ReceiverSettings, Source, Tls
+from handlers.errors import TlsMisconfigured
+from handlers.settings import AuditSettings, Destination, ReceiverSettings, Source, Syslog, Tls
+from handlers.tls import client_context, server_context
 from inference.engines import engine_kinds
 from inference.settings import EngineSettings
 from node.errors import ConfigurationError, Fault
@@ -102,6 +105,7 @@ class Configuration(Table):
                 host=d.host,
                 port=d.port,
                 tls=self.tls_settings() if d.tls else None,
+                tls_name=d.tls_name,
             )
             for d in self.destination
         )
@@ -115,11 +119,28 @@ class Configuration(Table):
             key=self.folder / self.tls.key,
             ca=None if self.tls.ca is None else self.folder / self.tls.ca,
             require_client_certificate=self.tls.require_client_certificate,
+            port=self.tls.port,
         )
 
-    @property
-    def audit_dir(self) -> Path:
-        return self.data_dir / "audit"
+    def audit_settings(self) -> AuditSettings | None:
+        """Where the audit trail goes, None where there is none."""
+        if not self.audit.enabled:
+            return None
+        return AuditSettings(
+            folder=self.data_dir / "audit",
+            source=self.node.ae_title,
+            patients=self.audit.patients,
+            syslog=self._syslog(),
+        )
+
+    def _syslog(self) -> Syslog | None:
+        if self.audit.syslog is None:
+            return None
+        host, _, port = self.audit.syslog.rpartition(":")
+        tls = self.tls_settings() or Tls()
+        if self.audit.ca is not None:
+            tls = replace(tls, ca=self.folder / self.audit.ca)
+        return Syslog(host=host.strip("[]"), port=int(port), tls=tls)
 
     def receiver_settings(self) -> ReceiverSettings:
         """Settings of the DICOM acceptor, with the keywords that routing rules ask for."""
@@ -142,7 +163,6 @@ class Configuration(Table):
             private_sop_classes=self.node.private_sop_classes,
             reserve_bytes=int(self.spool.reserve),
             tls=self.tls_settings(),
-            audit=self.audit_dir if self.audit.enabled else None,
             attributes=frozenset(
                 keyword for route in self.route for keyword in route.match if keyword != INSTANCES_KEYWORD
             ),
@@ -259,7 +279,7 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
         ]
     engines = [engine.name for engine in configuration.engine]
     destinations = [destination.name for destination in configuration.destination]
-    faults += _tls_faults(configuration)
+    faults += _tls_faults(configuration) or _syslog_faults(configuration)
     kinds = list(engine_kinds())
     faults += [
         Fault(key=f"engine.{i}.kind", message=f"there is no engine kind {e.kind!r}{nearest(e.kind, kinds)}")
@@ -294,8 +314,31 @@ def _tls_faults(configuration: Configuration) -> list[Fault]:
         needed.append("require_client_certificate")
     if needed and tls.ca is None:
         return [Fault(key="tls.ca", message=f"name the CA that certificates have to chain to: {needed[0]}")]
-    return [
+    if tls.port == configuration.node.port:
+        return [Fault(key="tls.port", message="node.port is another one; leave tls.port out for TLS alone")]
+    faults = [
         Fault(key=f"tls.{key}", message=f"there is no file {configuration.folder / name}")
         for key in ("certificate", "key", "ca")
         if (name := getattr(tls, key)) is not None and not (configuration.folder / name).is_file()
     ]
+    settings = configuration.tls_settings()
+    if not faults and settings is not None:
+        try:
+            server_context(settings)
+        except TlsMisconfigured as error:
+            faults.append(Fault(key="tls.certificate", message=str(error)))
+    return faults
+
+
+def _syslog_faults(configuration: Configuration) -> list[Fault]:
+    """What is missing for syslog over TLS."""
+    audit = configuration.audit_settings()
+    if audit is None or audit.syslog is None:
+        return []
+    if audit.syslog.tls.ca is None:
+        return [Fault(key="audit.ca", message="name the CA that the syslog server's certificate chains to")]
+    try:
+        client_context(audit.syslog.tls)
+    except TlsMisconfigured as error:
+        return [Fault(key="audit.ca", message=str(error))]
+    return []

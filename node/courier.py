@@ -11,8 +11,17 @@ from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
 from db.outbox import Outbox
 from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
+from db.results import Results
 from db.wakeup import Wakeup
-from handlers.audit import DESTINATION_ROLE, SOURCE_ROLE, AuditTrail, Event, Participant
+from handlers.audit import (
+    DESTINATION_ROLE,
+    SOURCE_ROLE,
+    AuditTrail,
+    Event,
+    Participant,
+    ourselves,
+    studies_of,
+)
 from handlers.sender import FileToSend, Sender, SendResult
 from handlers.settings import Destination
 from node.config import Configuration
@@ -51,17 +60,19 @@ class DestinationCourier:
     """Serves one destination; a stuck peer holds up nobody else."""
 
     def __init__(
-        self, configuration: Configuration, database: Database, name: str, destination: Destination
+        self,
+        configuration: Configuration,
+        database: Database,
+        name: str,
+        destination: Destination,
+        audit: AuditTrail,
     ) -> None:
         self.destination = destination
+        self.results = Results(database)
+        self.audit = audit
         self.outbox = Outbox(database)
         self.data_dir = configuration.data_dir
         self.sender = Sender(destination, configuration.node.ae_title)
-        self.audit = (
-            AuditTrail(configuration.audit_dir, configuration.node.ae_title)
-            if configuration.audit.enabled
-            else None
-        )
         self.name = f"{name}:{destination.name}"
         self.wake = threading.Event()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
@@ -84,6 +95,7 @@ class DestinationCourier:
         deliveries = self.outbox.claim(self.destination.name, self.name, BATCH_SIZE, LEASE_SECONDS)
         if not deliveries:
             return False
+        delivered: list[str] = []
         for delivery, result in self._send(deliveries):
             outcome = outcome_of(result, delivery.attempts, self._jitter.random())
             try:
@@ -98,26 +110,25 @@ class DestinationCourier:
                     "none" if result.status is None else f"{result.status:04X}",
                     result.reason,
                 )
-            if result.delivered and self.audit is not None:
-                self._record_sent(self.audit, delivery)
+            if result.delivered:
+                delivered.append(delivery.sop_instance_uid)
             if stop.is_set():
                 break
+        if delivered:
+            self._record_sent(delivered)
         return True
 
-    def _record_sent(self, audit: AuditTrail, delivery: Delivery) -> None:
-        audit.record(
+    def _record_sent(self, sop_instance_uids: list[str]) -> None:
+        receiver = Participant(
+            identity=self.destination.ae_title,
+            requestor=False,
+            role=DESTINATION_ROLE,
+            address=self.destination.host,
+        )
+        self.audit.transferred(
             Event.INSTANCES_SENT,
-            (
-                Participant(identity=self.sender.calling_ae, requestor=True, role=SOURCE_ROLE),
-                Participant(
-                    identity=self.destination.ae_title,
-                    requestor=False,
-                    role=DESTINATION_ROLE,
-                    address=self.destination.host,
-                ),
-            ),
-            studies=[delivery.study_instance_uid],
-            instances=1,
+            (ourselves(self.sender.calling_ae, SOURCE_ROLE, requestor=True), receiver),
+            studies_of(self.results.find(sop_instance_uids=sop_instance_uids)),
         )
 
     def _send(self, deliveries: list[Delivery]) -> Iterator[tuple[Delivery, SendResult]]:
@@ -141,8 +152,9 @@ class Courier:
     def __init__(self, configuration: Configuration, database: Database, name: str) -> None:
         self.configuration = configuration
         self.outbox = Outbox(database)
+        self.audit = AuditTrail(configuration.audit_settings())
         self.couriers = [
-            DestinationCourier(configuration, database, name, destination)
+            DestinationCourier(configuration, database, name, destination, self.audit)
             for destination in configuration.destinations()
         ]
 
@@ -165,4 +177,5 @@ class Courier:
             courier.wake.set()
         for thread in threads:
             thread.join()
+        self.audit.close()
         log.info("courier_stopped")

@@ -6,6 +6,7 @@ import logging
 from enum import StrEnum
 
 from db.database import Database
+from handlers.audit import AuditTrail
 from handlers.server import Server
 from handlers.services import services
 from node.config import Configuration
@@ -57,15 +58,18 @@ def serve_role(configuration: Configuration, role: Role, number: int = 0) -> Non
 
 def _serve_receiver(configuration: Configuration, database: Database) -> None:
     settings = configuration.receiver_settings()
+    audit = AuditTrail(configuration.audit_settings())
     server = Server(
         settings,
         database,
         configuration.run_dir,
-        services=services(database, settings, configuration.data_dir),
+        services=services(database, settings, configuration.data_dir, audit),
+        audit=audit,
     )
     stop_event_on_signals(also=lambda: server.stop(DRAIN_SECONDS))
     log.info("receiver_started port=%d", configuration.node.port)
     server.serve_forever()
+    audit.close()
     log.info("receiver_stopped")
 
 

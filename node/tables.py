@@ -97,12 +97,29 @@ class TlsTable(Table):
     key: str
     ca: str | None = None
     require_client_certificate: bool = True
+    port: Port | None = None
+    """Where the receivers speak TLS, beside ``node.port`` in clear; none: ``node.port`` speaks TLS alone."""
 
 
 class AuditTable(Table):
     """``[audit]``"""
 
     enabled: bool = True
+    patients: bool = False
+    """Patient IDs and the values of queries too."""
+    syslog: str | None = None
+    """``host:port`` of a syslog server that is sent the messages too, over TLS."""
+    ca: str | None = None
+    """What its certificate has to chain to; none: that of ``[tls]``."""
+
+    @field_validator("syslog")
+    @classmethod
+    def _check_syslog(cls, value: str | None) -> str | None:
+        if value is not None:
+            host, _, port = value.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError("write host:port, for example syslog.example:6514")
+        return value
 
 
 class SpoolTable(Table):
@@ -155,6 +172,8 @@ class DestinationTable(Table):
     host: str
     port: Port
     tls: bool = False
+    tls_name: str | None = None
+    """The name that the peer's certificate carries, where it is not ``host``."""
 
     _check_ae_title = field_validator("ae_title")(_ae_title)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,10 @@ from node.errors import CommandError
 
 CALLING_AE_TITLE = "OVERREAD"
 
+TlsOption = Annotated[
+    bool, typer.Option("--tls", help="Connect to the named address with TLS, by [tls] of the configuration.")
+]
+
 
 def parse_address(text: str) -> Destination:
     """``AE@host:port`` as a destination.
@@ -32,6 +37,18 @@ def parse_address(text: str) -> Destination:
     if match is None or not 0 < int(match[3]) < 65536:
         raise CommandError(f"{text!r} is no address: write AE@host:port, for example ORTHANC@127.0.0.1:4242.")
     return Destination(name=text, ae_title=match[1], host=match[2].strip("[]"), port=int(match[3]))
+
+
+def with_tls(destination: Destination, config: Path | None) -> Destination:
+    """The destination, to be reached with the certificates of the configuration.
+
+    Raises:
+        CommandError: the configuration has none.
+    """
+    tls = load_configuration(config).tls_settings()
+    if tls is None or tls.ca is None:
+        raise CommandError("The configuration has no [tls] table with certificate, key and ca.")
+    return replace(destination, tls=tls)
 
 
 def find_files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -69,10 +86,12 @@ def send(
     paths: Annotated[list[Path], typer.Argument(help="DICOM files or folders of them.")],
     to: Annotated[str, typer.Option(help="The receiver as AE@host:port.")],
     calling: Annotated[str, typer.Option(help="Our AE title.")] = CALLING_AE_TITLE,
+    tls: TlsOption = False,
+    config: ConfigOption = None,
 ) -> None:
     """Send DICOM files to any node."""
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    destination = parse_address(to)
+    destination = with_tls(parse_address(to), config) if tls else parse_address(to)
     files: list[FileToSend] = []
     left_out = 0
     for path in find_files(paths):
@@ -106,12 +125,15 @@ def echo(
         list[str] | None,
         typer.Argument(help="AE@host:port; without one, every destination of the configuration."),
     ] = None,
+    tls: TlsOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Ask nodes whether they answer (C-ECHO)."""
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     if addresses:
         targets, calling = [parse_address(address) for address in addresses], CALLING_AE_TITLE
+        if tls:
+            targets = [with_tls(target, config) for target in targets]
     else:
         configuration = load_configuration(config)
         targets, calling = list(configuration.destinations()), configuration.node.ae_title

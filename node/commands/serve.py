@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from db.database import Database
-from handlers.audit import APPLICATION, AuditTrail, Event, Participant
+from handlers.audit import AuditTrail, Event
 from handlers.spool import reconcile
 from node.commands.common import ConfigOption, load_configuration
 from node.config import Configuration
@@ -40,18 +40,17 @@ def serve(
         serve_role(configuration, Role(role or Role.RECEIVER), number)
         return
     prepare(configuration, with_spool=role is None)
-    if role is not None:
-        serve_role(configuration, role)
-        return
-    stop = stop_event_on_signals()
-    audit = (
-        AuditTrail(configuration.audit_dir, configuration.node.ae_title)
-        if configuration.audit.enabled
-        else None
-    )
-    _record(audit, configuration, Event.APPLICATION_START)
-    Supervisor(configuration).serve(stop, reload_event_on_signal())
-    _record(audit, configuration, Event.APPLICATION_STOP)
+    audit = AuditTrail(configuration.audit_settings())
+    audit.activity(Event.APPLICATION_START)
+    try:
+        if role is not None:
+            serve_role(configuration, role)
+        else:
+            stop = stop_event_on_signals()
+            Supervisor(configuration).serve(stop, reload_event_on_signal())
+    finally:
+        audit.activity(Event.APPLICATION_STOP)
+        audit.close()
 
 
 def prepare(configuration: Configuration, *, with_spool: bool) -> None:
@@ -68,10 +67,3 @@ def prepare(configuration: Configuration, *, with_spool: bool) -> None:
             reconcile(configuration.spool_dir, database)
     finally:
         database.close()
-
-
-def _record(audit: AuditTrail | None, configuration: Configuration, event: Event) -> None:
-    if audit is not None:
-        audit.record(
-            event, [Participant(identity=configuration.node.ae_title, requestor=False, role=APPLICATION)]
-        )

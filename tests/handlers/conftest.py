@@ -16,6 +16,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from db.database import Database, DatabaseSettings
 from db.index import Index
+from handlers.audit import AuditTrail
 from handlers.server import Server
 from handlers.services import services
 from handlers.settings import ReceiverSettings
@@ -44,6 +45,10 @@ class Receiver:
         return self.server.port
 
     @property
+    def tls_port(self) -> int:
+        return self.server.tls_port
+
+    @property
     def index(self) -> Index:
         return Index(self.database)
 
@@ -61,6 +66,7 @@ def running(folder: Path, **settings: Any) -> Iterator[Receiver]:
     (folder / "run").mkdir(parents=True, exist_ok=True)
     database = Database.open(DatabaseSettings(url=f"sqlite:///{folder / 'test.db'}"))
     database.upgrade()
+    audit = AuditTrail(settings.pop("audit", None))
     chosen = ReceiverSettings(
         **{
             "ae_title": "OVERREAD",
@@ -73,7 +79,8 @@ def running(folder: Path, **settings: Any) -> Iterator[Receiver]:
             **settings,
         }
     )
-    server = Server(chosen, database, folder / "run", services(database, chosen, folder))
+    offered = services(database, chosen, folder, audit)
+    server = Server(chosen, database, folder / "run", offered, audit)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -81,6 +88,7 @@ def running(folder: Path, **settings: Any) -> Iterator[Receiver]:
     finally:
         server.stop(1.0)
         thread.join(15)
+        audit.close()
         database.close()
         assert not thread.is_alive()
 

@@ -203,6 +203,20 @@ def test_many_silent_connections_do_not_lock_senders_out(
     assert_serves(receiver, tmp_path)
 
 
+def test_senders_are_served_while_silent_connections_fill_every_place(
+    start_receiver: StartReceiver, tmp_path: Path
+) -> None:
+    receiver = start_receiver(maximum_associations=5, acse_timeout_seconds=60.0)
+    silent = [socket.create_connection(("127.0.0.1", receiver.port), 5) for _ in range(40)]
+    try:
+        assert_serves_beside(receiver, tmp_path)
+        assert len([t for t in threading.enumerate() if t.name == "association"]) <= 30
+    finally:
+        for connection in silent:
+            connection.close()
+    assert_serves(receiver, tmp_path)
+
+
 def test_more_associations_than_allowed_are_rejected_as_a_passing_limit(
     start_receiver: StartReceiver,
 ) -> None:

@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
+from base64 import b64decode
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree.ElementTree import Element, fromstring
 
-from handlers.guesses import LONGEST_SECONDS, Guesses
-from handlers.settings import Source
+import pytest
+
+from handlers import audit
+from handlers.audit import AuditTrail, Event
+from handlers.guesses import LONGEST_SECONDS, WAITING, Guesses
+from handlers.settings import AuditSettings, Source
 from tests.handlers.conftest import StartReceiver, write_object
-from tests.peers.dcmtk import storescu
+from tests.handlers.test_acceptor import associate_request, connected, read_pdu
+from tests.peers.dcmtk import findscu, storescu
 from tests.peers.programs import program
 from tests.peers.waiting import wait_until
 
+ORDER = [
+    "EventIdentification",
+    "ActiveParticipant",
+    "ActiveParticipant",
+    "AuditSourceIdentification",
+    "ParticipantObjectIdentification",
+]
+
 
 def messages(folder: Path) -> list[Element]:
-    return [fromstring(line) for line in (folder / "audit.log").read_text().splitlines()]
+    return [fromstring(line) for file in sorted(folder.glob("*")) for line in file.read_text().splitlines()]
 
 
 def codes(message: Element) -> list[str]:
     head = message.find("EventIdentification")
     assert head is not None
-    return [child.attrib["csd-code"] for child in head]
+    return [child.attrib["csd-code"] for child in head if child.tag != "EventOutcomeDescription"]
+
+
+def kept_in(folder: Path, **settings: Any) -> AuditSettings:
+    return AuditSettings(folder=folder / "audit", source="OVERREAD", **settings)
+
+
+def text_of(folder: Path) -> str:
+    return "".join(path.read_text() for path in (folder / "audit").iterdir())
 
 
 def test_received_instances_and_denied_associations_are_recorded(
     start_receiver: StartReceiver, tmp_path: Path
 ) -> None:
-    receiver = start_receiver(audit=tmp_path / "audit")
+    receiver = start_receiver(audit=kept_in(tmp_path))
     first = write_object(tmp_path / "1.dcm")
     write_object(tmp_path / "2.dcm", StudyInstanceUID=first.StudyInstanceUID)
     storescu(receiver.port, tmp_path / "1.dcm", tmp_path / "2.dcm")
@@ -45,9 +71,62 @@ def test_received_instances_and_denied_associations_are_recorded(
     counted = received.find(".//SOPClass")
     assert counted is not None and counted.attrib["NumberOfInstances"] == "2"
     assert codes(denied) == ["110113", "110126"]
-    participant = denied.find("ActiveParticipant")
-    assert participant is not None and participant.attrib["NetworkAccessPointID"] == "127.0.0.1"
-    assert "anary" not in (tmp_path / "audit" / "audit.log").read_text()
+    participant = denied.findall("ActiveParticipant")[1]
+    assert participant.attrib["NetworkAccessPointID"] == "127.0.0.1"
+    assert [child.tag for child in denied] == ORDER
+    assert [child.tag for child in denied.findall("ParticipantObjectIdentification/*")] == [
+        "ParticipantObjectIDTypeCode",
+        "ParticipantObjectName",
+        "ParticipantObjectDetail",
+    ]
+    assert denied.findtext(".//EventOutcomeDescription") == "called AE title not recognized"
+    assert "canary" not in text_of(tmp_path).lower()
+
+
+def test_patients_are_named_where_it_is_asked_for(start_receiver: StartReceiver, tmp_path: Path) -> None:
+    receiver = start_receiver(audit=kept_in(tmp_path, patients=True))
+    write_object(tmp_path / "1.dcm")
+    storescu(receiver.port, tmp_path / "1.dcm")
+    wait_until(lambda: messages(tmp_path / "audit"), 10, "the message is there")
+    (received,) = messages(tmp_path / "audit")
+    ids = [o.attrib["ParticipantObjectID"] for o in received.findall("ParticipantObjectIdentification")]
+    assert ids[1:] == ["CANARY"]
+
+
+@pytest.mark.parametrize("patients", [False, True])
+def test_query_is_recorded_with_its_values_only_where_patients_are(
+    start_receiver: StartReceiver, tmp_path: Path, patients: bool
+) -> None:
+    receiver = start_receiver(audit=kept_in(tmp_path, patients=patients))
+    findscu(receiver.port, "STUDY", "PatientName=Canary*", "StudyInstanceUID")
+    (query,) = messages(tmp_path / "audit")
+    assert codes(query) == ["110112"]
+    asked = query.find("ParticipantObjectIdentification")
+    assert asked is not None
+    dataset = b64decode(asked.findtext("ParticipantObjectQuery") or "")
+    assert (b"Canary*" in dataset) == patients
+    names = (asked.findtext("ParticipantObjectName") or "").split()
+    assert ("PatientName" in names) != patients
+
+
+def test_title_of_a_stranger_cannot_break_the_trail(start_receiver: StartReceiver, tmp_path: Path) -> None:
+    receiver = start_receiver(audit=kept_in(tmp_path))
+    with connected(receiver) as connection:
+        connection.sendall(associate_request(called="OTHER", calling='<A>\x01\n"\x0b'))
+        read_pdu(connection)
+    (denied,) = messages(tmp_path / "audit")
+    assert denied.findall("ActiveParticipant")[1].attrib["UserID"].startswith("<A>")
+
+
+def test_every_day_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trail = AuditTrail(kept_in(tmp_path))
+    for day in (1, 2):
+        moment = datetime(2026, 1, day, 23, 59, tzinfo=UTC)
+        monkeypatch.setattr(audit, "datetime", SimpleNamespace(now=lambda zone, at=moment: at))
+        trail.activity(Event.APPLICATION_START)
+    trail.close()
+    names = sorted(path.name for path in (tmp_path / "audit").iterdir())
+    assert names == ["audit-2026-01-01.log", "audit-2026-01-02.log"]
 
 
 def test_guesses_wait_longer_and_longer() -> None:
@@ -57,6 +136,24 @@ def test_guesses_wait_longer_and_longer() -> None:
     assert pauses[1:] == sorted(pauses[1:])
     assert pauses[-1] == LONGEST_SECONDS
     assert guesses.pause("10.0.0.2") == 0
+
+
+def test_guesses_at_once_do_not_fill_the_places() -> None:
+    guesses, stopping = Guesses(), threading.Event()
+    for _ in range(10):
+        guesses.pause("10.0.0.1")
+    answers: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(guesses.hold("10.0.0.1", stopping)))
+        for _ in range(WAITING + 5)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: answers == [False] * 5, 2, "those that are too many are told at once")
+    stopping.set()
+    for thread in threads:
+        thread.join(5)
+    assert answers.count(True) == WAITING
 
 
 def test_guessing_peer_holds_up_nobody(start_receiver: StartReceiver, tmp_path: Path) -> None:

@@ -7,16 +7,21 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from handlers.sender import FileToSend, Sender, Timeouts
+from handlers.sender import FileToSend, Sender, SendResult, Timeouts, echo
 from handlers.settings import Destination, Tls
 from tests.handlers.conftest import StartReceiver, write_object
+from tests.handlers.test_audit import codes, kept_in, messages
 from tests.peers.certificates import Authority, Certificate
+from tests.peers.dcmtk import run, storescu
 from tests.peers.programs import program
 from tests.peers.waiting import answers, free_port, wait_until
+
+SHORT = Timeouts(connection=3, acse=5, dimse=5, network=5)
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +143,13 @@ def secure_storescp(authority: Authority, tmp_path: Path) -> Iterator[tuple[int,
         process.wait()
 
 
-def sent(port: int, tls: Tls | None, path: Path) -> bool:
+def to_pacs(port: int, tls: Tls, name: str | None = None) -> Destination:
+    return Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, tls=tls, tls_name=name)
+
+
+def sent(destination: Destination, path: Path) -> SendResult:
     dataset = write_object(path)
-    destination = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, tls=tls)
-    timeouts = Timeouts(connection=5, acse=5, dimse=5, network=5)
-    (result,) = Sender(destination, "OVERREAD", timeouts).send(
+    (result,) = Sender(destination, "OVERREAD", SHORT).send(
         [
             FileToSend(
                 path=path,
@@ -152,14 +159,14 @@ def sent(port: int, tls: Tls | None, path: Path) -> bool:
             )
         ]
     )
-    return result.delivered
+    return result
 
 
 def test_results_go_out_over_tls(
     secure_storescp: tuple[int, Path], authority: Authority, tmp_path: Path
 ) -> None:
     port, folder = secure_storescp
-    assert sent(port, tls_of(authority, "node"), tmp_path / "object.dcm")
+    assert sent(to_pacs(port, tls_of(authority, "node")), tmp_path / "object.dcm").delivered
     assert len(list(folder.iterdir())) == 1
 
 
@@ -168,5 +175,83 @@ def test_results_do_not_go_to_a_peer_that_another_authority_vouches_for(
 ) -> None:
     port, folder = secure_storescp
     other = Authority(tmp_path / "other")
-    assert not sent(port, tls_of(authority, "node", ca=other.certificate), tmp_path / "object.dcm")
+    result = sent(to_pacs(port, tls_of(authority, "node", ca=other.certificate)), tmp_path / "object.dcm")
+    assert (result.delivered, result.transient) == (False, True)
+    assert "the certificate is not accepted" in result.reason
     assert list(folder.iterdir()) == []
+
+
+def test_certificate_of_the_peer_has_to_name_it(
+    secure_storescp: tuple[int, Path], authority: Authority, tmp_path: Path
+) -> None:
+    port, folder = secure_storescp
+    tls = tls_of(authority, "node")
+    assert sent(to_pacs(port, tls, name="localhost"), tmp_path / "object.dcm").delivered
+    refused = sent(to_pacs(port, tls, name="pacs.example"), tmp_path / "object.dcm")
+    assert "Hostname mismatch" in refused.reason
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_key_that_is_lost_while_the_node_runs_is_a_reason_to_try_again(
+    authority: Authority, tmp_path: Path
+) -> None:
+    tls = tls_of(authority, "node", key=tmp_path / "lost.key")
+    result = sent(to_pacs(free_port(), tls), tmp_path / "object.dcm")
+    assert (result.delivered, result.transient) == (False, True)
+    assert "lost.key" in result.reason
+
+
+def test_mute_peer_is_given_up_in_the_handshake(authority: Authority) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answer = echo(to_pacs(listener.getsockname()[1], tls_of(authority, "node")), "OVERREAD", SHORT)
+    assert not answer.ok
+    assert "no TLS" in answer.reason
+
+
+def test_receiver_answers_an_echo_over_tls(start_receiver: StartReceiver, authority: Authority) -> None:
+    receiver = start_receiver(tls=tls_of(authority, "node"))
+    destination = replace(to_pacs(receiver.port, tls_of(authority, "peer")), ae_title="OVERREAD")
+    assert echo(destination, "PEER", SHORT).ok
+    peer = authority.issue("ct")
+    trusted = ("+tls", peer.key, peer.certificate, "+cf", authority.certificate)
+    run("echoscu", *trusted, "-aec", "OVERREAD", "127.0.0.1", str(receiver.port))
+
+
+def test_port_in_clear_stays_beside_the_one_with_tls(
+    start_receiver: StartReceiver, authority: Authority, tmp_path: Path
+) -> None:
+    receiver = start_receiver(tls=tls_of(authority, "node", port=0))
+    first, second = (write_object(tmp_path / name) for name in ("clear.dcm", "secure.dcm"))
+    storescu(receiver.port, tmp_path / "clear.dcm")
+    done = secure_storescu(
+        receiver.tls_port, tmp_path / "secure.dcm", authority.certificate, authority.issue("ct")
+    )
+    assert done.returncode == 0, done.stderr
+    for dataset in (first, second):
+        assert receiver.index.find_instance(str(dataset.SOPInstanceUID)) is not None
+
+
+def test_peer_that_breaks_the_protocol_over_tls_gets_an_abort(
+    start_receiver: StartReceiver, authority: Authority
+) -> None:
+    receiver = start_receiver(tls=tls_of(authority, "node", require_client_certificate=False))
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    with (
+        socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        secured.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert secured.recv(10)[:1] == b"\x07"
+
+
+def test_refused_certificate_is_a_security_alert(
+    start_receiver: StartReceiver, authority: Authority, tmp_path: Path
+) -> None:
+    receiver = start_receiver(tls=tls_of(authority, "node"), audit=kept_in(tmp_path))
+    write_object(tmp_path / "object.dcm")
+    stranger = Authority(tmp_path / "other").issue("stranger")
+    done = secure_storescu(receiver.port, tmp_path / "object.dcm", authority.certificate, stranger)
+    assert done.returncode != 0
+    wait_until(lambda: messages(tmp_path / "audit"), 10, "the alert is there")
+    (alert,) = messages(tmp_path / "audit")
+    assert codes(alert) == ["110113", "110126"]

@@ -9,6 +9,7 @@ import pytest
 from node.config import load
 from node.errors import ConfigurationError
 from node.tables import RangeCondition
+from tests.peers.certificates import Authority
 
 COMPLETE = """
 [node]
@@ -135,3 +136,19 @@ def test_names_are_used_once(tmp_path: Path) -> None:
 def test_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="OVERREAD_CONFIG"):
         load(tmp_path / "nothing.toml", {})
+
+
+def test_tls_that_cannot_work_is_refused_at_once(tmp_path: Path) -> None:
+    issued = Authority(tmp_path).issue("node")
+    table = f'[tls]\ncertificate = "{issued.certificate.name}"\nkey = "{issued.key.name}"\n'
+    assert "tls.ca: name the CA" in faults(tmp_path, table)
+    complete = table + 'ca = "authority.pem"\n'
+    settings = load(write(tmp_path, complete), {}).receiver_settings().tls
+    assert settings is not None and settings.port is None
+    assert "tls.key: there is no file" in faults(tmp_path, complete.replace("node.key", "none.key"))
+    other = complete.replace("node.key", "authority.key")
+    assert "tls.certificate: certificate" in faults(tmp_path, other)
+    assert "tls.port: node.port is another one" in faults(tmp_path, complete + "port = 11112\n")
+    assert "destination.0.tls: there is no [tls]" in faults(
+        tmp_path, '[[destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "pacs"\nport = 104\ntls = true\n'
+    )
