@@ -15,6 +15,8 @@ from db.tables import instances, quarantine, results, studies
 
 CONFLICT_REASON = "this SOP Instance UID was received before with other content; the first one stays"
 TRIES = 10
+PARAMETERS = 500
+"""SQLite takes about a thousand in one statement."""
 """Two receivers may record the same study or instance at once; one of them then looks again."""
 
 
@@ -183,6 +185,18 @@ class Index:
                 select(instances).where(instances.c.sop_instance_uid == sop_instance_uid)
             ).one_or_none()
         return None if row is None else _read_instance(row)
+
+    def find_instances(self, sop_instance_uids: Sequence[str]) -> dict[str, Instance]:
+        """Those of these instances that are there, by their UID."""
+        found: dict[str, Instance] = {}
+        with self.database.read() as connection:
+            for start in range(0, len(sop_instance_uids), PARAMETERS):
+                some = sop_instance_uids[start : start + PARAMETERS]
+                for row in connection.execute(
+                    select(instances).where(instances.c.sop_instance_uid.in_(some))
+                ):
+                    found[row.sop_instance_uid] = _read_instance(row)
+        return found
 
     def known_paths(self) -> set[str]:
         """Every file that a row speaks of, relative to the data folder."""

@@ -275,3 +275,33 @@ class DeliverySummary:
     last_status: str | None
     """Four hexadecimal digits, or None before the first answer."""
     reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """An instance that somebody is to commit to."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitmentRequest:
+    """Results that a destination is to take responsibility for, under one transaction."""
+
+    transaction_uid: str
+    destination: str
+    references: tuple[Reference, ...]
+    delivery_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwedReport:
+    """What a peer has asked us to commit to and waits to hear about; ``destination`` is where it listens."""
+
+    id: int
+    transaction_uid: str
+    destination: str
+    references: tuple[Reference, ...]
+    attempts: int
+    created_at: datetime

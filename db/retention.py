@@ -6,9 +6,10 @@ without its file.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, or_, select
 
 from db.database import Database, time_text
 from db.states import DeliveryState, JobState
@@ -42,10 +43,17 @@ class Retention:
             connection.execute(delete(instances).where(instances.c.id.in_([row.id for row in rows])))
         return [row.path for row in rows]
 
-    def forget_results(self, before: datetime) -> list[str]:
-        """Remove results made earlier that every destination has; their files."""
+    def forget_results(self, before: datetime, committing: Collection[str] = ()) -> list[str]:
+        """Remove results made earlier that every destination has; their files.
+
+        A destination of ``committing`` has a result when it took responsibility, others when they have answered.
+        """
         undelivered = exists().where(
-            deliveries.c.result_id == results.c.id, deliveries.c.state.in_(UNDELIVERED)
+            deliveries.c.result_id == results.c.id,
+            or_(
+                deliveries.c.state.in_(UNDELIVERED),
+                (deliveries.c.state == str(DeliveryState.SENT)) & deliveries.c.destination.in_(committing),
+            ),
         )
         with self.database.write() as connection:
             rows = connection.execute(

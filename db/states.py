@@ -1,4 +1,4 @@
-"""The state machine of jobs and deliveries as literal data; constraints, texts and docs come from it."""
+"""The state machines of the database as literal data; constraints, texts and docs come from it."""
 
 from __future__ import annotations
 
@@ -69,6 +69,23 @@ class DeliveryEvent(StrEnum):
     RETRY = "retry"
 
 
+class ReportState(StrEnum):
+    """Where our answer to a request for storage commitment is on its way."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    FAILED = "failed"
+    """The peer does not take it; it can ask again."""
+
+
+class ReportEvent(StrEnum):
+    """What happens to an answer to a request for storage commitment."""
+
+    SENT = "sent"
+    FAIL = "fail"
+    ASKED_AGAIN = "asked again"
+
+
 JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (JobState.QUEUED, JobEvent.CLAIM): JobState.RUNNING,
     (JobState.QUEUED, JobEvent.CANCEL): JobState.CANCELLED,
@@ -100,7 +117,16 @@ DELIVERY_TRANSITIONS: Mapping[tuple[DeliveryState, DeliveryEvent], DeliveryState
     (DeliveryState.SENDING, DeliveryEvent.FAIL): DeliveryState.FAILED,
     (DeliveryState.SENDING, DeliveryEvent.LEASE_LOST): DeliveryState.PENDING,
     (DeliveryState.SENT, DeliveryEvent.COMMIT): DeliveryState.COMMITTED,
+    (DeliveryState.SENT, DeliveryEvent.RETRY_LATER): DeliveryState.PENDING,
+    (DeliveryState.SENT, DeliveryEvent.FAIL): DeliveryState.FAILED,
     (DeliveryState.FAILED, DeliveryEvent.RETRY): DeliveryState.PENDING,
+}
+
+REPORT_TRANSITIONS: Mapping[tuple[ReportState, ReportEvent], ReportState] = {
+    (ReportState.PENDING, ReportEvent.SENT): ReportState.SENT,
+    (ReportState.PENDING, ReportEvent.FAIL): ReportState.FAILED,
+    (ReportState.SENT, ReportEvent.ASKED_AGAIN): ReportState.PENDING,
+    (ReportState.FAILED, ReportEvent.ASKED_AGAIN): ReportState.PENDING,
 }
 
 
@@ -110,11 +136,12 @@ def constraint(states: type[StrEnum]) -> str:
 
 
 def diagram() -> str:
-    """Both machines as Markdown with Mermaid diagrams: the text of docs/states.md."""
+    """The machines as Markdown with Mermaid diagrams: the text of docs/states.md."""
     parts = ["# States", "", "Generated from `db/states.py`.", ""]
     for title, states, transitions in (
         ("Jobs", JobState, JOB_TRANSITIONS),
         ("Deliveries", DeliveryState, DELIVERY_TRANSITIONS),
+        ("Commitment reports", ReportState, REPORT_TRANSITIONS),
     ):
         parts += [f"## {title}", "", "```mermaid", "stateDiagram-v2"]
         parts += [f"    {was} --> {becomes}: {event}" for (was, event), becomes in transitions.items()]

@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-from db.states import DeliveryState, JobState, constraint
+from db.states import DeliveryState, JobState, ReportState, constraint
 
 UID = String(64)
 TIME = String(32)
@@ -147,9 +147,37 @@ deliveries = Table(
     Column("reason", Text),
     Column("created_at", TIME, nullable=False),
     Column("updated_at", TIME, nullable=False),
+    Column("commitment_attempts", Integer, nullable=False, server_default="0"),
     CheckConstraint(constraint(DeliveryState), name="delivery_state"),
     Index("ix_deliveries_claim", "state", "destination", "id"),
     Index("ix_deliveries_once", "result_id", "destination", unique=True),
+)
+
+commitments = Table(
+    "commitments",
+    metadata,
+    Column("transaction_uid", UID, primary_key=True),
+    Column("destination", Text, nullable=False),
+    Column("asked_at", TIME, nullable=False),
+    Column("reported_at", TIME),
+)
+
+commitment_reports = Table(
+    "commitment_reports",
+    metadata,
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("transaction_uid", UID, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("instances", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("not_before", TIME),
+    Column("reason", Text),
+    Column("created_at", TIME, nullable=False),
+    Column("updated_at", TIME, nullable=False),
+    CheckConstraint(constraint(ReportState), name="report_state"),
+    Index("ix_commitment_reports_once", "transaction_uid", "destination", unique=True),
+    Index("ix_commitment_reports_due", "state", "destination"),
 )
 
 history = Table(

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Table, insert, update
 
 from db.database import now, time_text
 from db.errors import IllegalTransition, StaleLease
-from db.states import DELIVERY_TRANSITIONS, JOB_TRANSITIONS
-from db.tables import deliveries, history, jobs
+from db.states import DELIVERY_TRANSITIONS, JOB_TRANSITIONS, REPORT_TRANSITIONS
+from db.tables import commitment_reports, deliveries, history, jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Machine:
 
 JOBS = Machine(subject="job", table=jobs, transitions=JOB_TRANSITIONS)
 DELIVERIES = Machine(subject="delivery", table=deliveries, transitions=DELIVERY_TRANSITIONS)
+REPORTS = Machine(subject="report", table=commitment_reports, transitions=REPORT_TRANSITIONS)
 
 
 def change(

@@ -42,6 +42,7 @@ from handlers.uids import (
     IMPLEMENTATION_VERSION,
     IMPLICIT_LITTLE,
     QUERY_RETRIEVE,
+    STORAGE_COMMITMENT,
     VERIFICATION,
     storage_sop_classes,
     transfer_syntaxes,
@@ -183,7 +184,7 @@ class Association:
         syntax = proposed.abstract_syntax
         if syntax in storage_sop_classes() or syntax in self.settings.private_sop_classes:
             supported = transfer_syntaxes()
-        elif syntax == VERIFICATION or syntax in QUERY_RETRIEVE:
+        elif syntax in (VERIFICATION, STORAGE_COMMITMENT) or syntax in QUERY_RETRIEVE:
             supported = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE})
         else:
             return pdu.AnsweredContext(

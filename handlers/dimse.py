@@ -21,6 +21,10 @@ C_MOVE_RSP = 0x8021
 C_ECHO_RQ = 0x0030
 C_ECHO_RSP = 0x8030
 C_CANCEL_RQ = 0x0FFF
+N_EVENT_REPORT_RQ = 0x0100
+N_EVENT_REPORT_RSP = 0x8100
+N_ACTION_RQ = 0x0130
+N_ACTION_RSP = 0x8130
 
 NO_DATASET = 0x0101
 WITH_DATASET = 0x0001
@@ -43,6 +47,9 @@ class Command:
     status: int | None = None
     error_comment: str | None = None
     affected_sop_instance_uid: str | None = None
+    requested_sop_instance_uid: str | None = None
+    event_type_id: int | None = None
+    action_type_id: int | None = None
     remaining_suboperations: int | None = None
     completed_suboperations: int | None = None
     failed_suboperations: int | None = None
@@ -67,6 +74,9 @@ ELEMENTS = {
     "status": 0x0900,
     "error_comment": 0x0902,
     "affected_sop_instance_uid": 0x1000,
+    "requested_sop_instance_uid": 0x1001,
+    "event_type_id": 0x1002,
+    "action_type_id": 0x1008,
     "remaining_suboperations": 0x1020,
     "completed_suboperations": 0x1021,
     "failed_suboperations": 0x1022,
@@ -76,7 +86,12 @@ ELEMENTS = {
 }
 FIELDS = {element: name for name, element in ELEMENTS.items()}
 TEXTS = {field.name for field in fields(Command) if "str" in str(field.type)}
-UIDS = {"affected_sop_class_uid", "requested_sop_class_uid", "affected_sop_instance_uid"}
+UIDS = {
+    "affected_sop_class_uid",
+    "requested_sop_class_uid",
+    "affected_sop_instance_uid",
+    "requested_sop_instance_uid",
+}
 HEAD = struct.Struct("<HHI")
 
 

@@ -17,6 +17,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from handlers.errors import TlsMisconfigured
@@ -158,7 +160,7 @@ class Sender:
                         association.abort()
                         break
             finally:
-                _close(association)
+                close_association(association)
             if lost >= LOST_IN_A_ROW:
                 for file in waiting:
                     yield _undelivered(file, "the association was lost", transient=True)
@@ -179,7 +181,7 @@ def echo(destination: Destination, calling_ae: str, timeouts: Timeouts | None = 
             return EchoResult(ok=False, reason="it does not offer verification", milliseconds=0.0)
         response = association.send_c_echo()
     finally:
-        _close(association)
+        close_association(association)
     milliseconds = 1000 * (time.perf_counter() - started)
     if "Status" not in response:
         return EchoResult(ok=False, reason="no answer to the C-ECHO", milliseconds=milliseconds)
@@ -193,8 +195,13 @@ def open_association(
     calling_ae: str,
     timeouts: Timeouts,
     contexts: list[PresentationContext],
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
 ) -> Association:
     """An established association whose socket never waits for ever.
+
+    ``roles`` are proposed with it; ``handlers`` answer what the peer asks over it.
 
     Raises:
         NothingAccepted: the peer accepts none of the presentation contexts.
@@ -217,6 +224,8 @@ def open_association(
         contexts=contexts,
         ae_title=destination.ae_title,
         tls_args=secured,
+        ext_neg=list(roles),
+        evt_handlers=list(handlers),
     )
     if association.is_established:
         connection = association.dul.socket
@@ -310,7 +319,7 @@ def _undelivered(file: FileToSend, reason: str, *, transient: bool) -> SendResul
     return SendResult(file=file, delivered=False, transient=transient, reason=reason, status=None)
 
 
-def _close(association: Association) -> None:
+def close_association(association: Association) -> None:
     """Release where the association still stands; end the connection in any case."""
     if association.is_established:
         association.release()

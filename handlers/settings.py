@@ -42,6 +42,8 @@ class Destination:
     port: int
     tls: Tls | None = None
     tls_name: str | None = None
+    commit: bool = False
+    """Results count as delivered when the peer has taken responsibility by storage commitment."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,9 @@ from handlers.audit import (
 )
 from handlers.sender import FileToSend, Sender, SendResult
 from handlers.settings import Destination
+from node.commitments import DestinationCommitments
 from node.config import Configuration
+from node.pauses import backoff_seconds
 
 log = logging.getLogger("overread.courier")
 
@@ -32,17 +34,6 @@ LEASE_SECONDS = 900.0
 """Longer than the slowest peer can take over one batch."""
 POLL_SECONDS = 1.0
 BATCH_SIZE = 12
-BACKOFF_FIRST_SECONDS = 1.0
-BACKOFF_CEILING_SECONDS = 600.0
-
-
-def backoff_seconds(attempts: int, jitter: float) -> float:
-    """Seconds to wait after ``attempts`` failed attempts: doubled each time, at most ten minutes.
-
-    ``jitter`` in [0, 1) takes away up to half, so that many nodes do not return to a PACS at one moment.
-    """
-    full = min(BACKOFF_FIRST_SECONDS * 2 ** min(attempts - 1, 20), BACKOFF_CEILING_SECONDS)
-    return float(full * (1 - jitter / 2))
 
 
 def outcome_of(result: SendResult, attempts: int, jitter: float) -> DeliveryOutcome:
@@ -75,6 +66,7 @@ class DestinationCourier:
         self.sender = Sender(destination, configuration.node.ae_title)
         self.name = f"{name}:{destination.name}"
         self.wake = threading.Event()
+        self.commitments = DestinationCommitments(configuration, database, destination)
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
     def serve(self, stop: threading.Event) -> None:
@@ -82,7 +74,7 @@ class DestinationCourier:
         self.outbox.release_sender(self.name)
         while not stop.is_set():
             try:
-                sent = self.step(stop)
+                sent = self.step(stop) or self.commitments.step(lambda: stop.is_set() or self.wake.is_set())
             except DatabaseUnavailable as error:
                 log.error("database_unavailable destination=%s error=%s", self.destination.name, error)
                 sent = False

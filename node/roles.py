@@ -63,7 +63,7 @@ def _serve_receiver(configuration: Configuration, database: Database) -> None:
         settings,
         database,
         configuration.run_dir,
-        services=services(database, settings, configuration.data_dir, audit),
+        services=services(database, settings, configuration.data_dir, configuration.run_dir, audit),
         audit=audit,
     )
     stop_event_on_signals(also=lambda: server.stop(DRAIN_SECONDS))

@@ -174,6 +174,8 @@ class DestinationTable(Table):
     tls: bool = False
     tls_name: str | None = None
     """The name that the peer's certificate carries, where it is not ``host``."""
+    commit: bool = False
+    """Ask for storage commitment: results then count as delivered when the peer commits."""
 
     _check_ae_title = field_validator("ae_title")(_ae_title)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -116,11 +117,12 @@ class Ticker:
     def forget(self) -> None:
         """Remove what is older than the configuration keeps: rows first, then files."""
         kept = self.configuration.retention
+        committing = [d.name for d in self.configuration.destination if d.commit]
         now = datetime.now(UTC)
         try:
             for days, forget in (
                 (kept.received, self.retention.forget_received),
-                (kept.results, self.retention.forget_results),
+                (kept.results, partial(self.retention.forget_results, committing=committing)),
             ):
                 while days is not None and (paths := forget(now - timedelta(days=days))):
                     for path in paths:

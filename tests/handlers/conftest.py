@@ -79,7 +79,7 @@ def running(folder: Path, **settings: Any) -> Iterator[Receiver]:
             **settings,
         }
     )
-    offered = services(database, chosen, folder, audit)
+    offered = services(database, chosen, folder, folder / "run", audit)
     server = Server(chosen, database, folder / "run", offered, audit)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

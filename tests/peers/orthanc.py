@@ -24,6 +24,8 @@ class Orthanc:
         self.ae_title = ae_title
         self.port = free_port()
         self.web_port = free_port()
+        self.modalities: dict[str, dict[str, Any]] = {}
+        """Peers that it can talk to, by a name of its own; read when it starts."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Orthanc:
@@ -53,6 +55,7 @@ class Orthanc:
                     "DicomAlwaysAllowStore": True,
                     "SyncStorageArea": True,
                     "OverwriteInstances": True,
+                    "DicomModalities": self.modalities,
                     "Plugins": [],
                 }
             )
@@ -76,6 +79,12 @@ class Orthanc:
     def get(self, path: str) -> Any:
         """A JSON document of its REST API."""
         response = httpx.get(f"http://127.0.0.1:{self.web_port}{path}", timeout=10)
+        response.raise_for_status()
+        return response.json()
+
+    def post(self, path: str, document: Any) -> Any:
+        """What its REST API answers to a JSON document."""
+        response = httpx.post(f"http://127.0.0.1:{self.web_port}{path}", json=document, timeout=10)
         response.raise_for_status()
         return response.json()
 
