@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def configure_log(level: int = logging.INFO) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         force=True,
     )
+    # Python prints warnings to standard error too, and pydicom's quote the values that they are about.
+    warnings.simplefilter("ignore")
     for name in ("pynetdicom", "pydicom", "apscheduler", "alembic", "httpx", "PIL", "highdicom"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
