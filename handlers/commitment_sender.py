@@ -47,6 +47,23 @@ class CommitmentAnswer:
     reason: str
 
 
+def offers_commitment(
+    destination: Destination, calling_ae: str, timeouts: Timeouts | None = None
+) -> CommitmentAnswer:
+    """Whether a destination accepts associations for storage commitment; nothing is asked for."""
+    try:
+        association = open_association(
+            destination,
+            calling_ae,
+            timeouts or Timeouts(),
+            [build_context(STORAGE_COMMITMENT, list(NATIVE))],
+        )
+    except AssociationFailed as failure:
+        return CommitmentAnswer(accepted=False, reason=str(failure))
+    close_association(association)
+    return CommitmentAnswer(accepted=True, reason="")
+
+
 def request_commitment(
     destination: Destination,
     calling_ae: str,

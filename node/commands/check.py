@@ -18,6 +18,7 @@ from rich.table import Table
 
 from db.database import Database
 from db.errors import DatabaseError
+from handlers.commitment_sender import offers_commitment
 from handlers.sender import echo
 from inference.engine import ImageHeader
 from inference.engines import engine_class
@@ -119,6 +120,15 @@ def _destinations(configuration: Configuration) -> Iterator[Finding]:
             f"answers in {result.milliseconds:.0f} ms" if result.ok else f"does not answer: {result.reason}"
         )
         yield Finding(subject=f"destination {destination.name}", ok=result.ok, message=message)
+        if destination.commit and result.ok:
+            answer = offers_commitment(destination, configuration.node.ae_title)
+            yield Finding(
+                subject=f"storage commitment of {destination.name}",
+                ok=answer.accepted,
+                message="offered"
+                if answer.accepted
+                else f"not offered ({answer.reason}): enable it there for this AE title or set commit = false",
+            )
 
 
 def explain_route(

@@ -64,6 +64,9 @@ def test_orthanc_commits_to_results_and_is_committed_to(tmp_path: Path) -> None:
     with pacs, node:
         storescu(node.port, tmp_path / "image.dcm")
         wait_for_delivery(node, "committed")
+        assert {"subject": "storage commitment of pacs", "ok": True, "message": "offered"} in node.json(
+            "check"
+        )
 
         asked = pacs.post(
             "/modalities/overread/storage-commitment",
