@@ -1,0 +1,163 @@
+"""Cuts of power: the writes and syncs of real processes are recorded, and replayed with a cut at each point."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from db.database import Database
+from db.index import Index
+from db.outbox import Outbox
+from db.queue import Queue
+from db.records import StoreVerdict
+from db.results import Results
+from handlers.spool import reconcile
+from node.commands.serve import prepare
+from node.config import Configuration, load
+from tests.db.conftest import new_instance
+from tests.peers.waiting import answers, free_port, wait_until
+from tests.power.disk import Disk
+from tests.power.load import Load, Sent, mixed_load
+from tests.power.replay import Cuts, sandbox
+from tests.power.results_maker import OBJECTS
+from tests.power.trace import Recording, Said, SyncEnded
+
+ROOT = Path(__file__).resolve().parents[3]
+SEED = 20261122
+EARLY_CHECKPOINTS = """\
+import db.database
+db.database.CHECKPOINT_BYTES = 128 * 1024
+"""
+CONFIGURATION = """\
+[node]
+host = "127.0.0.1"
+port = {port}
+data_dir = "{data}"
+
+[database]
+url = "sqlite:///{data}/overread.db"
+
+[spool]
+reserve = "1KB"
+"""
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A node's data folder, whose states are made anew after each cut."""
+    with sandbox() as folder:
+        yield folder
+
+
+def configure(folder: Path, data: Path, port: int = 1) -> Path:
+    folder.mkdir(exist_ok=True)
+    data.mkdir(exist_ok=True)
+    file = folder / "config.toml"
+    file.write_text(CONFIGURATION.format(port=port, data=data))
+    return file
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """For a recorded process, which checkpoints SQLite's log often."""
+    (folder / "sitecustomize.py").write_text(EARLY_CHECKPOINTS)
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def record_receiver(folder: Path, load: Load) -> tuple[Disk, Recording]:
+    """Run a receiver from an empty folder through a load to its end in good order."""
+    port, data = free_port(), folder / "var"
+    file = configure(folder, data, port)
+    disk = Disk(data)
+    command = [sys.executable, "-m", "node.cli", "serve", "--role", "receiver", "-c", file]
+    recording = Recording(command, data, folder, environment(folder))
+    try:
+        wait_until(lambda: answers(port) or not recording.running(), 60, "the receiver listens")
+        assert recording.running(), recording.log.read_text()
+        load.send(port)
+    finally:
+        recording.stop()
+    return disk, recording
+
+
+def checkpoints(cuts: Cuts) -> int:
+    """How often the database file itself was synced."""
+    return sum(isinstance(op, SyncEnded) and op.path == "overread.db" for op in cuts.operations)
+
+
+class Node:
+    """A node that starts from what a cut left."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.database_file = Path(configuration.database_settings().url.removeprefix("sqlite:///"))
+
+    def start(self) -> Database:
+        """As ``overread serve`` does, with its checks; the database."""
+        prepare(self.configuration, with_spool=True)
+        database = Database.open(self.configuration.database_settings())
+        with sqlite3.connect(f"file:{self.database_file}?mode=ro", uri=True) as connection:
+            (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
+        connection.close()
+        assert verdict == "ok", verdict
+        return database
+
+    def rows(self, table: str) -> list[tuple[str, str, str]]:
+        """UID, path and digest of what the database has."""
+        connection = sqlite3.connect(self.database_file)
+        try:
+            return connection.execute(f"SELECT sop_instance_uid, path, sha256 FROM {table}").fetchall()
+        finally:
+            connection.close()
+
+    def still_takes(self, database: Database) -> None:
+        """Something new can be recorded, and is there."""
+        new = new_instance("8.8", "8.8.8", sop_instance_uid="8.8.8.8")
+        assert Index(database).record([new]) == [StoreVerdict.STORED]
+        assert Index(database).find_instance("8.8.8.8") is not None
+
+
+@cache
+def dataset_digest(file: bytes) -> str:
+    """The digest of what follows the file meta information (PS3.10 section 7.1)."""
+    start = 144 + int.from_bytes(file[140:144], "little")
+    assert file[128:132] == b"DICM"
+    return hashlib.sha256(file[start:]).hexdigest()
+
+
+def test_acknowledged_instances_survive_a_cut_at_every_point(tmp_path: Path, data: Path) -> None:
+    load_ = mixed_load()
+    disk, recording = record_receiver(tmp_path / "recorded", load_)
+    node = Node(load(configure(tmp_path / "replayed", data)))
+    acknowledged: list[Sent] = []
+
+    def said(words: Said) -> bool:
+        heard = load_.acknowledged_by(words)
+        acknowledged.extend(heard)
+        return bool(heard)
+
+    def check() -> None:
+        database = node.start()
+        try:
+            indexed, quarantined = node.rows("instances"), node.rows("quarantine")
+            for uid, path, digest in indexed + quarantined:
+                assert dataset_digest((data / path).read_bytes()) == digest, (uid, path)
+            known = {(uid, digest) for uid, _, digest in indexed + quarantined}
+            for item in acknowledged:
+                assert (item.uid, hashlib.sha256(item.data).hexdigest()) in known, item.uid
+            assert {item.uid for item in acknowledged} <= {uid for uid, _, _ in indexed}
+            node.still_takes(database)
+        finally:
+            database.close()
+
+    cuts = Cuts(recording.operations(), disk, SEED)
+    assert checkpoints(cuts) >= 2
+    cuts.replay(data, said, check)
+    assert len(acknowledged) == load_.count
+    print(f"{len(cuts.operations)} operations, {cuts.count} cuts, {checkpoints(cuts)} checkpoints")
