@@ -19,9 +19,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from db.errors import Contended, DatabaseUnavailable, OutcomeUnknown, SchemaTooNew
 from db.migrations.versioning import SchemaStatus, schema_status, upgrade
+from db.wal import filled_beyond
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-"""The write-ahead log is brought into the database file when it has grown beyond this."""
+"""The write-ahead log is brought into the database file when it is filled beyond this."""
+LOG_BYTES = 4 * CHECKPOINT_BYTES
+"""A log that grew beyond this, while a long read held up checkpoints, is cut when it is used from its start again."""
 
 CONTENTION = frozenset({"DeadlockDetected", "SerializationFailure"})
 """Errors of Postgres that a second try cures."""
@@ -105,16 +108,14 @@ class Database:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
-        """Empty a long write-ahead log, under the write lock: see docs/decisions/0002-sqlite-journal.md."""
-        log = _sqlite_file(self.settings.url).with_name(_sqlite_file(self.settings.url).name + "-wal")
-        try:
-            if log.stat().st_size < CHECKPOINT_BYTES:
-                return
-        except FileNotFoundError:
+        """Let a full write-ahead log begin anew, under the write lock: see docs/decisions/0002-sqlite-journal.md."""
+        file = _sqlite_file(self.settings.url)
+        if not filled_beyond(file.with_name(file.name + "-wal"), CHECKPOINT_BYTES):
             return
         with _translated(), self.engine.connect() as connection:
             raw: Any = connection.connection.dbapi_connection
-            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            # The file keeps its length: a sync of bytes written over others need not sync the file's length too.
+            raw.execute("PRAGMA wal_checkpoint(RESTART)")
 
     def schema_status(self) -> SchemaStatus:
         """Whether the schema is that of this version."""
@@ -205,7 +206,13 @@ class _WriteLock:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "foreign_keys=ON"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "wal_autocheckpoint=0",
+        f"journal_size_limit={LOG_BYTES}",
+        "foreign_keys=ON",
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -95,43 +95,51 @@ class File:
 
 
 @dataclass(eq=False)
+class Change:
+    """Names that a folder got (None: lost) at once. A move between folders is two, which survive a cut alike
+    unless one of the folders was synced."""
+
+    names: dict[str, Node | None]
+    move: object = field(default_factory=object)
+
+    def apply(self, entries: dict[str, Node]) -> None:
+        for name, node in self.names.items():
+            if node is None:
+                entries.pop(name, None)
+            else:
+                entries[name] = node
+
+
+@dataclass(eq=False)
 class Folder:
-    """A folder's names: what is synced, what was changed since (each change as a whole), and what is seen."""
+    """A folder's names: what is synced, what was changed since, and what is seen."""
 
     synced: dict[str, Node] = field(default_factory=dict)
-    pending: list[dict[str, Node | None]] = field(default_factory=list)
+    pending: list[Change] = field(default_factory=list)
     live: dict[str, Node] = field(default_factory=dict)
     done: int = 0
 
-    def change(self, names: dict[str, Node | None]) -> None:
-        _rename(self.live, names)
-        self.pending.append(names)
+    def change(self, change: Change) -> None:
+        change.apply(self.live)
+        self.pending.append(change)
 
     def sync(self, count: int) -> None:
         """The first ``count`` changes are on the disk."""
-        for names in self.pending[:count]:
-            _rename(self.synced, names)
+        for change in self.pending[:count]:
+            change.apply(self.synced)
         del self.pending[:count]
 
-    def torn(self, chance: random.Random) -> dict[str, Node]:
-        """Any of the changes may have reached the disk."""
+    def torn(self, chance: random.Random, moves: dict[object, bool]) -> dict[str, Node]:
+        """Any of the changes may have reached the disk; ``moves`` gets which moves did."""
         part = chance.choice((0.1, 0.5, 0.9, 1.0))
         entries = dict(self.synced)
-        for names in self.pending:
-            if chance.random() < part:
-                _rename(entries, names)
+        for change in self.pending:
+            if moves.setdefault(change.move, chance.random() < part):
+                change.apply(entries)
         return entries
 
 
 Node = File | Folder
-
-
-def _rename(entries: dict[str, Node], names: dict[str, Node | None]) -> None:
-    for name, node in names.items():
-        if node is None:
-            entries.pop(name, None)
-        else:
-            entries[name] = node
 
 
 class Disk:
@@ -182,7 +190,8 @@ class Disk:
 
     def torn(self, chance: random.Random) -> State:
         """What may be left where any part of the unsynced survives."""
-        return self._state(lambda folder: folder.torn(chance), lambda file: file.torn(chance))
+        moves: dict[object, bool] = {}
+        return self._state(lambda folder: folder.torn(chance, moves), lambda file: file.torn(chance))
 
     def _state(self, names: Callable[[Folder], dict[str, Node]], content: Callable[[File], bytes]) -> State:
         state: State = {}
@@ -208,14 +217,15 @@ class Disk:
     def _move(self, path: str, to: str) -> None:
         node = self._find(path)
         assert node is not None, path
-        if path.rpartition("/")[0] == to.rpartition("/")[0]:
-            self._parent(path).change({Path(path).name: None, Path(to).name: node})
-        else:
-            self._name(to, node)
-            self._name(path, None)
+        if self._parent(path) is self._parent(to):
+            self._parent(path).change(Change(names={Path(path).name: None, Path(to).name: node}))
+            return
+        gone = Change(names={Path(path).name: None})
+        self._parent(path).change(gone)
+        self._parent(to).change(Change(names={Path(to).name: node}, move=gone.move))
 
     def _name(self, path: str, node: Node | None) -> None:
-        self._parent(path).change({Path(path).name: node})
+        self._parent(path).change(Change(names={Path(path).name: node}))
 
     def _file(self, path: str) -> File:
         node = self._find(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sqlite3
 import sys
@@ -18,7 +19,6 @@ from db.outbox import Outbox
 from db.queue import Queue
 from db.records import StoreVerdict
 from db.results import Results
-from handlers.spool import reconcile
 from node.commands.serve import prepare
 from node.config import Configuration, load
 from tests.db.conftest import new_instance
@@ -56,6 +56,12 @@ def data() -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Hundreds of starts do not tell what they cleared up."""
+    caplog.set_level(logging.ERROR, "overread.spool")
+
+
 def configure(folder: Path, data: Path, port: int = 1) -> Path:
     folder.mkdir(exist_ok=True)
     data.mkdir(exist_ok=True)
@@ -84,6 +90,10 @@ def record_receiver(folder: Path, load: Load) -> tuple[Disk, Recording]:
     finally:
         recording.stop()
     return disk, recording
+
+
+def report(cuts: Cuts) -> None:
+    print(f"{len(cuts.operations)} operations, cuts {cuts.count}, {checkpoints(cuts)} checkpoints, seed {cuts.seed}")
 
 
 def checkpoints(cuts: Cuts) -> int:
@@ -131,7 +141,9 @@ def dataset_digest(file: bytes) -> str:
     return hashlib.sha256(file[start:]).hexdigest()
 
 
-def test_acknowledged_instances_survive_a_cut_at_every_point(tmp_path: Path, data: Path) -> None:
+def test_acknowledged_instances_survive_a_cut_at_every_point(
+    tmp_path: Path, data: Path, quiet: None
+) -> None:
     load_ = mixed_load()
     disk, recording = record_receiver(tmp_path / "recorded", load_)
     node = Node(load(configure(tmp_path / "replayed", data)))
@@ -160,4 +172,79 @@ def test_acknowledged_instances_survive_a_cut_at_every_point(tmp_path: Path, dat
     assert checkpoints(cuts) >= 2
     cuts.replay(data, said, check)
     assert len(acknowledged) == load_.count
-    print(f"{len(cuts.operations)} operations, {cuts.count} cuts, {checkpoints(cuts)} checkpoints")
+    report(cuts)
+
+
+def job_numbers(said: Said, found: set[int]) -> bool:
+    """Take up the jobs that a program says are committed."""
+    if said.port == 0:
+        found |= {int(line) for line in said.data.split()}
+    return said.port == 0
+
+
+def test_committed_results_have_their_files_after_a_cut_at_every_point(
+    tmp_path: Path, data: Path, quiet: None
+) -> None:
+    folder, studies = tmp_path / "recorded", 6
+    file = configure(folder, folder / "var")
+    disk = Disk(folder / "var")
+    command = [sys.executable, "-m", "tests.power.results_maker", file, str(studies)]
+    recording = Recording(command, folder / "var", folder, environment(folder))
+    assert recording.wait(120) == 0, recording.log.read_text()
+    node = Node(load(configure(tmp_path / "replayed", data)))
+    committed: set[int] = set()
+
+    def check() -> None:
+        database = node.start()
+        try:
+            rows = node.rows("results")
+            for uid, path, digest in rows:
+                assert hashlib.sha256((data / path).read_bytes()).hexdigest() == digest, (uid, path)
+            jobs = {job.id: job for job in Queue(database).jobs(limit=100)}
+            outbox, results = Outbox(database), Results(database)
+            done = {number for number, job in jobs.items() if job.state == "succeeded"}
+            assert committed <= done
+            for number in done:
+                assert len(results.of_job(number)) == OBJECTS
+                assert {d.destination for d in outbox.of_job(number)} == {"pacs", "viewer"}
+            node.still_takes(database)
+        finally:
+            database.close()
+
+    cuts = Cuts(recording.operations(), disk, SEED)
+    cuts.replay(data, lambda words: job_numbers(words, committed), check)
+    assert len(committed) == studies
+    report(cuts)
+
+
+RECONCILE = """\
+import sys
+from pathlib import Path
+from node.commands.serve import prepare
+from node.config import load
+prepare(load(Path(sys.argv[1])), with_spool=True)
+"""
+
+
+def test_start_up_check_loses_no_orphan_at_any_cut(tmp_path: Path, data: Path, quiet: None) -> None:
+    folder = tmp_path / "recorded"
+    file = configure(folder, folder / "var")
+    prepare(load(file), with_spool=True)
+    orphans = {f"{n}.dcm": f"orphan {n}".encode() * 200 for n in range(4)}
+    for n, (name, content) in enumerate(orphans.items()):
+        (folder / "var" / "spool" / f"{n % 3:02x}" / name).write_bytes(content)
+        (folder / "var" / "spool" / f"{n:02x}" / f"{n}.part").write_bytes(b"half")
+    disk = Disk(folder / "var")
+    command = [sys.executable, "-c", RECONCILE, file]
+    recording = Recording(command, folder / "var", folder, environment(folder))
+    assert recording.wait() == 0, recording.log.read_text()
+    node = Node(load(configure(tmp_path / "replayed", data)))
+
+    def check() -> None:
+        node.start().close()
+        assert {path.name: path.read_bytes() for path in (data / "orphans").iterdir()} == orphans
+        assert [path for path in (data / "spool").rglob("*") if path.is_file()] == []
+
+    cuts = Cuts(recording.operations(), disk, SEED)
+    cuts.replay(data, lambda _: False, check)
+    report(cuts)
