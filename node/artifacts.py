@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -41,12 +42,15 @@ def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
 
 
 def write_synced(root: Path, relative: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync it, rename it and sync its folder and those above, up to ``root``.
+    """Write a file below ``root`` under a temporary name, sync it, rename it and sync its folder.
 
     The bytes are synced before the name, since a rerun may replace a file that a row already speaks of.
     """
     path = root / relative
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        _make_durable.cache_clear()
+    for folder in reversed(relative.parents[:-1]):
+        _make_durable(root / folder)
     temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with temporary.open("wb") as file:
@@ -58,4 +62,9 @@ def write_synced(root: Path, relative: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-    make_durable(root, path.parent)
+
+
+@lru_cache(maxsize=1024)
+def _make_durable(folder: Path) -> None:
+    """Once for each folder and process: another process that made it may not have synced its name."""
+    make_durable(folder.parent, folder)

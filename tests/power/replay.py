@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.power.disk import Disk, State
-from tests.power.trace import FolderMade, Opened, Operation, Said, SyncBegun, SyncEnded
+from tests.power.trace import FolderMade, Opened, Operation, Said, SyncBegun, SyncEnded, Written
 
 MEMORY = Path("/dev/shm")
 """A disk of memory, where there is one, makes the many states cheap; what is tested are their contents."""
@@ -85,7 +85,9 @@ class Cuts:
         """Call ``check`` with the folder in every state; ``said`` before, whether it hears an acknowledgement.
 
         The state of what was synced is made where it is another one, or where more was acknowledged; the others
-        after every operation that changes a file or a name. Whoever fails is told the cut.
+        after every operation that changes a file or a name. Writes that follow upon each other in one file, as
+        SQLite's of a frame's head and page, count as one: torn states have every part of them. Whoever fails is
+        told the cut.
         """
         box = Sandbox(folder)
         synced_changes = -1
@@ -95,10 +97,23 @@ class Cuts:
             if heard or self.disk.synced_changes != synced_changes:
                 synced_changes = self.disk.synced_changes
                 self._check(box, "synced", number, self.disk.synced(), check)
-            if heard or not isinstance(operation, Said | SyncBegun | SyncEnded | Opened | FolderMade):
+            if heard or (self._matters(operation) and not self._goes_on(number)):
                 self._check(box, "whole", number, self.disk.whole(), check)
                 chance = random.Random(f"{self.seed} {number}")
                 self._check(box, "torn", number, self.disk.torn(chance), check)
+
+    @staticmethod
+    def _matters(operation: Operation) -> bool:
+        return not isinstance(operation, Said | SyncBegun | SyncEnded | Opened | FolderMade)
+
+    def _goes_on(self, number: int) -> bool:
+        """Whether the next operation continues the same write."""
+        this, following = self.operations[number], self.operations[number + 1 : number + 2]
+        return isinstance(this, Written) and any(
+            isinstance(other, Written)
+            and (other.path, other.offset) == (this.path, (this.offset or 0) + len(this.data))
+            for other in following
+        )
 
     def _check(self, box: Sandbox, kind: str, number: int, state: State, check: Callable[[], None]) -> None:
         box.put(state)
