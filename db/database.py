@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -17,12 +19,15 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from db.errors import Contended, DatabaseUnavailable, OutcomeUnknown, SchemaTooNew
+from db.errors import Contended, DatabaseError, DatabaseUnavailable, OutcomeUnknown, SchemaTooNew
 from db.migrations.versioning import SchemaStatus, schema_status, upgrade
 from db.wal import filled_beyond
 
+log = logging.getLogger("overread.database")
+
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """The write-ahead log is brought into the database file when it is filled beyond this."""
+CHECKPOINT = "PRAGMA wal_checkpoint(RESTART)"
 LOG_BYTES = 4 * CHECKPOINT_BYTES
 """A log that grew beyond this, while a long read held up checkpoints, is cut when it is used from its start again."""
 
@@ -108,14 +113,20 @@ class Database:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
-        """Let a full write-ahead log begin anew, under the write lock: see docs/decisions/0002-sqlite-journal.md."""
+        """Let a full write-ahead log begin anew, under the write lock: see docs/decisions/0002-sqlite-journal.md.
+
+        The transaction before is committed, so a failure here is not its own; the next one tries again.
+        """
         file = _sqlite_file(self.settings.url)
-        if not filled_beyond(file.with_name(file.name + "-wal"), CHECKPOINT_BYTES):
-            return
-        with _translated(), self.engine.connect() as connection:
-            raw: Any = connection.connection.dbapi_connection
-            # The file keeps its length: a sync of bytes written over others need not sync the file's length too.
-            raw.execute("PRAGMA wal_checkpoint(RESTART)")
+        try:
+            if not filled_beyond(file.with_name(f"{file.name}-wal"), CHECKPOINT_BYTES):
+                return
+            with _translated(), self.engine.connect() as connection:
+                raw: Any = connection.connection.dbapi_connection
+                # The file keeps its length, so that syncs of what is written over it need not sync its length.
+                raw.execute(CHECKPOINT)
+        except (sqlite3.Error, DatabaseError, OSError) as error:
+            log.error("checkpoint_failed error=%s", error)
 
     def schema_status(self) -> SchemaStatus:
         """Whether the schema is that of this version."""

@@ -21,7 +21,9 @@ def make_durable(root: Path, *folders: Path) -> None:
     The names of folders that are there already are synced too, since whoever made them may have died before.
     """
     holding = {folder.parent for folder in folders}
-    changed = {above for folder in holding for above in (folder, *folder.parents) if above.is_relative_to(root)}
+    changed = {
+        above for folder in holding for above in (folder, *folder.parents) if above.is_relative_to(root)
+    }
     changed |= {folder.parent for folder in (root, *root.parents) if not folder.exists()}
     for folder in (root, *folders):
         folder.mkdir(parents=True, exist_ok=True)

@@ -124,7 +124,9 @@ class Load:
 
 def mixed_load(*, associations: int = 3, each: int = 8) -> Load:
     """New objects over several associations at once; then some again, some with other contents, some new."""
-    groups = [[make_object(each * group + i, size=_size(i)) for i in range(each)] for group in range(associations)]
+    groups = [
+        [make_object(each * group + i, size=_size(i)) for i in range(each)] for group in range(associations)
+    ]
     rivals = [[make_object(900, content=group)] for group in range(associations)]
     again = [[group[0], make_object(each * n + 1, content=1), make_object(each * n + 1, content=2),
               group[3], make_object(500 + n)] for n, group in enumerate(groups)]  # fmt: skip

@@ -65,7 +65,9 @@ def _walk(root: Path) -> tuple[set[str], set[str]]:
 @contextmanager
 def sandbox() -> Iterator[Path]:
     """An empty folder for a node's data."""
-    folder = Path(tempfile.mkdtemp(prefix="overread-power-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
+    folder = Path(
+        tempfile.mkdtemp(prefix="overread-power-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
+    )
     try:
         yield folder
     finally:

@@ -96,7 +96,9 @@ Operation = Opened | FolderMade | Written | Resized | Renamed | Removed | SyncBe
 class Recording:
     """A command that runs under strace; its operations below ``root`` once it has ended."""
 
-    def __init__(self, command: Sequence[str | Path], root: Path, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str | Path], root: Path, folder: Path, env: Mapping[str, str]
+    ) -> None:
         self.root = root
         self.trace = folder / "trace.txt"
         self.log = folder / "log.txt"

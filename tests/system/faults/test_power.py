@@ -93,7 +93,9 @@ def record_receiver(folder: Path, load: Load) -> tuple[Disk, Recording]:
 
 
 def report(cuts: Cuts) -> None:
-    print(f"{len(cuts.operations)} operations, cuts {cuts.count}, {checkpoints(cuts)} checkpoints, seed {cuts.seed}")
+    print(
+        f"{len(cuts.operations)} operations, cuts {cuts.count}, {checkpoints(cuts)} checkpoints, seed {cuts.seed}"
+    )
 
 
 def checkpoints(cuts: Cuts) -> int:
@@ -130,7 +132,9 @@ class Node:
         """The version of the schema; None where there is none yet."""
         if not self.select(database, "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"):
             return None
-        return next((text for (text,) in self.select(database, "SELECT version_num FROM alembic_version")), None)
+        return next(
+            (text for (text,) in self.select(database, "SELECT version_num FROM alembic_version")), None
+        )
 
     def rows(self, database: Database, table: str) -> list[tuple[str, str, str]]:
         """UID, path and digest of what the database has."""
@@ -151,9 +155,7 @@ def dataset_digest(file: bytes) -> str:
     return hashlib.sha256(file[start:]).hexdigest()
 
 
-def test_acknowledged_instances_survive_a_cut_at_every_point(
-    tmp_path: Path, data: Path, quiet: None
-) -> None:
+def test_acknowledged_instances_survive_a_cut_at_every_point(tmp_path: Path, data: Path, quiet: None) -> None:
     load_ = mixed_load()
     disk, recording = record_receiver(tmp_path / "recorded", load_)
     node = Node(load(configure(tmp_path / "replayed", data)))
@@ -211,7 +213,9 @@ def test_committed_results_have_their_files_after_a_cut_at_every_point(
             rows = node.rows(database, "results")
             for uid, path, digest in rows:
                 assert hashlib.sha256((data / path).read_bytes()).hexdigest() == digest, (uid, path)
-            done = {number for (number,) in node.select(database, "SELECT id FROM jobs WHERE state = 'succeeded'")}
+            done = {
+                number for (number,) in node.select(database, "SELECT id FROM jobs WHERE state = 'succeeded'")
+            }
             assert committed <= done
             deliveries = node.select(database, DELIVERIES)
             assert len(rows) == len(done) * OBJECTS
