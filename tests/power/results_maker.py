@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def main(configuration_file: Path, studies: int) -> None:
             store(written(number * OBJECTS + i), job, configuration.data_dir) for i in range(OBJECTS)
         )
         queue.settle(job, Done(model_version="1", results=results))
-        print(job.id, flush=True)
+        os.write(1, f"{job.id}\n".encode())  # in one piece
     database.close()
 
 

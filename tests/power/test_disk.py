@@ -101,7 +101,7 @@ with open(root + "d/a", "ab") as file:
     file.write(b"end")
 os.rename(root + "d/a", root + "d/b")
 os.ftruncate(os.open(root + "d/b", os.O_RDWR), 5)
-print("done", flush=True)
+os.write(1, b"done\\n")
 os.unlink(root + "d/b")
 """
 
