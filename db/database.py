@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -17,11 +19,17 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from db.errors import Contended, DatabaseUnavailable, OutcomeUnknown, SchemaTooNew
+from db.errors import Contended, DatabaseError, DatabaseUnavailable, OutcomeUnknown, SchemaTooNew
 from db.migrations.versioning import SchemaStatus, schema_status, upgrade
+from db.wal import filled_beyond
+
+log = logging.getLogger("overread.database")
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-"""The write-ahead log is brought into the database file when it has grown beyond this."""
+"""The write-ahead log is brought into the database file when it is filled beyond this."""
+CHECKPOINT = "PRAGMA wal_checkpoint(RESTART)"
+LOG_BYTES = 4 * CHECKPOINT_BYTES
+"""A log that grew beyond this, while a long read held up checkpoints, is cut when it is used from its start again."""
 
 CONTENTION = frozenset({"DeadlockDetected", "SerializationFailure"})
 """Errors of Postgres that a second try cures."""
@@ -105,16 +113,20 @@ class Database:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
-        """Empty a long write-ahead log, under the write lock: see docs/decisions/0002-sqlite-journal.md."""
-        log = _sqlite_file(self.settings.url).with_name(_sqlite_file(self.settings.url).name + "-wal")
+        """Let a full write-ahead log begin anew, under the write lock: see docs/decisions/0002-sqlite-journal.md.
+
+        The transaction before is committed, so a failure here is not its own; the next one tries again.
+        """
+        file = _sqlite_file(self.settings.url)
         try:
-            if log.stat().st_size < CHECKPOINT_BYTES:
+            if not filled_beyond(file.with_name(f"{file.name}-wal"), CHECKPOINT_BYTES):
                 return
-        except FileNotFoundError:
-            return
-        with _translated(), self.engine.connect() as connection:
-            raw: Any = connection.connection.dbapi_connection
-            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with _translated(), self.engine.connect() as connection:
+                raw: Any = connection.connection.dbapi_connection
+                # The file keeps its length, so that syncs of what is written over it need not sync its length.
+                raw.execute(CHECKPOINT)
+        except (sqlite3.Error, DatabaseError, OSError) as error:
+            log.error("checkpoint_failed error=%s", error)
 
     def schema_status(self) -> SchemaStatus:
         """Whether the schema is that of this version."""
@@ -205,7 +217,13 @@ class _WriteLock:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "foreign_keys=ON"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "wal_autocheckpoint=0",
+        f"journal_size_limit={LOG_BYTES}",
+        "foreign_keys=ON",
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from db.errors import DatabaseError
 from db.index import Index
 from db.records import NewInstance, StoreVerdict
-from handlers.spool import sync_folder
+from handlers.folders import sync_folder
 
 log = logging.getLogger("overread.committer")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from db.database import Database
 from db.index import Index
+from handlers.folders import make_durable, sync_folder
 from handlers.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 log = logging.getLogger("overread.spool")
@@ -48,8 +49,7 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
 
 def make_folders(spool: Path) -> None:
     """Create the spool's folders, once at the start."""
-    for name in FOLDERS:
-        (spool / name).mkdir(parents=True, exist_ok=True)
+    make_durable(spool.parent, *(spool / name for name in FOLDERS))
 
 
 class SpoolFile:
@@ -99,9 +99,13 @@ class SpoolFile:
                 whole.release()
 
     def keep(self) -> None:
-        """Sync the file and give it its name; the folder is still to be synced."""
-        os.fsync(self._file)
+        """Give the file its name and sync it; the folder is still to be synced.
+
+        The new name comes first: on journalling file systems the one sync then mostly has both. A cut of power
+        in between may leave a whole name with a part of the bytes; it has no row, so ``reconcile`` moves it away.
+        """
         os.rename(self._partial, self.path)
+        os.fsync(self._file)
         self._close()
 
     def discard(self) -> None:
@@ -116,15 +120,6 @@ class SpoolFile:
             self._file = -1
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync a folder's entries."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def reconcile(spool: Path, database: Database) -> None:
     """Clear up what a crash left in the spool. Only while no receiver runs.
 
@@ -133,6 +128,7 @@ def reconcile(spool: Path, database: Database) -> None:
     """
     make_folders(spool)
     known = Index(database).known_paths()
+    set_aside = spool.parent / "orphans"
     partial = orphans = 0
     for name in FOLDERS:
         for path in (spool / name).iterdir():
@@ -140,8 +136,11 @@ def reconcile(spool: Path, database: Database) -> None:
                 path.unlink()
                 partial += 1
             elif f"{spool.name}/{name}/{path.name}" not in known:
-                (spool.parent / "orphans").mkdir(exist_ok=True)
-                path.rename(spool.parent / "orphans" / path.name)
+                if not orphans:
+                    make_durable(spool.parent, set_aside)
+                path.rename(set_aside / path.name)
                 orphans += 1
+    if orphans:
+        sync_folder(set_aside)
     if partial or orphans:
         log.warning("spool_reconciled partial_removed=%d orphans_moved=%d", partial, orphans)

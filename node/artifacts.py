@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
 from db.records import Job, NewResult
+from handlers.folders import make_durable, sync_folder
 from sr_writer.attributes import result_attributes
 from sr_writer.context import WrittenObject
 
@@ -24,7 +26,7 @@ def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
     dataset.save_as(buffer, enforce_file_format=True)
     data = buffer.getvalue()
     relative = Path("results") / f"{job.id % 256:02x}" / str(job.id) / f"{dataset.SOPInstanceUID}.dcm"
-    write_synced(data_dir / relative, data)
+    write_synced(data_dir, relative, data)
     return NewResult(
         kind=written.kind,
         study_instance_uid=str(dataset.StudyInstanceUID),
@@ -39,9 +41,16 @@ def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
     )
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync it, rename it and sync its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_synced(root: Path, relative: Path, data: bytes) -> None:
+    """Write a file below ``root`` under a temporary name, sync it, rename it and sync its folder.
+
+    The bytes are synced before the name, since a rerun may replace a file that a row already speaks of.
+    """
+    path = root / relative
+    if not path.parent.exists():
+        _make_durable.cache_clear()
+    for folder in reversed(relative.parents[:-1]):
+        _make_durable(root / folder)
     temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with temporary.open("wb") as file:
@@ -52,8 +61,10 @@ def write_synced(path: Path, data: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
+
+
+@lru_cache(maxsize=1024)
+def _make_durable(folder: Path) -> None:
+    """Once for each folder and process: another process that made it may not have synced its name."""
+    make_durable(folder.parent, folder)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from handlers.folders import make_durable
 from node.config import Configuration
 
 PR_SET_PDEATHSIG = 1
@@ -68,14 +69,14 @@ def die_with_parent() -> None:
 
 
 def make_folders(configuration: Configuration) -> None:
-    """Create the data folder and its parts, and the folder of a SQLite file."""
-    for folder in (
+    """Create the data folder and its parts, and the folder of a SQLite file, so that a cut of power leaves them."""
+    make_durable(
+        configuration.data_dir,
         configuration.spool_dir,
         configuration.results_dir,
         configuration.models_dir,
         configuration.run_dir,
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
+    )
     url = configuration.database_settings().url
     if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        make_durable(Path(url.removeprefix("sqlite:///")).parent)

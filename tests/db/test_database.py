@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from sqlalchemy import text
 from db.database import Database, DatabaseSettings
 from db.errors import DatabaseUnavailable, SchemaTooNew
 from db.index import Index
+from db.records import StoreVerdict
+from db.wal import filled_beyond
 from tests.db.conftest import new_instance
 from tests.peers.postgres import Postgres
 
@@ -93,6 +96,59 @@ def test_write_ahead_log_stays_short(tmp_path: Path) -> None:
     for _ in range(40):
         index.record([new_instance(attributes={"StudyDescription": "x" * 4000}) for _ in range(50)])
     assert (tmp_path / "test.db-wal").stat().st_size < 10 * 1024 * 1024
+    database.close()
+
+
+def test_log_that_a_long_read_made_long_is_short_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.database.CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr("db.database.LOG_BYTES", 400_000)
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}", wait_seconds=0.01))
+    database.upgrade()
+    index = Index(database)
+    log = tmp_path / "test.db-wal"
+
+    def write(times: int) -> None:
+        for _ in range(times):
+            index.record([new_instance(attributes={"StudyDescription": "x" * 4000}) for _ in range(10)])
+
+    with database.read() as connection:
+        connection.execute(text("SELECT * FROM instances")).all()
+        write(15)
+        assert log.stat().st_size > 400_000
+    write(5)
+    assert log.stat().st_size <= 400_000
+    assert len(index.instances("1.1")) == 200
+    database.close()
+
+
+def test_full_log_is_used_from_its_start_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.database.CHECKPOINT_BYTES", 100_000)
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
+    database.upgrade()
+    log = tmp_path / "test.db-wal"
+    full = []
+    for _ in range(60):
+        Index(database).record([new_instance()])
+        full.append(filled_beyond(log, 50_000))
+    assert log.stat().st_size < 200_000
+    assert [before for before, after in pairwise(full) if before and not after], "it was never begun anew"
+    assert not filled_beyond(tmp_path / "none", 0)
+    database.close()
+
+
+def test_checkpoint_that_fails_does_not_undo_what_was_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
+    database.upgrade()
+    with monkeypatch.context() as patch:
+        patch.setattr("db.database.CHECKPOINT_BYTES", 0)
+        patch.setattr("db.database.CHECKPOINT", "PRAGMA wal_checkpoint(")
+        assert Index(database).record([new_instance()]) == [StoreVerdict.STORED]
+    assert "checkpoint_failed" in caplog.text
+    assert len(Index(database).instances("1.1")) == 1
     database.close()
 
 
