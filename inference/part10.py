@@ -26,6 +26,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from inference.engine import AttributeValue, ImageHeader
 from inference.errors import ImageUnreadable
+from inference.forms import UID_FORM
 
 MAXIMUM_BYTES = 1024 * 1024 * 1024
 MAXIMUM_DEPTH = 64  # levels of nested sequences; the standard's deepest templates stay below 20
@@ -64,10 +65,12 @@ def header_of(dataset: Dataset, keywords: Iterable[str]) -> ImageHeader:
     Raises
     ------
     ImageUnreadable
-        If it has no SOP Instance UID.
+        If it has no SOP Instance UID, or one that is none.
     """
     if not dataset.get("SOPInstanceUID"):
         raise ImageUnreadable("the object has no SOP Instance UID")
+    if UID_FORM.fullmatch(str(dataset.SOPInstanceUID)) is None:
+        raise ImageUnreadable("the SOP Instance UID is no UID")
     attributes: dict[str, AttributeValue] = {}
     for keyword in keywords:
         if keyword not in dataset:

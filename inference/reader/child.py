@@ -7,6 +7,7 @@ descriptors. Limits are set before anything that parses is imported. It loads no
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -83,6 +84,8 @@ def serve(channel: socket.socket, memory: int, operations: Operations) -> bool:
             document, pixels, sound = {"memory": True}, 0, False
         except OSError as error:
             document, pixels = {"system": error.errno}, 0
+            if error.errno == errno.ENOMEM:  # as mmap(2) says it
+                document, sound = {"memory": True}, False
         except Exception as error:  # parsers of damaged files raise what they like
             document, pixels = {"unreadable": f"the file is damaged ({type(error).__name__})"}, 0
     wire.send(channel, wire.Message(number=request.number, document=document, pixels=pixels))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from inference.display import LARGEST_VALUE, Display, LookupTable, Rescale, Window, modality_range
 from inference.engine import AttributeValue, ImageHeader
 from inference.findings import SourceImage
+from inference.forms import UID_FORM
 from inference.reader.wire import MAXIMUM_PIXEL_BYTES, PIXEL_TYPES, Nonsense
 from inference.stored import MAXIMUM_PIXELS, StoredImage
 from inference.volumes.frame import Frame, Plane
@@ -47,6 +48,12 @@ class Fields:
     def text(self, name: str, longest: int = LONGEST_TEXT) -> str:
         value = self._members.get(name)
         if not isinstance(value, str) or len(value) > longest:
+            raise Nonsense(name)
+        return value
+
+    def uid(self, name: str) -> str:
+        value = self.text(name)
+        if UID_FORM.fullmatch(value) is None:
             raise Nonsense(name)
         return value
 
@@ -121,7 +128,7 @@ def read_header_document(document: Fields) -> ImageHeader:
         attributes[keyword] = value
     return ImageHeader(
         sop_class_uid=document.text("sop_class_uid", LONGEST_UID),
-        sop_instance_uid=document.text("sop_instance_uid", LONGEST_UID),
+        sop_instance_uid=document.uid("sop_instance_uid"),
         attributes=attributes,
     )
 
@@ -270,7 +277,7 @@ def read_frame_document(document: Fields, path: Path) -> Frame:
             study_instance_uid=document.text("study"),
             series_instance_uid=document.text("series"),
             sop_class_uid=document.text("sop_class"),
-            sop_instance_uid=document.text("instance"),
+            sop_instance_uid=document.uid("instance"),
             rows=stored_rows,
             columns=stored_columns,
             frame=document.whole("frame", 1, MOST_FRAMES) if document.has("frame") else None,

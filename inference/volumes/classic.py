@@ -13,6 +13,7 @@ import numpy as np
 
 from inference.errors import ImageUnreadable
 from inference.findings import SourceImage
+from inference.forms import UID_FORM
 from inference.stored import MAXIMUM_PIXELS
 from inference.volumes.frame import Frame, PixelLayout, Plane
 
@@ -51,6 +52,8 @@ def classic_frame(path: Path, values: Mapping[str, str], layout: PixelLayout | N
         raise ImageUnreadable(
             f"the image is not a slice in MONOCHROME2 ({values.get('PhotometricInterpretation', 'none')})"
         )
+    if UID_FORM.fullmatch(values.get("SOPInstanceUID", "")) is None:
+        raise ImageUnreadable("the SOP Instance UID is missing or no UID")
     spacing = _numbers(values.get("PixelSpacing", ""), 2, "Pixel Spacing")
     slope, intercept = number_of(values, "RescaleSlope", 1.0), number_of(values, "RescaleIntercept", 0.0)
     return Frame(

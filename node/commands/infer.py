@@ -130,8 +130,17 @@ def _run(
             for item in read:
                 if isinstance(item, Refusal):
                     documents.append(refusal_document(item, engine.settings.name, engine.model.version))
-                else:
-                    documents.append(_write(next(analyses), engine.settings.name, engine.kind, out))
+                    continue
+                analysis = next(analyses)
+                try:
+                    documents.append(_write(analysis, engine.settings.name, engine.kind, out))
+                except OSError:
+                    raise
+                except Exception as error:
+                    # As in the pipeline: the report library refuses odd headers in many ways, each its own case.
+                    reason = f"the report cannot be written from this source ({type(error).__name__})"
+                    refused = Refusal(path=analysis.source.path, reason=reason)
+                    documents.append(refusal_document(refused, engine.settings.name, engine.model.version))
             progress.advance(task, sum(len(files) for files in batch))
     return documents
 

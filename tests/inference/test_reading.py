@@ -435,6 +435,7 @@ def test_images_outside_of_their_ranges_make_no_sense(change: dict[str, object])
         {"rows": 9},
         {"traits": [["Modality"]]},
         {"frame": 0},
+        {"instance": "../4"},
     ],
 )
 def test_slices_outside_of_their_ranges_make_no_sense(change: dict[str, object]) -> None:

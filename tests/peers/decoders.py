@@ -8,6 +8,7 @@ HOOK = """
 import os
 import sys
 
+import numpy
 from pydicom.pixels.decoders.base import Decoder
 
 sound = Decoder.as_array
@@ -20,7 +21,7 @@ def as_array(self, source, **options):
     if word == "memory":
         kept = []
         while True:
-            kept.append(bytearray(64_000_000))
+            kept.append(numpy.empty(64_000_000, numpy.uint8))
     if word == "hang":
         while True:
             pass

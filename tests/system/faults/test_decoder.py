@@ -16,12 +16,12 @@ from tests.system.conftest import write_radiograph
 LIMITS = """
 [reader]
 memory = "1500MB"
-seconds = 3
+seconds = 5
 """
 REASONS = {
     "crash": "the decoder crashed on this file (SIGABRT)",
     "memory": "the decoder needed more memory than 1.5 GB",
-    "hang": "the decoder took longer than 3 seconds",
+    "hang": "the decoder took longer than 5 seconds",
     "garbage": "the decoder gave an answer that makes no sense",
 }
 
