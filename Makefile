@@ -44,5 +44,6 @@ bench: $(READY)
 	tests/install-peers
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.volumes

@@ -36,6 +36,10 @@ class ImageHeader:
         listed = [value] if isinstance(value, str) else value or []
         return tuple(item.strip() for item in listed if item.strip())
 
+    def first(self, keyword: str) -> str:
+        """The first value of an attribute as it is; empty when there is none."""
+        return next(iter(self.values(keyword)), "")
+
     def text(self, keyword: str) -> str:
         """The first value of an attribute, in upper case; empty when there is none."""
         return next(iter(self.values(keyword)), "").upper()

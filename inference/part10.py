@@ -1,5 +1,6 @@
 """Reading DICOM files that came from anywhere: size, inflation and nesting are bounded before parsing.
 
+This is the full parser: the node runs it in the reader process alone (``inference.reading``).
 pydicom recurses into sequences of undefined length (a file of a few kilobytes can abort the interpreter)
 and inflates deflated datasets without a limit. Both are checked here first.
 
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.filereader import read_dataset as read_elements
@@ -24,6 +26,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from inference.engine import AttributeValue, ImageHeader
 from inference.errors import ImageUnreadable
+from inference.forms import UID_FORM
 
 MAXIMUM_BYTES = 1024 * 1024 * 1024
 MAXIMUM_DEPTH = 64  # levels of nested sequences; the standard's deepest templates stay below 20
@@ -37,8 +40,8 @@ _LONG_LENGTH_VRS = frozenset(
 _READ_SEQUENCES = frozenset({(0x0028, 0x3000), (0x0028, 0x3010)})  # Modality LUT and VOI LUT Sequence
 
 
-def read_dataset(path: Path) -> FileDataset:
-    """Read a whole Part 10 file.
+def read_dataset(source: Path | BinaryIO) -> FileDataset:
+    """Read a whole Part 10 file, by its path or opened.
 
     Raises
     ------
@@ -47,24 +50,13 @@ def read_dataset(path: Path) -> FileDataset:
     ImageUnreadable
         If it is no such file, is damaged, or asks for more than any image needs.
     """
-    data = _read_bytes(path)
+    data = _read_bytes(source)
     try:
-        return _parse(data, path)
-    except ImageUnreadable:
+        return _parse(data)
+    except (ImageUnreadable, MemoryError):
         raise
     except Exception as error:  # a damaged file can surface as almost any exception of the parser
         raise ImageUnreadable(f"the file is damaged ({type(error).__name__})") from error
-
-
-def read_header(path: Path, keywords: Iterable[str]) -> ImageHeader:
-    """The header of a file on disk as an engine selects by it.
-
-    Raises
-    ------
-    ImageUnreadable
-        If the file cannot be read, or has no SOP Instance UID.
-    """
-    return header_of(read_dataset(path), keywords)
 
 
 def header_of(dataset: Dataset, keywords: Iterable[str]) -> ImageHeader:
@@ -73,10 +65,12 @@ def header_of(dataset: Dataset, keywords: Iterable[str]) -> ImageHeader:
     Raises
     ------
     ImageUnreadable
-        If it has no SOP Instance UID.
+        If it has no SOP Instance UID, or one that is none.
     """
     if not dataset.get("SOPInstanceUID"):
         raise ImageUnreadable("the object has no SOP Instance UID")
+    if UID_FORM.fullmatch(str(dataset.SOPInstanceUID)) is None:
+        raise ImageUnreadable("the SOP Instance UID is no UID")
     attributes: dict[str, AttributeValue] = {}
     for keyword in keywords:
         if keyword not in dataset:
@@ -96,9 +90,11 @@ def header_of(dataset: Dataset, keywords: Iterable[str]) -> ImageHeader:
     )
 
 
-def _read_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(MAXIMUM_BYTES + 1)
+def _read_bytes(source: Path | BinaryIO) -> bytes:
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return _read_bytes(file)
+    data = source.read(MAXIMUM_BYTES + 1)
     if len(data) > MAXIMUM_BYTES:
         raise ImageUnreadable(f"the file is larger than {MAXIMUM_BYTES} bytes")
     if data[_PREAMBLE_BYTES - 4 : _PREAMBLE_BYTES] != b"DICM":
@@ -106,7 +102,7 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _parse(data: bytes, path: Path) -> FileDataset:
+def _parse(data: bytes) -> FileDataset:
     start = _end_of_file_meta(data)
     file_meta = dcmread(BytesIO(data[:start])).file_meta
     transfer_syntax_uid = UID(file_meta.TransferSyntaxUID)
@@ -119,7 +115,7 @@ def _parse(data: bytes, path: Path) -> FileDataset:
     _check_nesting(plain, 0, _Encoding(implicit=False, little_endian=True))
     elements = read_elements(BytesIO(plain), False, True)
     return FileDataset(
-        str(path),
+        "",
         elements,
         preamble=data[:128],
         file_meta=file_meta,

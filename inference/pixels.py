@@ -1,7 +1,8 @@
 """One file to its stored pixel values, checked before anything is decoded.
 
-Files come from the network. Whatever a header asks for is compared with what is really there (native
-length, codestream size) before memory is set aside for it.
+The node runs this in the reader process alone (``inference.reading``). Files come from the network.
+Whatever a header asks for is compared with what is really there (native length, codestream size) before
+memory is set aside for it.
 
 References
 ----------
@@ -10,49 +11,31 @@ DICOM PS3.3 section C.7.6.3 (Image Pixel Module), PS3.5 section 8 (encoding of p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import DataElement, Dataset, FileDataset
+from pydicom import DataElement, FileDataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
 from inference.codestream import CodestreamError, frame_size
+from inference.display import Display
 from inference.errors import ImageUnreadable
-from inference.part10 import read_dataset
+from inference.findings import SourceImage
+from inference.part10 import header_of, read_dataset
+from inference.stored import MAXIMUM_PIXELS, StoredImage
 
-MAXIMUM_PIXELS = 256 * 1024 * 1024
 SUPPORTED_BITS_ALLOCATED = (8, 16, 32)
 
 _NO_OVERLAY = DataElement(0x60000102, "US", 0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredImage:
-    """A single-frame grey image as it was stored.
-
-    ``values`` is an integer array of shape (rows, columns) whose values lie in
-    [``lowest``, ``highest``], the range that Bits Stored and Pixel Representation allow.
-    ``dataset`` has the header without its pixel data.
-    """
-
-    dataset: Dataset = field(repr=False)
-    values: NDArray[np.integer] = field(repr=False)
-    lowest: int
-    highest: int
-
-    @property
-    def inverted(self) -> bool:
-        """Whether low values are bright (MONOCHROME1)."""
-        return bool(self.dataset.PhotometricInterpretation == "MONOCHROME1")
-
-
-def read_image(path: Path) -> StoredImage:
-    """Read a DICOM Part 10 file with a single-frame grey image.
+def read_image(source: Path | BinaryIO, keywords: Iterable[str] = ()) -> StoredImage:
+    """Read a DICOM Part 10 file with a single-frame grey image, and some attributes of its header.
 
     Raises
     ------
@@ -61,22 +44,34 @@ def read_image(path: Path) -> StoredImage:
     ImageUnreadable
         If it is no such file, or if its pixel data cannot be decoded safely; the message is the reason.
     """
-    dataset = read_dataset(path)
+    dataset = read_dataset(source)
     try:
+        header = header_of(dataset, {*keywords, "StudyInstanceUID", "SeriesInstanceUID"})
         _check_description(dataset)
         values = _decode(dataset)
-    except ImageUnreadable:
+        bits = int(dataset.BitsStored)
+        lowest = -(1 << (bits - 1)) if dataset.PixelRepresentation == 1 else 0
+        highest = lowest + (1 << bits) - 1
+        display = Display.of(dataset, lowest, highest)
+    except (ImageUnreadable, MemoryError):
         raise
     except Exception as error:  # header values are converted when they are first used
         raise ImageUnreadable(f"the image's header is damaged ({type(error).__name__})") from error
-    del dataset.PixelData
-    bits = dataset.BitsStored
-    signed = dataset.PixelRepresentation == 1
-    lowest = -(1 << (bits - 1)) if signed else 0
-    return StoredImage(dataset=dataset, values=values, lowest=lowest, highest=lowest + (1 << bits) - 1)
+    origin = SourceImage(
+        path=source if isinstance(source, Path) else Path(),
+        study_instance_uid=header.first("StudyInstanceUID"),
+        series_instance_uid=header.first("SeriesInstanceUID"),
+        sop_class_uid=header.sop_class_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        rows=values.shape[0],
+        columns=values.shape[1],
+    )
+    return StoredImage(
+        source=origin, header=header, display=display, values=values, lowest=lowest, highest=highest
+    )
 
 
-class FrameReader:
+class FrameDecoder:
     """The frames of a grey multi-frame image, decoded one at a time.
 
     Raises
@@ -87,12 +82,12 @@ class FrameReader:
         If it is no such file, or if its pixel data cannot be decoded safely.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.dataset = read_dataset(path)
+    def __init__(self, source: Path | BinaryIO) -> None:
+        self.dataset = read_dataset(source)
         try:
             _check_description(self.dataset, multiple=True)
             self.count = int(self.dataset.get("NumberOfFrames") or 1)
-        except ImageUnreadable:
+        except (ImageUnreadable, MemoryError):
             raise
         except Exception as error:  # header values are converted when they are first used
             raise ImageUnreadable(f"the image's header is damaged ({type(error).__name__})") from error
@@ -101,7 +96,7 @@ class FrameReader:
         """Stored values of the frame with a 0-based index, shape (rows, columns)."""
         try:
             return _decode(self.dataset, index)
-        except ImageUnreadable:
+        except (ImageUnreadable, MemoryError):
             raise
         except Exception as error:
             raise ImageUnreadable(f"the image's header is damaged ({type(error).__name__})") from error
@@ -122,7 +117,7 @@ def _check_description(dataset: FileDataset, *, multiple: bool = False) -> None:
     if not multiple and int(dataset.get("NumberOfFrames") or 1) != 1:
         raise ImageUnreadable(f"the image has {dataset.NumberOfFrames} frames, not one")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if not 0 < rows * columns <= MAXIMUM_PIXELS:
+    if min(rows, columns) < 1 or rows * columns > MAXIMUM_PIXELS:
         raise ImageUnreadable(f"an image of {columns} x {rows} pixels is not decoded")
     allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     high = int(dataset.get("HighBit", stored - 1))
@@ -191,7 +186,7 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) ->
         cells, _ = decoder.as_array(dataset, index=index, raw=True, **keep_all_bits)
     except BaseException as error:
         # Decoders are plug-ins that raise whatever they like; a panic of one in Rust is no Exception.
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
         raise ImageUnreadable(
             f"{transfer_syntax_uid.name} pixel data cannot be decoded ({type(error).__name__})"

@@ -1,5 +1,7 @@
 """A region of interest that a person has drawn: from a Presentation State or a Structured Report.
 
+The node runs this in the reader process alone (``inference.reading``).
+
 References: PS3.3 sections C.10.5 (Graphic Annotation), C.18.6 (Spatial Coordinates).
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from pydicom import Dataset
@@ -18,17 +21,17 @@ Box = tuple[int, int, int, int]
 """Column, row, width and height in pixels of the source image."""
 
 
-def region_of_file(path: Path) -> Box:
+def drawn_region(source: Path | BinaryIO) -> Box:
     """The box around everything that is drawn in a Presentation State or Structured Report.
 
     Raises:
         OSError: the file cannot be opened or read.
         ImageUnreadable: it is neither, or has no region in pixels.
     """
-    dataset = read_dataset(path)
+    dataset = read_dataset(source)
     points = [np.reshape(data, (-1, 2)) for data in (*_annotated(dataset), *_reported([dataset]))]
     if not points:
-        raise ImageUnreadable(f"{path} has no region in pixels of an image")
+        raise ImageUnreadable("the file has no region in pixels of an image")
     drawn = np.concatenate(points)
     left, top = np.floor(drawn.min(axis=0)).astype(int)
     right, bottom = np.ceil(drawn.max(axis=0)).astype(int)

@@ -17,6 +17,7 @@ from handlers.errors import TlsMisconfigured
 from handlers.settings import AuditSettings, Destination, ReceiverSettings, Source, Syslog, Tls
 from handlers.tls import client_context, server_context
 from inference.engines import engine_kinds
+from inference.reader.limits import ReaderLimits
 from inference.settings import EngineSettings
 from node.errors import ConfigurationError, Fault
 from node.tables import (
@@ -28,6 +29,7 @@ from node.tables import (
     DestinationTable,
     EngineTable,
     NodeTable,
+    ReaderTable,
     RetentionTable,
     RouteTable,
     SourceTable,
@@ -53,6 +55,7 @@ class Configuration(Table):
     tls: TlsTable | None = None
     audit: AuditTable = AuditTable()
     spool: SpoolTable = SpoolTable()
+    reader: ReaderTable = ReaderTable()
     retention: RetentionTable = RetentionTable()
     source: tuple[SourceTable, ...] = ()
     destination: tuple[DestinationTable, ...] = ()
@@ -168,6 +171,9 @@ class Configuration(Table):
                 keyword for route in self.route for keyword in route.match if keyword != INSTANCES_KEYWORD
             ),
         )
+
+    def reader_limits(self) -> ReaderLimits:
+        return ReaderLimits(memory_bytes=int(self.reader.memory), seconds=self.reader.seconds)
 
     def engine_settings(self, name: str) -> EngineSettings:
         engine = self.engine_named(name)

@@ -116,6 +116,10 @@ class Pipeline:
             return Prepared(
                 job=job, outcome=Failed(reason=f"{len(missing)} of {len(wanted)} inputs are not indexed")
             )
+        patients = {_text(instances[uid].attributes.get("PatientID")) for uid in job.inputs}
+        if len(patients) > 1:
+            reason = f"the images of the series are of {len(patients)} patients, and a report is about one"
+            return Prepared(job=job, outcome=Skipped(reason=reason, model_version=engine.model.version))
         files = [self.data_dir / instances[uid].path for uid in job.inputs]
         try:
             read = engine.prepare(files)
@@ -161,7 +165,7 @@ class Pipeline:
             return RetryAfter(
                 seconds=RETRY_SECONDS, reason=f"the results cannot be written: {error.strerror}"
             )
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        except Exception as error:
             # The report library refuses odd but legal source headers in many ways; the job is kept with the reason.
             log.warning("report_failed job=%d error=%s", job.id, type(error).__name__)
             return Failed(reason=f"the report cannot be written from this source ({type(error).__name__})")
@@ -187,6 +191,10 @@ class Pipeline:
             before = self.queue.get(former)
             former = before.predecessor_id if before is not None else None
         return None
+
+
+def _text(value: str | list[str] | None) -> str:
+    return "" if value is None else "\\".join([value] if isinstance(value, str) else value).strip()
 
 
 def series_number(job: Job) -> int:

@@ -129,6 +129,22 @@ class SpoolTable(Table):
     """Room that is kept free on the disk: below it instances are refused until there is room again."""
 
 
+class ReaderTable(Table):
+    """``[reader]``: what reading one received file may cost."""
+
+    memory: ByteSize = ByteSize(4_000_000_000)
+    """Address space of a reader process; its libraries need about half a gigabyte of that."""
+    seconds: Annotated[float, Field(gt=0)] = 60.0
+    """For one file, or one frame of a file with several."""
+
+    @field_validator("memory")
+    @classmethod
+    def _enough(cls, value: ByteSize) -> ByteSize:
+        if value < 1_000_000_000:
+            raise ValueError("a reader needs at least 1GB")
+        return value
+
+
 Days = Annotated[float, Field(gt=0)]
 
 

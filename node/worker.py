@@ -16,6 +16,7 @@ from db.wakeup import Wakeup, notify
 from inference.engine import Engine
 from inference.engines import engine_class
 from inference.errors import InferenceError, ModelAbsent
+from inference.reader.pool import close_readers, limit_readers, readers
 from inference.store.store import ModelStore
 from node.config import Configuration
 from node.pipeline import Pipeline
@@ -43,6 +44,7 @@ class Worker:
         self.queue = Queue(database)
         self.pipeline = Pipeline(database, configuration.data_dir)
         self.store = ModelStore(configuration.models_dir)
+        limit_readers(configuration.reader_limits())
         self.loaded: dict[str, Engine] = {}
         self.absent: dict[str, str] = {}
         self._model_tried_at = 0.0
@@ -58,6 +60,7 @@ class Worker:
         renewer = threading.Thread(target=self._renew_leases, args=(stop,), name="leases", daemon=True)
         renewer.start()
         try:
+            readers().warm()
             while not stop.is_set():
                 try:
                     worked = self.step()
@@ -68,6 +71,7 @@ class Worker:
                     wakeup.wait(POLL_SECONDS)
         finally:
             wakeup.close()
+            close_readers()
         log.info("worker_stopped name=%s", self.name)
 
     def step(self) -> bool:

@@ -26,11 +26,10 @@ from inference.findings import (
 )
 from inference.grey import GreyImage, grey_image
 from inference.localization import heatmap_values, region_of
-from inference.part10 import header_of
 from inference.picture import picture_of
-from inference.pixels import read_image
-from inference.plain_pictures import is_plain_picture, read_plain_picture
+from inference.plain_pictures import grey_picture, is_plain_picture
 from inference.preprocessing import SCALES, Field, field_of, network_input
+from inference.reading import read_image, read_picture
 from inference.thresholds import with_thresholds
 
 if TYPE_CHECKING:
@@ -155,23 +154,14 @@ class ImageEngine:
     def _prepare(self, path: Path) -> ImageCase | Refusal:
         try:
             if is_plain_picture(path):
-                image, source, review = read_plain_picture(path), _plain_source(path), None
+                cells = read_picture(path)
+                image, source, review = grey_picture(cells), _plain_source(path, cells.shape), None
             else:
-                stored = read_image(path)
-                header = header_of(stored.dataset, self.header_keywords)
-                refusal = self.refusal(header)
+                stored = read_image(path, self.header_keywords)
+                refusal = self.refusal(stored.header)
                 if refusal is not None:
                     return Refusal(path=path, reason=refusal)
-                image, review = grey_image(stored), self.review_of(header)
-                source = SourceImage(
-                    path=path,
-                    study_instance_uid=str(stored.dataset.get("StudyInstanceUID", "")),
-                    series_instance_uid=str(stored.dataset.get("SeriesInstanceUID", "")),
-                    sop_class_uid=header.sop_class_uid,
-                    sop_instance_uid=header.sop_instance_uid,
-                    rows=image.values.shape[0],
-                    columns=image.values.shape[1],
-                )
+                image, source, review = grey_image(stored), stored.source, self.review_of(stored.header)
             return self._case(image, source, review)
         except ImageUnreadable as error:
             return Refusal(path=path, reason=str(error))
@@ -304,17 +294,13 @@ def _list_of(settings: EngineSettings, option: str, kind: type[Any]) -> list[Any
     return [kind(item) for item in value]
 
 
-def _plain_source(path: Path) -> SourceImage:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        columns, rows = picture.size
+def _plain_source(path: Path, shape: tuple[int, ...]) -> SourceImage:
     return SourceImage(
         path=path,
         study_instance_uid="",
         series_instance_uid="",
         sop_class_uid="",
         sop_instance_uid=path.stem,
-        rows=rows,
-        columns=columns,
+        rows=shape[0],
+        columns=shape[1],
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import ImageUnreadable
-from inference.pixels import FrameReader
+from inference.reading import FrameReader
 from inference.volumes.frame import Frame, PixelLayout
 
 Values = NDArray[np.float32] | NDArray[np.int16]
@@ -41,8 +42,9 @@ def _shape(frames: Sequence[Frame]) -> tuple[int, int, int]:
 def _load(frames: Sequence[Frame], values: Values, threads: int) -> Values:
     def fill(files: Sequence[Sequence[tuple[int, Frame]]]) -> None:
         for part in files:
-            for index, stored in _stored(part):
-                _convert(stored, frames[index], values[index])
+            with closing(_stored(part)) as read:
+                for index, stored in read:
+                    _convert(stored, frames[index], values[index])
 
     by_file = [list(part) for _, part in groupby(enumerate(frames), key=lambda item: item[1].source.path)]
     shares = [by_file[start :: 4 * threads] for start in range(4 * threads)]
@@ -62,17 +64,23 @@ def same_pixels(one: Frame, other: Frame) -> bool:
     return bool(np.array_equal(first, second))
 
 
-def _stored(part: Sequence[tuple[int, Frame]]) -> Iterator[tuple[int, NDArray[np.integer]]]:
+def _stored(part: Sequence[tuple[int, Frame]]) -> Generator[tuple[int, NDArray[np.integer]]]:
     """Stored values of slices that lie in one file."""
-    reader: FrameReader | None = None
-    for index, frame in part:
-        if frame.pixels is not None:
-            yield index, _native(frame, frame.pixels)
-            continue
-        reader = reader or FrameReader(frame.source.path)
-        whole = reader.values((frame.source.frame or 1) - 1)
-        row, column = frame.origin
-        yield index, whole[row : row + frame.rows, column : column + frame.columns]
+    with ExitStack() as held:
+        reader: FrameReader | None = None
+        whole: tuple[int | None, NDArray[np.integer]] | None = None
+        for index, frame in part:
+            if frame.pixels is not None:
+                yield index, _native(frame, frame.pixels)
+                continue
+            reader = reader or held.enter_context(FrameReader(frame.source.path))
+            if whole is None or whole[0] != frame.source.frame:  # the tiles of a mosaic are one frame
+                whole = frame.source.frame, reader.values((frame.source.frame or 1) - 1)
+            row, column = frame.origin
+            stored = whole[1][row : row + frame.rows, column : column + frame.columns]
+            if stored.shape != (frame.rows, frame.columns):
+                raise ImageUnreadable("a frame has not the size that the header says")
+            yield index, stored
 
 
 def _native(frame: Frame, layout: PixelLayout) -> NDArray[np.integer]:

@@ -17,6 +17,7 @@ from inference.engine import Engine
 from inference.engines import engine_class
 from inference.errors import InferenceError
 from inference.findings import Refusal
+from inference.reader.pool import limit_readers
 from inference.store.card import ModelCard
 from inference.store.store import ModelStore
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
@@ -49,6 +50,7 @@ def calibrate(
 ) -> None:
     """Fit a calibration; held-out cases decide whether the model card keeps it."""
     configuration = load_configuration(config)
+    limit_readers(configuration.reader_limits())
     settings = configuration.engine_settings(engine)
     store = ModelStore(configuration.models_dir)
     if (images is None) == (results is None):

@@ -11,9 +11,7 @@ from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
-import pydicom
 import typer
-from pydicom.errors import InvalidDicomError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from inference.engine import Case, Engine
@@ -23,8 +21,10 @@ from inference.findings import Analysis, Refusal
 from inference.nodule_files import write_nodule_files
 from inference.output import case_document, refusal_document
 from inference.plain_pictures import is_plain_picture
-from inference.regions import region_of_file
+from inference.reader.pool import limit_readers
+from inference.reading import read_header, read_region
 from inference.store.store import ModelStore
+from inference.volumes.header import quick_header
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
 from node.errors import CommandError
@@ -52,6 +52,7 @@ def infer(
 ) -> None:
     """Run an engine on files and write SR, overlays and JSON."""
     configuration = load_configuration(config)
+    limit_readers(configuration.reader_limits())
     names = [entry.name for entry in configuration.engine]
     if engine not in names:
         raise CommandError(
@@ -88,7 +89,7 @@ def infer(
 def _region(text: str) -> list[int]:
     if Path(text).is_file():
         try:
-            return list(region_of_file(Path(text)))
+            return list(read_region(Path(text)))
         except (ImageUnreadable, OSError) as error:
             raise CommandError(f"{error}.") from error
     try:
@@ -103,11 +104,11 @@ def _region(text: str) -> list[int]:
 
 
 def _is_dicom(path: Path) -> bool:
+    """Whether a file says that it is DICOM (PS3.10 section 7.1); what is wrong with it shows when it is read."""
     try:
-        return "SOPInstanceUID" in pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]
-        )
-    except (InvalidDicomError, OSError):
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM" and path.name != "DICOMDIR"
+    except OSError:
         return False
 
 
@@ -129,8 +130,17 @@ def _run(
             for item in read:
                 if isinstance(item, Refusal):
                     documents.append(refusal_document(item, engine.settings.name, engine.model.version))
-                else:
-                    documents.append(_write(next(analyses), engine.settings.name, engine.kind, out))
+                    continue
+                analysis = next(analyses)
+                try:
+                    documents.append(_write(analysis, engine.settings.name, engine.kind, out))
+                except OSError:
+                    raise
+                except Exception as error:
+                    # As in the pipeline: the report library refuses odd headers in many ways, each its own case.
+                    reason = f"the report cannot be written from this source ({type(error).__name__})"
+                    refused = Refusal(path=analysis.source.path, reason=reason)
+                    documents.append(refusal_document(refused, engine.settings.name, engine.model.version))
             progress.advance(task, sum(len(files) for files in batch))
     return documents
 
@@ -139,9 +149,19 @@ def _by_series(files: Sequence[Path]) -> list[list[Path]]:
     """Files grouped by Series Instance UID, in the order in which the series appear."""
     series: dict[str, list[Path]] = {}
     for file in files:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-        series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(file)
+        series.setdefault(_series_of(file), []).append(file)
     return list(series.values())
+
+
+def _series_of(path: Path) -> str:
+    """Series Instance UID of a file; the file's own name where its header cannot be read."""
+    quick = quick_header(path)
+    if quick is not None:
+        return quick.values.get("SeriesInstanceUID", "")
+    try:
+        return read_header(path, ["SeriesInstanceUID"]).first("SeriesInstanceUID")
+    except ImageUnreadable:
+        return str(path)
 
 
 def _write(analysis: Analysis, engine: str, engine_kind: str, out: Path) -> dict[str, Any]:

@@ -297,3 +297,25 @@ def test_sockets_return_to_where_they_were(receiver: Receiver, tmp_path: Path) -
             connection.sendall(data)
     assert_serves(receiver, tmp_path)
     wait_until(lambda: open_sockets() <= before, 10, "every socket is closed")
+
+
+def test_requests_that_do_not_wait_are_read_one_at_a_time(receiver: Receiver) -> None:
+    """Requests behind each other get their answers in turn; the next is read when the last one is stored."""
+    dataset = b"".join(
+        struct.pack("<HH2sH", *tag, b"UI", len(value)) + value
+        for tag, value in (
+            ((0x0008, 0x0016), CT.encode() + b"\0" * (len(CT) % 2)),
+            ((0x0008, 0x0018), b"1.2.3.4\0"),
+            ((0x0020, 0x000D), b"1.2.3.5\0"),
+            ((0x0020, 0x000E), b"1.2.3.6\0"),
+        )
+    )
+    request = store_command() + bytes(pdu.encode_data(1, dataset, command=False, last=True))
+    with connected(receiver) as connection:
+        associated(connection)
+        connection.sendall(request * 40)
+        for _ in range(40):
+            kind, body = read_pdu(connection)
+            assert kind == P_DATA
+            assert struct.pack("<HHLH", 0x0000, 0x0900, 2, 0x0000) in body
+    assert len(receiver.files()) == 1

@@ -96,6 +96,17 @@ def test_minimal_dataset_is_stored(receiver: Receiver) -> None:
     assert pydicom.dcmread(file).file_meta.SourceApplicationEntityTitle == "TEST"
 
 
+def test_preamble_of_a_received_file_is_zero(receiver: Receiver, tmp_path: Path) -> None:
+    """C-STORE carries no preamble, and whatever could be run from one stays with the sender."""
+    path = tmp_path / "executable.dcm"
+    write_object(path)
+    data = path.read_bytes()
+    path.write_bytes(b"MZ\x90\x00\x7fELF#!/bin/sh\n".ljust(128, b"\xcc") + data[128:])
+    storescu(receiver.port, path)
+    (stored,) = receiver.files()
+    assert stored.read_bytes()[:132] == bytes(128) + b"DICM"
+
+
 SEQUENCE = b"\x08\x00\x05\x11SQ\x00\x00\xff\xff\xff\xff"
 
 BAD: dict[str, tuple[bytes, int]] = {

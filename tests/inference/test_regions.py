@@ -10,7 +10,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from inference.errors import ImageUnreadable
-from inference.regions import region_of_file
+from inference.regions import drawn_region
 
 
 def written(path: Path, dataset: Dataset) -> Path:
@@ -31,7 +31,7 @@ def test_polyline_of_a_presentation_state(tmp_path: Path) -> None:
     drawn.GraphicData = [101.0, 51.0, 301.0, 51.0, 301.0, 151.0]
     annotation.GraphicObjectSequence = [drawn]
     state.GraphicAnnotationSequence = [annotation]
-    assert region_of_file(written(tmp_path / "state.dcm", state)) == (100, 50, 200, 100)
+    assert drawn_region(written(tmp_path / "state.dcm", state)) == (100, 50, 200, 100)
 
 
 def test_coordinates_deep_in_a_report(tmp_path: Path) -> None:
@@ -39,9 +39,9 @@ def test_coordinates_deep_in_a_report(tmp_path: Path) -> None:
     drawn.ValueType, drawn.GraphicType, drawn.GraphicData = "SCOORD", "POLYLINE", [10.5, 20.0, 30.0, 60.0]
     group.ValueType, group.ContentSequence = "CONTAINER", [drawn]
     report.ValueType, report.ContentSequence = "CONTAINER", [group]
-    assert region_of_file(written(tmp_path / "report.dcm", report)) == (10, 20, 20, 40)
+    assert drawn_region(written(tmp_path / "report.dcm", report)) == (10, 20, 20, 40)
 
 
 def test_object_without_a_region_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageUnreadable, match="no region"):
-        region_of_file(written(tmp_path / "empty.dcm", Dataset()))
+        drawn_region(written(tmp_path / "empty.dcm", Dataset()))

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence as DicomSequence
 
 from inference.volumes.phantoms import SliceGeometry, straight_geometry, write_ct_series
@@ -317,3 +318,35 @@ def test_frames_carry_no_pixels_of_other_files(tmp_path: Path) -> None:
     frames = read_frames(straight_series(tmp_path)).frames
     assert len({frame.source.sop_instance_uid for frame in frames}) == len(frames)
     assert replace(frames[0]) == frames[0]
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["native", "compressed"])
+@pytest.mark.parametrize(
+    ("keyword", "value", "reason"),
+    [
+        ("PixelSpacing", b"0\\0 ", "Pixel Spacing is not above 0"),
+        ("PixelSpacing", b"-1\\1", "Pixel Spacing is not above 0"),
+        ("PixelSpacing", b"NaN\\1 ", "no Pixel Spacing of 2 numbers"),
+        ("PixelSpacing", b"1e999\\1 ", "no Pixel Spacing of 2 numbers"),
+        ("PixelSpacing", b"", "no Pixel Spacing of 2 numbers"),
+        ("ImagePositionPatient", b"NaN\\0\\0 ", "no Image Position of 3 numbers"),
+        ("ImageOrientationPatient", b"0\\0\\0\\0\\0\\0 ", "no two unit vectors"),
+        ("RescaleSlope", b"inf ", "RescaleSlope is no number"),
+        ("SOPInstanceUID", b"../../1.2 ", "no UID"),
+    ],
+)
+def test_geometry_that_is_none_gives_no_volume(
+    tmp_path: Path, keyword: str, value: bytes, reason: str, compressed: bool
+) -> None:
+    """Nothing is measured in mm by such a header: the slices are refused with the reason."""
+    paths = straight_series(tmp_path)
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        if compressed:
+            dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        element = dataset[keyword]
+        dataset[element.tag] = RawDataElement(element.tag, element.VR, len(value), value, 0, False, True)
+        dataset.save_as(path)
+    series = read_series(paths)
+    assert series.volumes == ()
+    assert any(reason in text for text in series.refused), series.refused

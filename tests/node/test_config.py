@@ -152,3 +152,12 @@ def test_tls_that_cannot_work_is_refused_at_once(tmp_path: Path) -> None:
     assert "destination.0.tls: there is no [tls]" in faults(
         tmp_path, '[[destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "pacs"\nport = 104\ntls = true\n'
     )
+
+
+def test_limits_of_reading(tmp_path: Path) -> None:
+    limits = load(write(tmp_path, COMPLETE), {}).reader_limits()
+    assert (limits.memory_bytes, limits.seconds) == (4_000_000_000, 60.0)
+    text = COMPLETE + '[reader]\nmemory = "2GB"\nseconds = 5\n'
+    limits = load(write(tmp_path, text), {}).reader_limits()
+    assert (limits.memory_bytes, limits.seconds) == (2_000_000_000, 5.0)
+    assert "reader.memory" in faults(tmp_path, COMPLETE + '[reader]\nmemory = "100MB"\n')

@@ -1,0 +1,75 @@
+"""Decoders that crash, hang or take all memory: the study is skipped with the reason, and the worker lives on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydicom
+from pydicom.uid import RLELossless
+
+from tests.peers.dcmtk import storescu
+from tests.peers.decoders import misbehaving_decoders
+from tests.peers.node import Node
+from tests.peers.waiting import wait_until
+from tests.system.conftest import write_radiograph
+
+LIMITS = """
+[reader]
+memory = "1500MB"
+seconds = 5
+"""
+REASONS = {
+    "crash": "the decoder crashed on this file (SIGABRT)",
+    "memory": "the decoder needed more memory than 1.5 GB",
+    "hang": "the decoder took longer than 5 seconds",
+    "garbage": "the decoder gave an answer that makes no sense",
+}
+
+
+def compressed_radiograph(folder: Path, number: int, word: str) -> tuple[Path, str]:
+    """A run-length coded radiograph of its own study, which its decoder treats as its Study ID says."""
+    path = folder / f"{number}.dcm"
+    write_radiograph(path, number, StudyID=word)
+    dataset = pydicom.dcmread(path)
+    dataset.compress(RLELossless)
+    dataset.save_as(path)
+    return path, str(dataset.StudyInstanceUID)
+
+
+def readers_of(worker: int) -> list[int]:
+    """The reader processes of a worker."""
+    tasks = Path(f"/proc/{worker}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def test_decoders_that_fail_cost_their_studies_and_not_the_worker(tmp_path: Path) -> None:
+    hook = misbehaving_decoders(tmp_path / "hook")
+    with Node(tmp_path / "node", receivers=1, python_path=hook, extra=LIMITS) as node:
+        (worker,) = node.pids("worker")
+        words: dict[str, str] = {}
+        for number, word in enumerate(["1", *REASONS, "1"]):
+            path, study = compressed_radiograph(tmp_path, number, word)
+            words[study] = word
+            storescu(node.port, path)
+        last, study = compressed_radiograph(tmp_path, 99, "1")
+        node.wait_for_jobs(len(words), 60)
+        storescu(node.port, last)
+        words[study] = "1"
+        jobs = node.wait_for_jobs(len(words), 60)
+        assert node.pids("worker") == [worker]
+        for job in jobs:
+            word = words[job["study_instance_uid"]]
+            if word in REASONS:
+                assert (job["state"], job["reason"]) == ("skipped", REASONS[word])
+            else:
+                assert job["state"] == "succeeded"
+            assert job["attempts"] == 1
+        assert sorted(words[job["study_instance_uid"]] for job in jobs) == sorted(words.values())
+        refused = next(job for job in jobs if job["state"] == "skipped")
+        assert refused["reason"] in " ".join(node.command("show", str(refused["id"])).split())
+        readers = readers_of(worker)
+        assert readers
+    assert "process_died" not in node.log
+    assert "Canary" not in node.log and "CANARY" not in node.log
+    for pid in readers:
+        wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 10, "the readers end with the node")
