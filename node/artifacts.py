@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import uuid
 from io import BytesIO
@@ -11,6 +12,8 @@ from pathlib import Path
 from db.records import Job, NewResult
 from sr_writer.attributes import result_attributes
 from sr_writer.context import WrittenObject
+
+log = logging.getLogger("overread.artifacts")
 
 
 def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
@@ -57,3 +60,12 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def clear_up(results: Path) -> None:
+    """Remove the unfinished files of workers that died: no row knows them. Only while no worker runs."""
+    unfinished = list(results.rglob(".*.part"))
+    for path in unfinished:
+        path.unlink()
+    if unfinished:
+        log.warning("results_cleared_up partial_removed=%d", len(unfinished))

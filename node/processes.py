@@ -64,6 +64,12 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def keep_caches(configuration: Configuration) -> None:
+    """Let libraries keep their caches in the data folder, where they would use the home or a temporary folder."""
+    for variable, name in (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "torchinductor")):
+        os.environ.setdefault(variable, str(configuration.data_dir / "cache" / name))
+
+
 def make_folders(configuration: Configuration) -> None:
     """Create the data folder and its parts, and the folder of a SQLite file."""
     for folder in (

@@ -13,6 +13,7 @@ from tests.system.faults.witness import Witness
 
 STRUCK_SECONDS = 60.0
 LEFT = {
+    "head of a PDU read": "partial",
     "fragments written": "partial",
     "file renamed": "unknown",
 }
@@ -20,7 +21,6 @@ LEFT = {
 WHOLE_NODE = (
     "fragments written",
     "file renamed",
-    "jobs inserted",
     "outbox rows inserted",
     "result sent",
 )

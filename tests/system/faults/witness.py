@@ -146,15 +146,14 @@ class Witness:
             database.close()
         kept = [path for path in (self.node.data_dir / "spool").rglob("*") if path.is_file()]
         partial = [path for path in kept if path.suffix == ".part"]
-        unknown = [
-            path
-            for path in kept
-            if path.suffix != ".part" and path.relative_to(self.node.data_dir).as_posix() not in known
-        ]
+        whole = {path.relative_to(self.node.data_dir).as_posix() for path in kept} - {
+            path.relative_to(self.node.data_dir).as_posix() for path in partial
+        }
+        unknown = whole - known
         assert (len(partial), len(unknown)) == (self.partial, self.unknown)
         orphans = self.node.data_dir / "orphans"
         assert len(list(orphans.iterdir()) if orphans.exists() else []) == self.orphans
-        assert len(kept) - len(partial) - len(unknown) == len(self.acknowledged)
+        assert len(whole - unknown) == len(self.acknowledged)
 
     def _assert_results(self, jobs: list[dict[str, Any]]) -> None:
         """One set of results for each study and revision: in the database, in the folder and at the PACS."""
