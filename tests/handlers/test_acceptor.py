@@ -142,6 +142,29 @@ def test_more_associations_than_allowed_are_rejected_as_a_passing_limit(
         assert body[1:4] == bytes((2, 3, 2))
 
 
+def test_association_that_idles_longest_gives_its_place_up(
+    start_receiver: StartReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.server.GRACE_SECONDS", 0.5)
+    receiver = start_receiver(maximum_associations=2)
+    with connected(receiver) as first, connected(receiver) as second:
+        associated(first)
+        associated(second)
+
+        def let_in() -> bool:
+            with connected(receiver) as third:
+                third.sendall(associate_request())
+                return read_pdu(third)[0] == A_ASSOCIATE_AC
+
+        assert not let_in()
+        wait_until(let_in, 10, "a place is free")
+        assert_ended(first)
+        second.sendall(store_command())  # still there
+        second.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            second.recv(1)
+
+
 @pytest.mark.parametrize(
     ("settings", "request_fields", "reason"),
     [
