@@ -76,6 +76,12 @@ def store_command(sop_instance_uid: str = "1.2.3.4", sop_class: str = CT) -> byt
     return bytes(pdu.encode_data(1, command, command=True, last=True))
 
 
+def reset(connection: socket.socket) -> None:
+    """Close with RST instead of FIN."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
 BROKEN = {
     "half a head": b"\x01\x00\x00",
     "half an associate request": associate_request()[:60],

@@ -21,6 +21,7 @@ from tests.peers.raw import (
     associate_request,
     associated,
     read_pdu,
+    reset,
     store_command,
 )
 from tests.peers.waiting import wait_until
@@ -50,12 +51,6 @@ def connected(stack: ExitStack, port: int) -> socket.socket:
     connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
     connection.settimeout(10)
     return connection
-
-
-def reset(connection: socket.socket) -> None:
-    """Close with RST instead of FIN."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 @contextmanager

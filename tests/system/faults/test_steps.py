@@ -16,8 +16,9 @@ LEFT = {
     "head of a PDU read": "partial",
     "fragments written": "partial",
     "file renamed": "unknown",
+    "result file unnamed": "unfinished",
 }
-"""What a kill at a step leaves in the spool until the node starts again."""
+"""What a kill at a step leaves in the spool or among the results until the node starts again."""
 WHOLE_NODE = (
     "fragments written",
     "file renamed",
@@ -71,5 +72,7 @@ def test_whole_node_is_killed_at(witness: Witness, step: str) -> None:
 
 
 def note_what_is_left(witness: Witness, step: str) -> None:
-    witness.partial += LEFT.get(step) == "partial"
-    witness.unknown += LEFT.get(step) == "unknown"
+    left = LEFT.get(step)
+    witness.partial += left == "partial"
+    witness.unknown += left == "unknown"
+    witness.unfinished += left == "unfinished"

@@ -57,6 +57,8 @@ class Witness:
         """Unfinished files that kills left in the spool since the node started."""
         self.unknown = 0
         """Whole files that kills left in the spool without a row."""
+        self.unfinished = 0
+        """Unfinished files that kills left among the results."""
         self.orphans = 0
         self._number = 0
         self._compared: set[str] = set()
@@ -111,7 +113,7 @@ class Witness:
         """Start the node after a kill; it clears the spool up."""
         self.node.start()
         self.orphans += self.unknown
-        self.partial = self.unknown = 0
+        self.partial = self.unknown = self.unfinished = 0
 
     def assert_intact(self) -> None:
         """Nothing acknowledged is lost, nothing is done twice, nothing is left over or in the wrong place."""
@@ -167,10 +169,13 @@ class Witness:
         files = {result["sop_instance_uid"]: result["file"] for job in jobs for result in job["results"]}
         assert len(files) == sum(len(job["results"]) for job in jobs)
         folder = self.node.data_dir / "results"
-        lying = [path for path in folder.rglob("*") if path.is_file()]
-        assert sorted(path.relative_to(self.node.data_dir).as_posix() for path in lying) == sorted(
-            files.values()
-        )
+        lying = {
+            path.relative_to(self.node.data_dir).as_posix() for path in folder.rglob("*") if path.is_file()
+        }
+        assert lying >= set(files.values())
+        left = lying - set(files.values())
+        assert len(left) == self.unfinished
+        assert all(name.endswith(".part") for name in left)
         held = self.pacs.uids()
         assert Counter(held.values()) == dict.fromkeys(files, 1)
         for identifier, uid in held.items():
