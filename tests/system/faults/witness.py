@@ -29,7 +29,7 @@ SETTLED_SECONDS = 90.0
 BASELINE_SECONDS = 15.0
 MORE_HANDLES = 9
 """Three connections to the database in the pool, each with the file, its log and its shared memory."""
-MORE_MEMORY = 32 * 1024 * 1024
+MORE_MEMORY = 16 * 1024 * 1024
 """What the allocator may keep for later."""
 FRAGMENT = 16384
 """Of datasets as they are sent: the small radiographs come in several."""
