@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -45,24 +45,20 @@ def test_step_is_in_the_product(step: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
-def test_process_is_killed_at(
-    witness: Witness, step: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_process_is_killed_at(witness: Witness, step: str) -> None:
     witness.faults.arm(step)
     with ThreadPoolExecutor(1) as modality:
         sending = modality.submit(witness.send, witness.radiograph())
         witness.faults.wait_until_struck(step, STRUCK_SECONDS)
         note_what_is_left(witness, step)
-        record_property("served_seconds", witness.assert_serves())
+        witness.assert_serves()
         sending.result()
     witness.assert_intact()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", WHOLE_NODE)
-def test_whole_node_is_killed_at(
-    witness: Witness, step: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_whole_node_is_killed_at(witness: Witness, step: str) -> None:
     witness.faults.arm(step, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as modality:
         sending = modality.submit(witness.send, witness.radiograph())
@@ -70,7 +66,7 @@ def test_whole_node_is_killed_at(
         note_what_is_left(witness, step)
         witness.node.kill()
         witness.start_again()
-        record_property("served_seconds", witness.assert_serves())
+        witness.assert_serves()
         sending.result()
     witness.assert_intact()
 
