@@ -30,6 +30,8 @@ ACCEPT_SECONDS = 0.5
 BACKLOG = 512
 CONNECTIONS_PER_ASSOCIATION = 3
 """Connections that have not associated yet may be this many times the associations."""
+GRACE_SECONDS = 5.0
+"""An association that has asked for nothing for so long gives its place up where there is no other one."""
 
 
 class Server:
@@ -56,7 +58,8 @@ class Server:
         self._threads: dict[threading.Thread, Association] = {}
         self._established: dict[str, str] = {}
         """Name of the source, empty for an unknown one, by the association's identifier."""
-        self._idle: set[str] = set()
+        self._idle: dict[str, float] = {}
+        """Since when an association is between two messages."""
         self._given_up: set[str] = set()
 
     @property
@@ -155,7 +158,7 @@ class Server:
             association.close()
             with self._lock:
                 self._established.pop(association.identifier, None)
-                self._idle.discard(association.identifier)
+                self._idle.pop(association.identifier, None)
                 self._given_up.discard(association.identifier)
                 self._threads.pop(threading.current_thread(), None)
 
@@ -197,14 +200,28 @@ class Server:
         """Take one of the places for associations; a rejection where there is none left."""
         source = access.source_of(self.settings, association.calling_ae, association.peer_address)
         with self._lock:
-            if len(self._established) >= self.settings.maximum_associations:
-                return access.LOCAL_LIMIT
             if source is not None and source.maximum_associations is not None:
                 held = sum(name == source.name for name in self._established.values())
                 if held >= source.maximum_associations:
                     return access.LOCAL_LIMIT
+            full = len(self._established) >= self.settings.maximum_associations
+            if full and not self._give_up_idle():
+                return access.LOCAL_LIMIT
             self._established[association.identifier] = "" if source is None else source.name
         return None
+
+    def _give_up_idle(self) -> bool:
+        """End the association that has been idle for longest; False where none has been for long. Under the lock."""
+        held = {a.identifier: a for a in self._threads.values() if a.identifier in self._established}
+        since, identifier = min(((at, i) for i, at in self._idle.items() if i in held), default=(0.0, ""))
+        if not identifier or time.monotonic() - since < GRACE_SECONDS:
+            return False
+        log.warning("association_given_up id=%s reason=idle while others wait", identifier)
+        del self._established[identifier]
+        self._given_up.add(identifier)
+        held[identifier].abort()
+        held[identifier].interrupt()
+        return True
 
     def _before_rejecting(self, association: Association, rejection: access.Rejection) -> None:
         """Record who was turned away; whoever guesses has to wait for the answer."""
@@ -217,9 +234,9 @@ class Server:
     def _mark(self, association: Association, *, idle: bool) -> None:
         with self._lock:
             if idle:
-                self._idle.add(association.identifier)
+                self._idle[association.identifier] = time.monotonic()
             else:
-                self._idle.discard(association.identifier)
+                self._idle.pop(association.identifier, None)
 
     def _drain(self) -> None:
         """Abort the associations that are between messages, wait for the others, then abort them too."""

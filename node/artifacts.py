@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import uuid
 from functools import lru_cache
@@ -13,6 +14,8 @@ from db.records import Job, NewResult
 from handlers.folders import make_durable, sync_folder
 from sr_writer.attributes import result_attributes
 from sr_writer.context import WrittenObject
+
+log = logging.getLogger("overread.artifacts")
 
 
 def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
@@ -68,3 +71,12 @@ def write_synced(root: Path, relative: Path, data: bytes) -> None:
 def _make_durable(folder: Path) -> None:
     """Once for each folder and process: another process that made it may not have synced its name."""
     make_durable(folder.parent, folder)
+
+
+def clear_up(results: Path) -> None:
+    """Remove the unfinished files of workers that died: no row knows them. Only while no worker runs."""
+    unfinished = list(results.rglob(".*.part"))
+    for path in unfinished:
+        path.unlink()
+    if unfinished:
+        log.warning("results_cleared_up partial_removed=%d", len(unfinished))

@@ -19,6 +19,10 @@ from node.config import Configuration
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when its parent dies."""
 
+M_MMAP_THRESHOLD = -3
+"""mallopt(3): blocks from this size on are mapped, and go back to the system when they are freed."""
+MAPPED_BYTES = 192 * 1024
+
 
 def process_name(configuration: Configuration, role: str, number: int = 0) -> str:
     """The name under which a process holds leases; the same after a restart, so that it finds its own again."""
@@ -66,6 +70,22 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def keep_caches(configuration: Configuration) -> None:
+    """Let libraries keep their caches in the data folder, where they would use the home or a temporary folder."""
+    for variable, name in (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "torchinductor")):
+        os.environ.setdefault(variable, str(configuration.data_dir / "cache" / name))
+
+
+def give_memory_back() -> None:
+    """Have the buffers of associations mapped, so that many associations at once leave nothing allocated.
+
+    The C library would raise the size from which it maps to that of the first buffer that is freed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def make_folders(configuration: Configuration) -> None:

@@ -11,7 +11,7 @@ from handlers.server import Server
 from handlers.services import services
 from node.config import Configuration
 from node.courier import Courier
-from node.processes import process_name, stop_event_on_signals
+from node.processes import give_memory_back, process_name, stop_event_on_signals
 from node.ticker import Ticker
 
 log = logging.getLogger("overread.roles")
@@ -57,6 +57,7 @@ def serve_role(configuration: Configuration, role: Role, number: int = 0) -> Non
 
 
 def _serve_receiver(configuration: Configuration, database: Database) -> None:
+    give_memory_back()
     settings = configuration.receiver_settings()
     audit = AuditTrail(configuration.audit_settings())
     server = Server(

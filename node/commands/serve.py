@@ -10,12 +10,14 @@ import typer
 from db.database import Database
 from handlers.audit import AuditTrail, Event
 from handlers.spool import reconcile
+from node import artifacts
 from node.commands.common import ConfigOption, load_configuration
 from node.config import Configuration
 from node.errors import CommandError
 from node.processes import (
     configure_log,
     die_with_parent,
+    keep_caches,
     make_folders,
     reload_event_on_signal,
     stop_event_on_signals,
@@ -34,6 +36,7 @@ def serve(
     """Run the node until SIGTERM, then drain and exit 0; SIGHUP reads the configuration again."""
     configuration = load_configuration(config)
     configure_log()
+    keep_caches(configuration)
     supervised = number >= 0
     if supervised:
         die_with_parent()
@@ -54,7 +57,7 @@ def serve(
 
 
 def prepare(configuration: Configuration, *, with_spool: bool) -> None:
-    """Make folders, upgrade the database and clear up what an interrupted receiver left in the spool."""
+    """Make folders, upgrade the database and clear up what interrupted receivers and workers left unfinished."""
     make_folders(configuration)
     database = Database.open(configuration.database_settings())
     try:
@@ -65,5 +68,6 @@ def prepare(configuration: Configuration, *, with_spool: bool) -> None:
         database.upgrade()
         if with_spool:
             reconcile(configuration.spool_dir, database)
+            artifacts.clear_up(configuration.results_dir)
     finally:
         database.close()

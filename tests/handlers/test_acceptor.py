@@ -13,38 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from handlers import pdu
-from handlers.dimse import C_STORE_RQ, WITH_DATASET, Command, encode_command
 from handlers.settings import Source
 from tests.handlers.conftest import Receiver, StartReceiver, write_object
 from tests.peers.dcmtk import run, storescu
+from tests.peers.raw import (
+    A_ABORT,
+    A_ASSOCIATE_AC,
+    A_ASSOCIATE_RJ,
+    AFTER_ASSOCIATION,
+    BROKEN,
+    associate_request,
+    associated,
+    read_pdu,
+    store_command,
+)
 from tests.peers.waiting import wait_until
-
-CT = "1.2.840.10008.5.1.4.1.1.2"
-IMPLICIT = "1.2.840.10008.1.2"
-EXPLICIT = "1.2.840.10008.1.2.1"
-A_ABORT = 0x07
-A_ASSOCIATE_AC = 0x02
-A_ASSOCIATE_RJ = 0x03
-P_DATA = 0x04
-
-
-def item(kind: int, body: bytes) -> bytes:
-    return struct.pack(">BxH", kind, len(body)) + body
-
-
-def associate_request(
-    called: str = "OVERREAD", calling: str = "TEST", abstract: str = CT, syntax: str = EXPLICIT
-) -> bytes:
-    context = struct.pack(">B3x", 1) + item(0x30, abstract.encode()) + item(0x40, syntax.encode())
-    user = item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3")
-    body = (
-        struct.pack(">H2x16s16s32x", 1, called.ljust(16).encode(), calling.ljust(16).encode())
-        + item(0x10, pdu.APPLICATION_CONTEXT)
-        + item(0x20, context)
-        + item(0x50, user)
-    )
-    return struct.pack(">BxI", 1, len(body)) + body
 
 
 @contextmanager
@@ -52,44 +35,6 @@ def connected(receiver: Receiver) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", receiver.port), 10) as connection:
         connection.settimeout(10)
         yield connection
-
-
-def read_pdu(connection: socket.socket) -> tuple[int, bytes]:
-    """Type and body of the next PDU; type 0 where the peer has closed the connection."""
-    head = b""
-    while len(head) < 6:
-        try:
-            got = connection.recv(6 - len(head))
-        except ConnectionResetError:
-            return 0, b""
-        if not got:
-            return 0, b""
-        head += got
-    kind, length = struct.unpack(">BxI", head)
-    body = b""
-    while len(body) < length:
-        body += connection.recv(length - len(body))
-    return kind, body
-
-
-def associated(connection: socket.socket, **request: str) -> None:
-    connection.sendall(associate_request(**request))
-    kind, _ = read_pdu(connection)
-    assert kind == A_ASSOCIATE_AC
-
-
-def store_command(sop_instance_uid: str = "1.2.3.4", sop_class: str = CT) -> bytes:
-    command = encode_command(
-        Command(
-            command_field=C_STORE_RQ,
-            message_id=1,
-            affected_sop_class_uid=sop_class,
-            affected_sop_instance_uid=sop_instance_uid,
-            priority=0,
-            dataset_type=WITH_DATASET,
-        )
-    )
-    return bytes(pdu.encode_data(1, command, command=True, last=True))
 
 
 def assert_ended(connection: socket.socket) -> None:
@@ -113,45 +58,12 @@ def assert_serves(receiver: Receiver, folder: Path) -> None:
     )
 
 
-BROKEN = {
-    "half a head": b"\x01\x00\x00",
-    "half an associate request": associate_request()[:60],
-    "huge associate request": struct.pack(">BxI", 1, 0x7FFFFFFF),
-    "data before the association": struct.pack(">BxI", 4, 20) + bytes(20),
-    "not DICOM": b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
-    "item longer than the request": associate_request()[:76] + b"\x20\x00\xff\xff" + associate_request()[80:],
-    "nothing": b"",
-}
-
-
 @pytest.mark.parametrize("name", BROKEN)
 def test_peer_that_does_not_associate_is_ended(receiver: Receiver, tmp_path: Path, name: str) -> None:
     with connected(receiver) as connection:
         connection.sendall(BROKEN[name])
         assert_ended(connection)
     assert_serves(receiver, tmp_path)
-
-
-AFTER_ASSOCIATION = {
-    "data longer than negotiated": struct.pack(">BxI", 4, 0x10000000),
-    "empty data": struct.pack(">BxI", 4, 0),
-    "value longer than its PDU": struct.pack(">BxI", 4, 10) + struct.pack(">IBB", 99, 1, 3) + bytes(4),
-    "unknown context": struct.pack(">BxI", 4, 10) + struct.pack(">IBB", 6, 77, 3) + bytes(4),
-    "unknown PDU": struct.pack(">BxI", 0x55, 4) + bytes(4),
-    "command cut off": struct.pack(">BxI", 4, 9) + struct.pack(">IBB", 5, 1, 3) + bytes(3),
-    "dataset without command": struct.pack(">BxI", 4, 10) + struct.pack(">IBB", 6, 1, 2) + bytes(4),
-    "command twice in one dataset": store_command() + store_command(),
-    "unknown command": bytes(
-        pdu.encode_data(
-            1, encode_command(Command(command_field=0x7777, message_id=1)), command=True, last=True
-        )
-    ),
-    "second associate request": associate_request(),
-    "endless command": bytes(pdu.encode_data(1, bytes(16000), command=True, last=False)) * 3,
-    "half a dataset": store_command()
-    + bytes(pdu.encode_data(1, b"\x08\x00\x05\x00CS\x0a\x00", command=False, last=False)),
-    "half a data PDU": store_command() + struct.pack(">BxI", 4, 1000) + bytes(10),
-}
 
 
 @pytest.mark.parametrize("name", AFTER_ASSOCIATION)
@@ -228,6 +140,29 @@ def test_more_associations_than_allowed_are_rejected_as_a_passing_limit(
         kind, body = read_pdu(third)
         assert kind == A_ASSOCIATE_RJ
         assert body[1:4] == bytes((2, 3, 2))
+
+
+def test_association_that_idles_longest_gives_its_place_up(
+    start_receiver: StartReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.server.GRACE_SECONDS", 0.5)
+    receiver = start_receiver(maximum_associations=2)
+    with connected(receiver) as first, connected(receiver) as second:
+        associated(first)
+        associated(second)
+
+        def let_in() -> bool:
+            with connected(receiver) as third:
+                third.sendall(associate_request())
+                return read_pdu(third)[0] == A_ASSOCIATE_AC
+
+        assert not let_in()
+        wait_until(let_in, 10, "a place is free")
+        assert_ended(first)
+        second.sendall(store_command())  # still there
+        second.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            second.recv(1)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from handlers.audit import AuditTrail, Event
 from handlers.guesses import LONGEST_SECONDS, WAITING, Guesses
 from handlers.settings import AuditSettings, Source
 from tests.handlers.conftest import StartReceiver, write_object
-from tests.handlers.test_acceptor import associate_request, connected, read_pdu
+from tests.handlers.test_acceptor import connected
 from tests.peers.dcmtk import findscu, storescu
 from tests.peers.programs import program
+from tests.peers.raw import associate_request, read_pdu
 from tests.peers.waiting import wait_until
 
 ORDER = [

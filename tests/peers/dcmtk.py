@@ -44,11 +44,20 @@ def run(name: str, *arguments: str | Path, seconds: float = 60, folder: Path | N
     return done.stdout + done.stderr
 
 
-def storescu(port: int, *files: Path, called: str = "OVERREAD", calling: str = "MODALITY") -> None:
+def storescu(
+    port: int,
+    *files: Path,
+    called: str = "OVERREAD",
+    calling: str = "MODALITY",
+    pdu_length: int | None = None,
+    seconds: float = 60,
+) -> None:
     """Send files of one transfer syntax over one association, each as it is stored."""
     syntax = str(pydicom.dcmread(files[0], stop_before_pixels=True).file_meta.TransferSyntaxUID)
     proposal = PROPOSALS.get(syntax, "-x=")
-    run("storescu", "-R", proposal, "-aet", calling, "-aec", called, "127.0.0.1", str(port), *files)
+    options = [] if pdu_length is None else ["--max-send-pdu", str(pdu_length)]
+    titles = ["-aet", calling, "-aec", called]
+    run("storescu", "-R", proposal, *options, *titles, "127.0.0.1", str(port), *files, seconds=seconds)
 
 
 def findscu(port: int, level: str, *keys: str) -> list[dict[str, str]]:

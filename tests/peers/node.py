@@ -17,6 +17,7 @@ import httpx
 from db.database import Database, DatabaseSettings
 from db.index import Index
 from node.views import Views
+from tests.peers.faults.steps import Faults
 from tests.peers.waiting import free_port, wait_until
 
 CONFIGURATION = """\
@@ -59,7 +60,10 @@ destinations = [{destinations}]
 
 
 class Node:
-    """Starts with ``start`` or as a context manager; ``destinations`` are (name, AE title, port)."""
+    """Starts with ``start`` or as a context manager; ``destinations`` are (name, AE title, port).
+
+    ``faults`` are switches in its processes; ``elsewhere`` is their working, home and temporary folder.
+    """
 
     def __init__(
         self,
@@ -75,8 +79,11 @@ class Node:
         engine: bool = True,
         python_path: Path | None = None,
         preload: Path | None = None,
+        faults: Faults | None = None,
+        elsewhere: Path | None = None,
     ) -> None:
         self.folder = folder
+        self.receivers = receivers
         self.port = free_port()
         self.web_port = free_port()
         self.configuration = folder / "config.toml"
@@ -102,6 +109,10 @@ class Node:
         self.engine = engine
         self.python_path = python_path
         self.preload = preload
+        self.faults = faults
+        self.elsewhere = elsewhere
+        if elsewhere is not None:
+            elsewhere.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Node:
@@ -130,8 +141,8 @@ class Node:
                 [sys.executable, "-m", "node.cli", "serve", "-c", self.configuration],
                 stdout=log,
                 stderr=log,
-                env=_environment(self.python_path)
-                | ({} if self.preload is None else {"LD_PRELOAD": str(self.preload)}),
+                env=self._environment() | ({} if self.preload is None else {"LD_PRELOAD": str(self.preload)}),
+                cwd=self.elsewhere,
             )
         wait_until(self._ready, 60, "the node is ready")
         if self.engine:
@@ -174,7 +185,7 @@ class Node:
             capture_output=True,
             text=True,
             timeout=120,
-            env=_environment(self.python_path),
+            env=self._environment(),
         )
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -223,15 +234,29 @@ class Node:
         except httpx.HTTPError:
             return False
 
+    def _environment(self) -> dict[str, str]:
+        paths = [Path(__file__).resolve().parents[2]]
+        further: dict[str, str] = {}
+        if self.python_path is not None:
+            paths.append(self.python_path)
+        if self.faults is not None:
+            paths.append(self.faults.python_path)
+            further |= self.faults.environment
+        if self.elsewhere is not None:
+            further |= dict.fromkeys(
+                ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(self.elsewhere)
+            )
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": "2",
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            **further,
+        }
+
     def _children(self) -> list[int]:
         assert self._process is not None
         listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         return [int(pid) for pid in listed.split()]
-
-
-def _environment(further: Path | None) -> dict[str, str]:
-    paths = [str(Path(__file__).resolve().parents[2]), *([] if further is None else [str(further)])]
-    return {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _command(pid: int) -> str:

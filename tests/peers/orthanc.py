@@ -92,6 +92,13 @@ class Orthanc:
         """Orthanc's own identifiers of what it holds."""
         return list(self.get("/instances"))
 
+    def uids(self) -> dict[str, str]:
+        """SOP Instance UID by Orthanc's own identifier, of everything that it holds."""
+        return {
+            entry["ID"]: str(entry["MainDicomTags"]["SOPInstanceUID"])
+            for entry in self.get("/instances?expand")
+        }
+
     def file(self, identifier: str, folder: Path) -> Path:
         """One instance, downloaded into a folder."""
         response = httpx.get(f"http://127.0.0.1:{self.web_port}/instances/{identifier}/file", timeout=30)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.system.conftest import REAL_DATA as REAL_DATA
 
+pytest.register_assert_rewrite("tests.system.faults.witness")
+
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "add-an-engine.md"
 FAULTY = """
 

@@ -1,0 +1,78 @@
+"""Processes and the whole node are killed at named steps: nothing acknowledged is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.peers.faults.steps import STEPS, find
+from tests.system.faults.witness import Witness
+
+STRUCK_SECONDS = 60.0
+LEFT = {
+    "head of a PDU read": "partial",
+    "fragments written": "partial",
+    "file renamed": "unknown",
+    "result file unnamed": "unfinished",
+}
+"""What a kill at a step leaves in the spool or among the results until the node starts again."""
+WHOLE_NODE = (
+    "fragments written",
+    "file renamed",
+    "outbox rows inserted",
+    "result sent",
+)
+
+
+@pytest.fixture(scope="module")
+def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Witness]:
+    """One node for all cases; each sends studies of its own."""
+    with Witness(tmp_path_factory.mktemp("steps")).watching() as witness:
+        yield witness
+        assert witness.node.stop() == 0
+        assert list(witness.elsewhere.rglob("*")) == []
+        witness.assert_no_patient_in_logs()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_step_is_in_the_product(step: str) -> None:
+    owner, attribute = find(STEPS[step])
+    assert callable(getattr(owner, attribute))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS)
+def test_process_is_killed_at(witness: Witness, step: str) -> None:
+    witness.faults.arm(step)
+    with ThreadPoolExecutor(1) as modality:
+        sending = modality.submit(witness.send, witness.radiograph())
+        witness.faults.wait_until_struck(step, STRUCK_SECONDS)
+        note_what_is_left(witness, step)
+        witness.assert_serves()
+        sending.result()
+    witness.assert_intact()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", WHOLE_NODE)
+def test_whole_node_is_killed_at(witness: Witness, step: str) -> None:
+    witness.faults.arm(step, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as modality:
+        sending = modality.submit(witness.send, witness.radiograph())
+        witness.faults.wait_until_struck(step, STRUCK_SECONDS)
+        note_what_is_left(witness, step)
+        witness.node.kill()
+        witness.start_again()
+        witness.assert_serves()
+        sending.result()
+    witness.assert_intact()
+
+
+def note_what_is_left(witness: Witness, step: str) -> None:
+    left = LEFT.get(step)
+    witness.partial += left == "partial"
+    witness.unknown += left == "unknown"
+    witness.unfinished += left == "unfinished"

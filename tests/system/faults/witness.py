@@ -1,0 +1,220 @@
+"""A witness beside a node and its PACS: knows what was acknowledged, and what has to be so after any fault."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pynetdicom.dsutils import split_dataset
+
+from db.database import Database, DatabaseSettings
+from db.index import Index
+from tests.peers.dcmtk import storescu
+from tests.peers.faults.steps import Faults
+from tests.peers.node import Node
+from tests.peers.orthanc import Orthanc
+from tests.peers.processes import Holdings, holdings
+from tests.peers.waiting import wait_until
+from tests.system.conftest import write_radiograph
+
+log = logging.getLogger(__name__)
+
+SERVED_SECONDS = 10.0
+"""Within this a modality in good order is served, whatever happens around it."""
+SETTLED_SECONDS = 90.0
+BASELINE_SECONDS = 15.0
+MORE_HANDLES = 3
+"""One more connection to the database in the pool: the file, its log and its shared memory."""
+MORE_MEMORY = 8 * 1024 * 1024
+"""What the allocator may keep for later."""
+FRAGMENT = 16384
+"""Of datasets as they are sent: the small radiographs come in several."""
+
+
+class Witness:
+    """Sends to a node as a modality does and checks what became of everything."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.pacs = Orthanc(folder / "pacs")
+        self.elsewhere = folder / "elsewhere"
+        self.faults = Faults(folder / "faults")
+        self.node = Node(
+            folder / "node",
+            [("pacs", "ORTHANC", self.pacs.port)],
+            faults=self.faults,
+            elsewhere=self.elsewhere,
+            **settings,
+        )
+        self.acknowledged: dict[str, Path] = {}
+        """File by SOP Instance UID."""
+        self.studies: set[str] = set()
+        self.partial = 0
+        """Unfinished files that kills left in the spool since the node started."""
+        self.unknown = 0
+        """Whole files that kills left in the spool without a row."""
+        self.unfinished = 0
+        """Unfinished files that kills left among the results."""
+        self.orphans = 0
+        self._number = 0
+        self._compared: set[str] = set()
+        self._baseline: Holdings | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[Witness]:
+        """Node and PACS run, have worked a little, and what receivers then hold is the baseline."""
+        with self.pacs:
+            self.node.start()
+            try:
+                for _ in range(6):
+                    self.send(self.radiograph())
+                self.node.wait_for_jobs(len(self.studies), SETTLED_SECONDS)
+                self._baseline = wait_until(self._receivers, 10, "the receivers run")
+                yield self
+            finally:
+                self.node.stop()
+
+    def radiograph(self) -> Path:
+        """A new study of one image, as a file."""
+        self._number += 1
+        path = self.folder / f"{self._number}.dcm"
+        write_radiograph(path, self._number)
+        return path
+
+    def send(self, path: Path, seconds: float = 60) -> None:
+        """Send again until the node has acknowledged."""
+
+        def acknowledged() -> bool:
+            try:
+                storescu(self.node.port, path, pdu_length=FRAGMENT, seconds=seconds)
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+                return False
+            return True
+
+        wait_until(acknowledged, seconds, "the node acknowledges")
+        uids = identity(path)
+        self.acknowledged[uids[1]] = path
+        self.studies.add(uids[0])
+
+    def assert_serves(self) -> None:
+        """A modality that has nothing to do with the fault is served in time."""
+        path = self.radiograph()
+        started = time.monotonic()
+        self.send(path, SERVED_SECONDS)
+        took = time.monotonic() - started
+        log.info("served in %.2f s", took)
+        assert took <= SERVED_SECONDS
+
+    def start_again(self) -> None:
+        """Start the node after a kill; it clears the spool up."""
+        self.node.start()
+        self.orphans += self.unknown
+        self.partial = self.unknown = self.unfinished = 0
+
+    def assert_intact(self) -> None:
+        """Nothing acknowledged is lost, nothing is done twice, nothing is left over or in the wrong place."""
+        jobs = self.node.wait_for_jobs(len(self.studies), SETTLED_SECONDS)
+        assert Counter(job["state"] for job in jobs) == {"succeeded": len(self.studies)}
+        self._assert_spool()
+        self._assert_results(jobs)
+        wait_until(self._at_baseline, BASELINE_SECONDS, f"at most {self._baseline}: {self._receivers()}")
+        log.info("at the baseline %s with %s", self._baseline, self._receivers())
+        wait_until(self._run_folder_is_clean, 10, "the sockets of dead processes are gone")
+        assert {path.name for path in self.node.folder.iterdir()} <= {"config.toml", "node.log", "var"}
+        assert list(self.elsewhere.rglob("*")) == []
+        self.assert_no_patient_in_logs()
+
+    def assert_no_patient_in_logs(self) -> None:
+        """The name and the number of the patients are in no log and in no audit message."""
+        audit = self.node.data_dir / "audit"
+        for path in (self.node.folder / "node.log", *(p for p in audit.rglob("*") if p.is_file())):
+            assert "canary" not in path.read_text().lower(), path
+
+    def _assert_spool(self) -> None:
+        database = Database.open(
+            DatabaseSettings(url=self.node.database.replace("///var", f"///{self.node.data_dir}"))
+        )
+        try:
+            index = Index(database)
+            for uid, path in self.acknowledged.items():
+                instance = index.find_instance(uid)
+                assert instance is not None
+                assert dataset_bytes(self.node.data_dir / instance.path) == dataset_bytes(path)
+            known = index.known_paths()
+        finally:
+            database.close()
+        kept = [path for path in (self.node.data_dir / "spool").rglob("*") if path.is_file()]
+        partial = [path for path in kept if path.suffix == ".part"]
+        whole = {path.relative_to(self.node.data_dir).as_posix() for path in kept} - {
+            path.relative_to(self.node.data_dir).as_posix() for path in partial
+        }
+        unknown = whole - known
+        assert (len(partial), len(unknown)) == (self.partial, self.unknown)
+        orphans = self.node.data_dir / "orphans"
+        assert len(list(orphans.iterdir()) if orphans.exists() else []) == self.orphans
+        assert len(whole - unknown) == len(self.acknowledged)
+
+    def _assert_results(self, jobs: list[dict[str, Any]]) -> None:
+        """One set of results for each study and revision: in the database, in the folder and at the PACS."""
+        reports = Counter(
+            (job["study_instance_uid"], job["revision"])
+            for job in jobs
+            for result in job["results"]
+            if result["kind"] == "sr"
+        )
+        assert reports == {(study, 1): 1 for study in self.studies}
+        files = {result["sop_instance_uid"]: result["file"] for job in jobs for result in job["results"]}
+        assert len(files) == sum(len(job["results"]) for job in jobs)
+        folder = self.node.data_dir / "results"
+        lying = {
+            path.relative_to(self.node.data_dir).as_posix() for path in folder.rglob("*") if path.is_file()
+        }
+        assert lying >= set(files.values())
+        left = lying - set(files.values())
+        assert len(left) == self.unfinished
+        assert all(name.endswith(".part") for name in left)
+        held = self.pacs.uids()
+        assert Counter(held.values()) == dict.fromkeys(files, 1)
+        for identifier, uid in held.items():
+            if uid not in self._compared:
+                arrived = self.pacs.file(identifier, self.folder)
+                assert dataset_bytes(arrived) == dataset_bytes(self.node.data_dir / files[uid])
+                self._compared.add(uid)
+
+    def _receivers(self) -> Holdings | None:
+        """The most that a receiver holds; None while not all of them run."""
+        pids = self.node.pids("receiver")
+        try:
+            return holdings(pids) if len(pids) == self.node.receivers else None
+        except (FileNotFoundError, ProcessLookupError):
+            return None  # one has just died
+
+    def _at_baseline(self) -> bool:
+        held = self._receivers()
+        assert self._baseline is not None
+        return held is not None and not held.exceeds(self._baseline, handles=MORE_HANDLES, memory=MORE_MEMORY)
+
+    def _run_folder_is_clean(self) -> bool:
+        return all(
+            Path(f"/proc/{path.name.split('.')[1]}").exists()
+            for path in (self.node.data_dir / "run").iterdir()
+        )
+
+
+def identity(path: Path) -> tuple[str, str]:
+    """Study and SOP Instance UID of a file."""
+    dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    return str(dataset.StudyInstanceUID), str(dataset.SOPInstanceUID)
+
+
+def dataset_bytes(path: Path) -> bytes:
+    """A file without preamble and file meta information."""
+    _, offset = split_dataset(path)
+    return path.read_bytes()[offset:]
