@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers import pdu
 from handlers.settings import Source
 from tests.handlers.conftest import Receiver, StartReceiver, write_object
 from tests.peers.dcmtk import run, storescu
@@ -22,6 +23,8 @@ from tests.peers.raw import (
     A_ASSOCIATE_RJ,
     AFTER_ASSOCIATION,
     BROKEN,
+    CT,
+    P_DATA,
     associate_request,
     associated,
     read_pdu,

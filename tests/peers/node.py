@@ -42,6 +42,7 @@ name = "{name}"
 ae_title = "{ae_title}"
 host = "127.0.0.1"
 port = {port}
+commit = {commit}
 """
 
 CHEST = """
@@ -62,7 +63,8 @@ destinations = [{destinations}]
 class Node:
     """Starts with ``start`` or as a context manager; ``destinations`` are (name, AE title, port).
 
-    ``faults`` are switches in its processes; ``elsewhere`` is their working, home and temporary folder.
+    ``faults`` are switches in its processes; ``elsewhere`` is their working, home and temporary folder;
+    ``commit``: the destinations are asked for storage commitment.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Node:
         preload: Path | None = None,
         faults: Faults | None = None,
         elsewhere: Path | None = None,
+        commit: bool = False,
     ) -> None:
         self.folder = folder
         self.receivers = receivers
@@ -97,7 +100,10 @@ class Node:
                 quiet_seconds=quiet_seconds,
                 database=database,
             )
-            + "".join(DESTINATION.format(name=n, ae_title=a, port=p) for n, a, p in destinations)
+            + "".join(
+                DESTINATION.format(name=n, ae_title=a, port=p, commit=str(commit).lower())
+                for n, a, p in destinations
+            )
             + (
                 CHEST.format(model=model, destinations=", ".join(f'"{name}"' for name in names))
                 if engine

@@ -54,7 +54,15 @@ class Soak:
         self.chance = random.Random(seed)
         self.tally = Tally()
         self.pacs = Orthanc(folder / "pacs")
-        self.node = Node(folder / "node", [("pacs", "ORTHANC", self.pacs.port)])
+        self.node = Node(folder / "node", [("pacs", "ORTHANC", self.pacs.port)], commit=True)
+        self.pacs.modalities = {
+            "overread": {
+                "AET": "OVERREAD",
+                "Host": "127.0.0.1",
+                "Port": self.node.port,
+                "AllowStorageCommitment": True,
+            }
+        }
         self.number = 0
 
     def run(self, minutes: float) -> list[str]:
@@ -83,6 +91,7 @@ class Soak:
             for delivery in self._waiting_deliveries():
                 self.node.command("retry", str(delivery))
             self.node.wait_for_jobs(len(studies), SETTLE_SECONDS)
+            wait_until(self._committed, SETTLE_SECONDS, "the PACS has committed to every result")
             differences = self._differences(studies)
             status = self.node.stop()
         if status != 0:
@@ -99,6 +108,9 @@ class Soak:
             for job in self.node.jobs()
             if any(delivery["state"] == "failed" for delivery in job["deliveries"])
         ]
+
+    def _committed(self) -> bool:
+        return all(d["state"] == "committed" for job in self.node.jobs() for d in job["deliveries"])
 
     def _send_something(self) -> None:
         self.number += 1
@@ -160,8 +172,8 @@ class Soak:
         for job in jobs:
             if job["state"] != "succeeded":
                 differences.append(f"job {job['id']} is {job['state']}: {job['reason']}")
-            if any(delivery["state"] != "sent" for delivery in job["deliveries"]):
-                differences.append(f"results of job {job['id']} are not at the PACS")
+            if any(delivery["state"] != "committed" for delivery in job["deliveries"]):
+                differences.append(f"results of job {job['id']} are not committed to by the PACS")
         reports: Counter[str] = Counter()
         found = 0
         for _, dataset in self.pacs.objects(self.folder / "objects"):
@@ -177,6 +189,9 @@ class Soak:
         counts["acknowledged instances"] = len(self.tally.acknowledged)
         counts["reported studies"] = sum(reports[study] == 1 for study in studies)
         counts["objects at the PACS"] = found
+        counts["committed jobs"] = sum(
+            all(delivery["state"] == "committed" for delivery in job["deliveries"]) for job in jobs
+        )
         counts["quarantined"] = self.node.quarantined()
         if counts["quarantined"] < self.tally.conflicts:
             differences.append(

@@ -16,19 +16,9 @@ from tests.peers.orthanc import Orthanc
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
 
-DESTINATION = """
-[[destination]]
-name = "pacs"
-ae_title = "{ae_title}"
-host = "127.0.0.1"
-port = {port}
-commit = true
-"""
-
 
 def committing_node(folder: Path, pacs: CommittingPacs | Orthanc) -> Node:
-    extra = DESTINATION.format(ae_title=pacs.ae_title, port=pacs.port)
-    return Node(folder, routed=["pacs"], extra=extra, receivers=1)
+    return Node(folder, [("pacs", pacs.ae_title, pacs.port)], commit=True, receivers=1)
 
 
 def delivery(node: Node) -> tuple[str, str | None]:
