@@ -18,7 +18,7 @@ demo: $(READY)
 
 test: $(READY)
 	tests/install-peers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 serve: $(READY)
 	$(BIN)/overread serve
