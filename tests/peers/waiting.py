@@ -12,7 +12,7 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
+def wait_until(condition: Callable[[], T | None], seconds: float, what: str) -> T:
     """The first true value of ``condition``; fails the test with ``what`` when time is up."""
     deadline = time.monotonic() + seconds
     while True:

@@ -59,7 +59,6 @@ STEPS = {
         role="worker", module="inference.engines.image", function="ImageEngine._predict", after=True
     ),
     "result file unnamed": Step(role="worker", module="pathlib", function="Path.rename", after=False),
-    "one result stored": Step(role="worker", module="node.artifacts", function="store", after=True),
     "all results stored": Step(role="worker", module="db.queue", function="Queue.settle", after=False),
     "outbox rows inserted": Step(role="worker", module="db.results", function="insert_results", after=True),
     "outbox committed": Step(role="worker", module="db.queue", function="Queue.settle", after=True),

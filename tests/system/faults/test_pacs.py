@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.dimse_primitives import C_STORE
 
 from tests.peers.dcmtk import storescu
 from tests.peers.node import Node
@@ -73,7 +74,9 @@ def test_only_the_deliveries_of_a_faulty_pacs_wait(tmp_path: Path) -> None:
     answer = threading.Event()
 
     def abort_once(event: evt.Event) -> int:
-        uid = str(event.request.AffectedSOPInstanceUID)
+        request = event.request
+        assert isinstance(request, C_STORE)
+        uid = str(request.AffectedSOPInstanceUID)
         if uid not in aborted:
             aborted.append(uid)
             event.assoc.abort(block=False)

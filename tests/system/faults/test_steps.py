@@ -20,7 +20,6 @@ LEFT = {
 }
 """What a kill at a step leaves in the spool or among the results until the node starts again."""
 WHOLE_NODE = (
-    "fragments written",
     "file renamed",
     "outbox rows inserted",
     "result sent",
