@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from inference.errors import ImageUnreadable
 from inference.reader import wire
-from inference.reader.documents import Fields
+from inference.reader.fields import Fields
 from inference.reader.limits import ReaderLimits
 
 log = logging.getLogger("overread.reader")
