@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from inference.engine import ImageHeader
 from inference.reader.documents import (
     MOST_FRAMES,
-    Fields,
     read_frame_document,
     read_header_document,
     read_image_document,
     read_pixel_document,
 )
+from inference.reader.fields import Fields
 from inference.reader.pool import readers
 from inference.reader.process import ReaderProcess
 from inference.reader.wire import Nonsense, read_pixels

@@ -29,7 +29,8 @@ from pydicom.uid import (
 from inference import pixels, reading
 from inference.errors import ImageUnreadable
 from inference.grey import grey_image
-from inference.reader.documents import Fields, read_frame_document, read_image_document, read_pixel_document
+from inference.reader.documents import read_frame_document, read_image_document, read_pixel_document
+from inference.reader.fields import Fields
 from inference.reader.limits import ReaderLimits
 from inference.reader.pool import close_readers, limit_readers, readers
 from inference.reader.wire import MAXIMUM_PIXEL_BYTES, Nonsense
