@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
@@ -26,23 +26,25 @@ class Index:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def record(self, new: Sequence[NewInstance]) -> list[StoreVerdict]:
+    def record(
+        self, new: Sequence[NewInstance], before_commit: Callable[[], None] = lambda: None
+    ) -> list[StoreVerdict]:
         """Index received instances in one transaction; the verdicts are in the order given.
 
         A stored instance creates or re-opens its study. A duplicate changes nothing. A conflict is
-        quarantined; the file stays where it is.
+        quarantined; the file stays where it is. What ``before_commit`` raises undoes everything.
 
         Raises:
             DatabaseUnavailable: nothing was indexed.
         """
         for _ in range(TRIES - 1):
             try:
-                return self._record(new)
+                return self._record(new, before_commit)
             except Contended:
                 continue
-        return self._record(new)
+        return self._record(new, before_commit)
 
-    def _record(self, new: Sequence[NewInstance]) -> list[StoreVerdict]:
+    def _record(self, new: Sequence[NewInstance], before_commit: Callable[[], None]) -> list[StoreVerdict]:
         with self.database.write() as connection:
             known = self._digests(connection, [item.sop_instance_uid for item in new])
             verdicts: list[StoreVerdict] = []
@@ -77,6 +79,7 @@ class Index:
                         at=item.received_at,
                     ),
                 )
+            before_commit()
         return verdicts
 
     @staticmethod

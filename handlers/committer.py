@@ -1,7 +1,8 @@
 """Group commit: the instances of many associations go into the index in one transaction.
 
-A sync of the disk costs the same for one row as for thirty. The thread takes whatever is waiting, syncs
-each folder once, commits once, and wakes the associations that wait for it.
+A sync of the disk costs the same for one row as for thirty. The thread takes whatever is waiting, commits once,
+and wakes the associations that wait for it. A row is committed only when its file is safe on the disk; where a
+single instance waits, its rows are written while its file is synced, and only the commit waits for that.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from db.errors import DatabaseError
 from db.index import Index
 from db.records import NewInstance, StoreVerdict
-from handlers.folders import sync_folder
 
 log = logging.getLogger("overread.committer")
 
@@ -25,10 +25,16 @@ MAXIMUM_GROUP = 128
 @dataclass(kw_only=True)
 class _Entry:
     instance: NewInstance
-    folder: Path
+    tried: threading.Event = field(default_factory=threading.Event)
+    """Set when the file is safe, or cannot be made safe."""
+    safe: bool = False
     done: threading.Event = field(default_factory=threading.Event)
     verdict: StoreVerdict | None = None
     error: Exception | None = None
+
+
+class _NotSafe(Exception):
+    """The file of the only instance could not be made safe; its association knows why."""
 
 
 class Committer:
@@ -40,16 +46,21 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
         self._thread.start()
 
-    def commit(self, instance: NewInstance, folder: Path) -> StoreVerdict:
-        """Make an instance's folder entry and its row durable.
+    def commit(self, instance: NewInstance, keep: Callable[[], None]) -> StoreVerdict:
+        """Make an instance's file durable by ``keep``, and then its row.
 
         Raises:
             DatabaseError: nothing was indexed.
-            OSError: the folder could not be synced; nothing was indexed.
+            OSError: ``keep`` failed; nothing was indexed.
         """
-        entry = _Entry(instance=instance, folder=folder)
+        entry = _Entry(instance=instance)
         self._waiting.put(entry)
-        entry.done.wait()
+        try:
+            keep()
+            entry.safe = True
+        finally:
+            entry.tried.set()
+            entry.done.wait()
         if entry.error is not None:
             raise entry.error
         assert entry.verdict is not None
@@ -77,23 +88,38 @@ class Committer:
             if stopping:
                 return
 
-    def _commit(self, group: list[_Entry]) -> None:
-        try:
-            for folder in {entry.folder for entry in group}:
-                sync_folder(folder)
-            verdicts = self._index.record([entry.instance for entry in group])
-        except (DatabaseError, OSError) as error:
-            log.error("not_committed instances=%d error=%s", len(group), error)
+    def _commit(self, group: Sequence[_Entry]) -> None:
+        ready = group
+        if len(group) > 1:
+            # Waiting here and not under the database's lock, which other receivers want meanwhile.
             for entry in group:
+                entry.tried.wait()
+            ready = [entry for entry in group if entry.safe]
+        try:
+            if ready:
+                self._record(ready)
+        except _NotSafe:
+            pass
+        except DatabaseError as error:
+            log.error("not_committed instances=%d error=%s", len(ready), error)
+            for entry in ready:
                 entry.error = error
         except Exception as error:
             # A fault of ours must not end the thread that all associations wait for; values stay out of the log.
-            log.error("commit_failed instances=%d error=%s", len(group), type(error).__name__)
-            for entry in group:
+            log.error("commit_failed instances=%d error=%s", len(ready), type(error).__name__)
+            for entry in ready:
                 entry.error = DatabaseError("The index failed in an unforeseen way: see the log.")
-        else:
-            for entry, verdict in zip(group, verdicts, strict=True):
-                entry.verdict = verdict
         finally:
             for entry in group:
                 entry.done.set()
+
+    def _record(self, ready: Sequence[_Entry]) -> None:
+        def wait_until_safe() -> None:
+            for entry in ready:
+                entry.tried.wait()
+                if not entry.safe:
+                    raise _NotSafe
+
+        verdicts = self._index.record([entry.instance for entry in ready], wait_until_safe)
+        for entry, verdict in zip(ready, verdicts, strict=True):
+            entry.verdict = verdict

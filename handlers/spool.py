@@ -24,7 +24,7 @@ log = logging.getLogger("overread.spool")
 
 FOLDERS = tuple(f"{number:02x}" for number in range(256))
 PARTIAL = ".part"
-WRITE_OUT_BYTES = 262_144
+WRITE_OUT_BYTES = 1_048_576
 """The disk is set to work on a file each time so much of it has come."""
 
 
@@ -107,13 +107,14 @@ class SpoolFile:
                 whole.release()
 
     def keep(self) -> None:
-        """Give the file its name and sync it; the folder is still to be synced.
+        """Give the file its name, and sync the file and the name.
 
-        The new name comes first: on journalling file systems the one sync then mostly has both. A cut of power
+        The new name comes first: on journalling file systems the first sync then mostly has both. A cut of power
         in between may leave a whole name with a part of the bytes; it has no row, so ``reconcile`` moves it away.
         """
         os.rename(self._partial, self.path)
         os.fsync(self._file)
+        sync_folder(self.path.parent)
         self._close()
 
     def discard(self) -> None:

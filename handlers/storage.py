@@ -113,10 +113,7 @@ class Storage:
             for fragment in association.dataset():
                 file.append(fragment)
             attributes = self._understand(file, command, context.transfer_syntax)
-            file.keep()
-            verdict = self.committer.commit(
-                self._instance(association, message, file, attributes), file.path.parent
-            )
+            verdict = self.committer.commit(self._instance(association, message, file, attributes), file.keep)
             kept = verdict is not StoreVerdict.DUPLICATE
             self._count(association, attributes)
             if verdict is StoreVerdict.CONFLICT:
