@@ -10,6 +10,7 @@ from pathlib import Path
 
 from db.commitment import Commitments, OwedReports
 from db.database import Database
+from db.errors import IllegalTransition
 from db.index import Index
 from db.records import OwedReport, Reference
 from handlers.commitment import CLASS_INSTANCE_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE, Report
@@ -65,10 +66,13 @@ class DestinationCommitments:
             return False
         report = judge(owed.transaction_uid, owed.references, self.index, self.data_dir)
         answer = send_report(self.destination, self.calling_ae, report)
-        if answer.accepted:
-            self.owed.sent(owed)
-        else:
-            self._later(owed, answer.reason)
+        try:
+            if answer.accepted:
+                self.owed.sent(owed)
+            else:
+                self._later(owed, answer.reason)
+        except IllegalTransition:
+            log.warning("commitment_report_no_longer_ours report=%d", owed.id)
         return True
 
     def _later(self, owed: OwedReport, reason: str) -> None:

@@ -7,11 +7,9 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import RLELossless
 
-from tests.peers.dcmtk import storescu
 from tests.peers.decoders import misbehaving_decoders
-from tests.peers.node import Node
 from tests.peers.waiting import wait_until
-from tests.system.conftest import write_radiograph
+from tests.system.faults.witness import Witness
 
 LIMITS = """
 [reader]
@@ -26,10 +24,9 @@ REASONS = {
 }
 
 
-def compressed_radiograph(folder: Path, number: int, word: str) -> tuple[Path, str]:
+def compressed_radiograph(witness: Witness, word: str) -> tuple[Path, str]:
     """A run-length coded radiograph of its own study, which its decoder treats as its Study ID says."""
-    path = folder / f"{number}.dcm"
-    write_radiograph(path, number, StudyID=word)
+    path = witness.radiograph(StudyID=word)
     dataset = pydicom.dcmread(path)
     dataset.compress(RLELossless)
     dataset.save_as(path)
@@ -44,32 +41,28 @@ def readers_of(worker: int) -> list[int]:
 
 def test_decoders_that_fail_cost_their_studies_and_not_the_worker(tmp_path: Path) -> None:
     hook = misbehaving_decoders(tmp_path / "hook")
-    with Node(tmp_path / "node", receivers=1, python_path=hook, extra=LIMITS) as node:
+    hostile = Witness(tmp_path / "site", with_pacs=False, receivers=1, python_path=hook, extra=LIMITS)
+    with hostile.watching() as witness:
+        node = witness.node
         (worker,) = node.pids("worker")
         words: dict[str, str] = {}
-        for number, word in enumerate(["1", *REASONS, "1"]):
-            path, study = compressed_radiograph(tmp_path, number, word)
+        for word in ["1", *REASONS, "1"]:
+            path, study = compressed_radiograph(witness, word)
             words[study] = word
-            storescu(node.port, path)
-        last, study = compressed_radiograph(tmp_path, 99, "1")
-        node.wait_for_jobs(len(words), 60)
-        storescu(node.port, last)
-        words[study] = "1"
-        jobs = node.wait_for_jobs(len(words), 60)
+            witness.send(path)
+        witness.assert_serves()
+        jobs = [job for job in node.wait_for_jobs(len(witness.studies)) if job["study_instance_uid"] in words]
         assert node.pids("worker") == [worker]
         for job in jobs:
             word = words[job["study_instance_uid"]]
             if word in REASONS:
                 assert (job["state"], job["reason"]) == ("skipped", REASONS[word])
-            else:
-                assert job["state"] == "succeeded"
             assert job["attempts"] == 1
-        assert sorted(words[job["study_instance_uid"]] for job in jobs) == sorted(words.values())
         refused = next(job for job in jobs if job["state"] == "skipped")
         assert refused["reason"] in " ".join(node.command("show", str(refused["id"])).split())
+        witness.assert_intact({study: "skipped" for study, word in words.items() if word in REASONS})
         readers = readers_of(worker)
         assert readers
     assert "process_died" not in node.log
-    assert "Canary" not in node.log and "CANARY" not in node.log
     for pid in readers:
         wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 10, "the readers end with the node")

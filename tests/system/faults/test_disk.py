@@ -10,35 +10,34 @@ import pytest
 from handlers import disk
 from handlers.disk import DiskWatch
 from tests.peers.dcmtk import storescu
-from tests.peers.node import Node
-from tests.system.conftest import write_radiograph
+from tests.peers.waiting import wait_until
+from tests.system.faults.witness import Witness
 
 
-def test_node_without_the_reserve_answers_out_of_resources(tmp_path: Path) -> None:
-    write_radiograph(tmp_path / "study.dcm", 1)
-    free = disk.free_bytes(tmp_path)
-    with Node(
-        tmp_path / "node", receivers=1, engine=False, extra=f"\n[spool]\nreserve = {free * 2}\n"
-    ) as node:
+def test_node_without_the_reserve_answers_out_of_resources_until_there_is_room(tmp_path: Path) -> None:
+    short, enough = f"reserve = {2 * disk.free_bytes(tmp_path)}", 'reserve = "1KB"'
+    full = Witness(
+        tmp_path / "site", with_pacs=False, receivers=1, engine=False, extra=f"\n[spool]\n{enough}\n"
+    )
+    with full.watching() as witness:
+        node = witness.node
+
+        def set_reserve(was: str, becomes: str) -> None:
+            seen = node.log.count("receiver_started")
+            node.configuration.write_text(node.configuration.read_text().replace(was, becomes))
+            node.reload()
+            wait_until(lambda: node.log.count("receiver_started") > seen, 30, "the node has read it")
+
+        set_reserve(enough, short)
+        refused = witness.radiograph()
         with pytest.raises(subprocess.CalledProcessError):
-            storescu(node.port, tmp_path / "study.dcm")
+            storescu(node.port, refused)
         assert "status=A700" in node.log
         assert "disk_nearly_full" in node.log
-        assert [p for p in (node.data_dir / "spool").rglob("*") if p.is_file()] == []
-        text = node.configuration.read_text()
-        node.configuration.write_text(text.replace(f"reserve = {free * 2}", 'reserve = "1KB"'))
-        node.reload()
-
-        def taken() -> bool:
-            try:
-                storescu(node.port, tmp_path / "study.dcm")
-            except subprocess.CalledProcessError:
-                return False
-            return True
-
-        from tests.peers.waiting import wait_until
-
-        wait_until(taken, 30, "the node takes instances again")
+        set_reserve(short, enough)
+        witness.send(refused)
+        witness.assert_serves()
+        witness.assert_intact(dict.fromkeys(witness.studies, "skipped"))
 
 
 def test_room_that_comes_back_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
 
 DELIVERED_SECONDS = 20.0
+SERVED_SECONDS = 10.0
 """From the C-STORE to the last result at the PACS in good order, with the inference between them."""
 
 
@@ -134,6 +136,10 @@ def test_only_the_deliveries_of_a_faulty_pacs_wait(tmp_path: Path) -> None:
             assert left.keys() == {"mute", "resetting", "silent"}
             assert set(left.values()) <= {"pending", "sending"}
             assert node.pids("courier")
+            write_radiograph(tmp_path / "next.dcm", 2)
+            started = time.monotonic()
+            storescu(node.port, tmp_path / "next.dcm")
+            assert time.monotonic() - started <= SERVED_SECONDS
             assert "Canary" not in node.log
         finally:
             answer.set()

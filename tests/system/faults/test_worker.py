@@ -7,26 +7,32 @@ from pathlib import Path
 
 from tests.peers.dcmtk import storescu
 from tests.peers.node import Node
-from tests.system.conftest import write_radiograph
+from tests.peers.waiting import wait_until
 from tests.system.faults.conftest import CONFIGURATION
+from tests.system.faults.witness import Witness, identity
 
 
 def run_studies(folder: Path, plug_in: Path, words: list[str]) -> tuple[dict[str, dict[str, object]], Node]:
     """Send one study for each word; the ended jobs by word and number, and the stopped node."""
-    node = Node(
-        folder / "node", receivers=1, extra=CONFIGURATION, engine=False, python_path=plug_in, quiet_seconds=1
+    faulty = Witness(
+        folder, with_pacs=False, receivers=1, extra=CONFIGURATION, engine=False, python_path=plug_in
     )
-    by_study: dict[str, str] = {}
-    files = []
-    for number, word in enumerate(words):
-        path = folder / f"{number}.dcm"
-        dataset = write_radiograph(path, number, StudyID=word)
-        by_study[str(dataset.StudyInstanceUID)] = f"{word}{number}"
-        files.append(path)
-    with node:
-        storescu(node.port, *files)
-        jobs = node.wait_for_jobs(len(words), 120)
-    return {by_study[job["study_instance_uid"]]: job for job in jobs}, node
+    with faulty.watching() as witness:
+        files = [witness.radiograph(StudyID=word) for word in words]
+        names = {
+            identity(path)[0]: f"{word}{number}"
+            for number, (word, path) in enumerate(zip(words, files, strict=True))
+        }
+        storescu(witness.node.port, *files)
+        for path in files:
+            witness.note(path)
+        witness.assert_serves()
+        jobs = witness.node.wait_for_jobs(len(witness.studies), 120)
+        ended = {names.get(job["study_instance_uid"], ""): job for job in jobs}
+        otherwise = {study: str(ended[name]["state"]) for study, name in names.items()}
+        witness.assert_intact(otherwise)
+    del ended[""]
+    return ended, witness.node
 
 
 def test_crash_in_native_code_ends_as_poisonous_and_harms_no_other_job(tmp_path: Path, plug_in: Path) -> None:
@@ -64,8 +70,6 @@ def test_batch_that_is_too_large_is_halved(tmp_path: Path, plug_in: Path) -> Non
 
 
 def test_configuration_is_read_again_or_refused_as_a_whole(tmp_path: Path, plug_in: Path) -> None:
-    from tests.peers.waiting import wait_until
-
     node = Node(tmp_path / "node", receivers=1, extra=CONFIGURATION, engine=False, python_path=plug_in)
     with node:
         workers = node.pids("worker")
