@@ -21,6 +21,7 @@ class Wakeup:
         )
         with _short_path(self.path) as path:
             self._socket.bind(path)
+        notify(directory, role)  # clears away what those before it left
 
     def wait(self, timeout: float) -> bool:
         """Wait for a hint, at most ``timeout`` seconds; hints that piled up count as one."""

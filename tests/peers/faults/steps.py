@@ -115,7 +115,7 @@ class _Switch:
                 return
             try:
                 strike = int(self._armed.read_text())
-                self._armed.rename(self._struck)
+                os.rename(self._armed, self._struck)  # Path.rename has a switch of its own
             except FileNotFoundError:
                 return  # another process was first
             os.kill(os.getpid(), strike)
