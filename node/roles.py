@@ -1,4 +1,4 @@
-"""The roles of a node, each a process: receiver, worker, courier, ticker and web."""
+"""The roles of a node, each a process: receiver, worker, courier, ticker and web. Each loads what it needs alone."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import logging
 from enum import StrEnum
 
 from db.database import Database
-from handlers.audit import AuditTrail
-from handlers.server import Server
-from handlers.services import services
 from node.config import Configuration
-from node.courier import Courier
 from node.processes import give_memory_back, process_name, stop_event_on_signals
-from node.ticker import Ticker
 
 log = logging.getLogger("overread.roles")
 
@@ -44,12 +39,16 @@ def serve_role(configuration: Configuration, role: Role, number: int = 0) -> Non
         elif role is Role.WORKER:
             _serve_worker(configuration, database, number)
         elif role is Role.COURIER:
+            from node.courier import Courier
+
             name = process_name(configuration, role, number)
             Courier(configuration, database, name).serve(stop_event_on_signals())
         elif role is Role.TICKER:
+            from node.ticker import Ticker
+
             Ticker(configuration, database).serve(stop_event_on_signals())
         else:
-            from node.web import serve_web  # the web framework is needed by this role alone
+            from node.web import serve_web
 
             serve_web(configuration, database)
     finally:
@@ -57,6 +56,10 @@ def serve_role(configuration: Configuration, role: Role, number: int = 0) -> Non
 
 
 def _serve_receiver(configuration: Configuration, database: Database) -> None:
+    from handlers.audit import AuditTrail
+    from handlers.server import Server
+    from handlers.services import services
+
     give_memory_back()
     settings = configuration.receiver_settings()
     audit = AuditTrail(configuration.audit_settings())
@@ -75,7 +78,7 @@ def _serve_receiver(configuration: Configuration, database: Database) -> None:
 
 
 def _serve_worker(configuration: Configuration, database: Database, number: int) -> None:
-    from node.worker import Worker  # torch is needed by this role alone
+    from node.worker import Worker
 
     groups = worker_groups(configuration)
     name = process_name(configuration, Role.WORKER, number)

@@ -94,7 +94,7 @@ class Supervisor:
         child.start_after = now + pause
 
     def _start(self, child: Child) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "node.cli", "serve", "-c", str(self.configuration.file)]
+        command = [sys.executable, "-m", "node.child", str(self.configuration.file)]
         return subprocess.Popen([*command, "--role", child.role.value, "--number", str(child.number)])
 
     def _stop_all(self) -> None:

@@ -16,7 +16,6 @@ from node.config import Configuration
 from node.errors import CommandError
 from node.processes import (
     configure_log,
-    die_with_parent,
     keep_caches,
     make_folders,
     reload_event_on_signal,
@@ -31,17 +30,11 @@ log = logging.getLogger("overread.serve")
 def serve(
     config: ConfigOption = None,
     role: Annotated[Role | None, typer.Option(help="Run one role alone instead of the whole node.")] = None,
-    number: Annotated[int, typer.Option(hidden=True, help="Which of several processes of this role.")] = -1,
 ) -> None:
     """Run the node until SIGTERM, then drain and exit 0; SIGHUP reads the configuration again."""
     configuration = load_configuration(config)
     configure_log()
     keep_caches(configuration)
-    supervised = number >= 0
-    if supervised:
-        die_with_parent()
-        serve_role(configuration, Role(role or Role.RECEIVER), number)
-        return
     prepare(configuration, with_spool=role is None)
     audit = AuditTrail(configuration.audit_settings())
     audit.activity(Event.APPLICATION_START)

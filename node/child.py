@@ -1,0 +1,36 @@
+"""A process that the supervisor starts: one role without the command line, which would cost it time and memory.
+
+Usage: python -m node.child FILE --role ROLE --number N
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from node.config import load
+from node.errors import ConfigurationError
+from node.processes import configure_log, die_with_parent, keep_caches
+from node.roles import Role, serve_role
+
+
+def main() -> None:
+    """Serve the role until SIGTERM, or until the supervisor dies."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--role", type=Role, required=True)
+    parser.add_argument("--number", type=int, required=True)
+    arguments = parser.parse_args()
+    try:
+        configuration = load(arguments.file)
+    except ConfigurationError as error:
+        sys.exit(str(error))
+    configure_log()
+    keep_caches(configuration)
+    die_with_parent()
+    serve_role(configuration, arguments.role, arguments.number)
+
+
+if __name__ == "__main__":
+    main()
