@@ -137,7 +137,7 @@ def test_received_bytes_are_what_is_committed_to(tmp_path: Path) -> None:
     image = write_radiograph(tmp_path / "image.dcm", 1)
     here = Reference(sop_class_uid=str(image.SOPClassUID), sop_instance_uid=str(image.SOPInstanceUID))
     with CommittingPacs("CR1") as modality:
-        node = Node(tmp_path / "node", [("cr1", "CR1", modality.port)], routed=[], receivers=1)
+        node = Node(tmp_path / "node", [("cr1", "CR1", modality.port)], routed=[], receivers=1, engine=False)
         with node:
             storescu(node.port, tmp_path / "image.dcm")
             (stored,) = (p for p in (node.data_dir / "spool").rglob("*.dcm"))
