@@ -1,20 +1,24 @@
-"""Which schema a database has, and how it gets the present one."""
+"""Which schema a database has, and how it gets the present one.
+
+Alembic is loaded when it is needed: most processes of a node never look at the schema.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 SchemaStatus = Literal["current", "old", "newer", "empty"]
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     return config
@@ -22,6 +26,9 @@ def _config() -> Config:
 
 def schema_status(engine: Engine) -> SchemaStatus:
     """Whether the schema is that of this version, old, newer, or not there at all."""
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     scripts = ScriptDirectory.from_config(_config())
     known = {script.revision for script in scripts.walk_revisions()}
     with engine.connect() as connection:
@@ -35,6 +42,8 @@ def schema_status(engine: Engine) -> SchemaStatus:
 
 def upgrade(engine: Engine) -> None:
     """Run the migrations that are missing."""
+    from alembic import command
+
     config = _config()
     with engine.begin() as connection:
         config.attributes["connection"] = connection

@@ -106,7 +106,7 @@ def test_modality_is_told_once_it_listens_also_after_a_restart(tmp_path: Path) -
     image = write_radiograph(tmp_path / "image.dcm", 1)
     modality = CommittingPacs("CR1")
     here = Reference(sop_class_uid=str(image.SOPClassUID), sop_instance_uid=str(image.SOPInstanceUID))
-    node = Node(tmp_path / "node", [("cr1", "CR1", modality.port)], routed=[], receivers=1, quiet_seconds=1.0)
+    node = Node(tmp_path / "node", [("cr1", "CR1", modality.port)], routed=[], receivers=1, engine=False)
     with node:
         storescu(node.port, tmp_path / "image.dcm")
         assert modality.ask(node.port, write_request("2.25.77", [here])) == 0
