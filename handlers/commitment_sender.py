@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 from pynetdicom import evt
-from pynetdicom.events import Event
+from pynetdicom.association import Association
+from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import build_context, build_role
 
@@ -37,6 +39,7 @@ REPORT_SECONDS = 5.0
 """How long the association of a request stays open for a report that comes over it."""
 LOOK_SECONDS = 0.1
 INVALID_ARGUMENT = 0x0115
+LOST = "the association was lost"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +50,39 @@ class CommitmentAnswer:
     reason: str
 
 
+@contextmanager
+def _association(
+    destination: Destination,
+    calling_ae: str,
+    timeouts: Timeouts | None,
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
+) -> Iterator[Association]:
+    """An association for storage commitment alone; raises AssociationFailed."""
+    association = open_association(
+        destination,
+        calling_ae,
+        timeouts or Timeouts(),
+        [build_context(STORAGE_COMMITMENT, list(NATIVE))],
+        roles=roles,
+        handlers=handlers,
+    )
+    try:
+        yield association
+    finally:
+        close_association(association)
+
+
 def offers_commitment(
     destination: Destination, calling_ae: str, timeouts: Timeouts | None = None
 ) -> CommitmentAnswer:
     """Whether a destination accepts associations for storage commitment; nothing is asked for."""
     try:
-        association = open_association(
-            destination,
-            calling_ae,
-            timeouts or Timeouts(),
-            [build_context(STORAGE_COMMITMENT, list(NATIVE))],
-        )
+        with _association(destination, calling_ae, timeouts):
+            return CommitmentAnswer(accepted=True, reason="")
     except AssociationFailed as failure:
         return CommitmentAnswer(accepted=False, reason=str(failure))
-    close_association(association)
-    return CommitmentAnswer(accepted=True, reason="")
 
 
 def request_commitment(
@@ -94,60 +115,48 @@ def request_commitment(
         arrived.set()
         return (0x0000 if recorded else PROCESSING_FAILURE), None
 
+    handlers: list[EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, report)]
     try:
-        association = open_association(
-            destination,
-            calling_ae,
-            timeouts or Timeouts(),
-            [build_context(STORAGE_COMMITMENT, list(NATIVE))],
-            handlers=[(evt.EVT_N_EVENT_REPORT, report)],
-        )
+        with _association(destination, calling_ae, timeouts, handlers=handlers) as association:
+            response, _ = association.send_n_action(
+                write_request(request.transaction_uid, request.references),
+                REQUEST_COMMITMENT,
+                STORAGE_COMMITMENT,
+                STORAGE_COMMITMENT_INSTANCE,
+            )
+            answer = _answer(response)
+            deadline = time.monotonic() + REPORT_SECONDS
+            while (
+                answer.accepted
+                and association.is_established
+                and time.monotonic() < deadline
+                and not busy()
+                and not arrived.wait(LOOK_SECONDS)
+            ):
+                pass
+            return answer
     except AssociationFailed as failure:
         return CommitmentAnswer(accepted=False, reason=str(failure))
-    try:
-        response, _ = association.send_n_action(
-            write_request(request.transaction_uid, request.references),
-            REQUEST_COMMITMENT,
-            STORAGE_COMMITMENT,
-            STORAGE_COMMITMENT_INSTANCE,
-        )
-        answer = _answer(response)
-        deadline = time.monotonic() + REPORT_SECONDS
-        while answer.accepted and association.is_established and time.monotonic() < deadline and not busy():
-            if arrived.wait(LOOK_SECONDS):
-                break
-        return answer
     except (RuntimeError, ValueError):
-        return CommitmentAnswer(accepted=False, reason="the association was lost")
-    finally:
-        close_association(association)
+        return CommitmentAnswer(accepted=False, reason=LOST)
 
 
 def send_report(
     destination: Destination, calling_ae: str, report: Report, timeouts: Timeouts | None = None
 ) -> CommitmentAnswer:
     """Tell a peer what became of its request, over an association of our own."""
-    role: SCP_SCU_RoleSelectionNegotiation = build_role(STORAGE_COMMITMENT, scp_role=True)
+    role = build_role(STORAGE_COMMITMENT, scp_role=True)
     try:
-        association = open_association(
-            destination,
-            calling_ae,
-            timeouts or Timeouts(),
-            [build_context(STORAGE_COMMITMENT, list(NATIVE))],
-            roles=[role],
-        )
+        with _association(destination, calling_ae, timeouts, roles=[role]) as association:
+            event_type, dataset = write_report(report, calling_ae)
+            response, _ = association.send_n_event_report(
+                dataset, event_type, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+            )
+            return _answer(response)
     except AssociationFailed as failure:
         return CommitmentAnswer(accepted=False, reason=str(failure))
-    try:
-        event_type, dataset = write_report(report, calling_ae)
-        response, _ = association.send_n_event_report(
-            dataset, event_type, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
-        )
-        return _answer(response)
     except (RuntimeError, ValueError):
-        return CommitmentAnswer(accepted=False, reason="the association was lost")
-    finally:
-        close_association(association)
+        return CommitmentAnswer(accepted=False, reason=LOST)
 
 
 def _answer(response: Dataset) -> CommitmentAnswer:
