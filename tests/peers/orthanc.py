@@ -70,10 +70,14 @@ class Orthanc:
         wait_until(self._answers, 30, "Orthanc answers")
 
     def stop(self) -> None:
-        """Stop it, as for maintenance."""
+        """Stop it, as for maintenance; killed where it does not end, as it may while it reports to a node that dies."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(30)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(10)
             self._process = None
 
     def get(self, path: str) -> Any:
