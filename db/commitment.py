@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, insert, or_, select, update
 
-from db.database import Database, now, read_time, time_text
+from db.database import PARAMETERS, Database, now, read_time, time_text
 from db.records import CommitmentRequest, OwedReport, Reference
 from db.states import DeliveryEvent, DeliveryState, ReportEvent, ReportState
 from db.tables import commitment_reports, commitments, deliveries, results
@@ -25,8 +25,6 @@ PATIENCE_CEILING_SECONDS = 3600.0
 RESEND_SECONDS = 60.0
 MAXIMUM_ATTEMPTS = 10
 """So often an object is sent that the destination then does not commit to."""
-CHUNK = 500
-"""SQLite takes about a thousand parameters in one statement."""
 PERMANENT_REASONS = {
     0x0119: "class and instance conflict",
     0x0122: "SOP class not supported",
@@ -127,7 +125,7 @@ class Commitments:
             ).scalar_one_or_none()
             if destination is None:
                 return False
-            for delivery, _ in _sent(connection, destination, committed):
+            for delivery, _, _ in _sent(connection, destination, committed):
                 change(
                     connection,
                     DELIVERIES,
@@ -138,9 +136,8 @@ class Commitments:
                     why="storage commitment",
                     values={"reason": None, "not_before": None},
                 )
-            reasons = {(r.sop_class_uid, r.sop_instance_uid): code for r, code in failed.items()}
-            for delivery, (key, attempts) in _sent(connection, destination, tuple(failed)):
-                _not_committed(connection, destination, delivery, attempts, reasons[key])
+            for delivery, reference, attempts in _sent(connection, destination, tuple(failed)):
+                _not_committed(connection, destination, delivery, attempts, failed[reference])
             connection.execute(
                 update(commitments)
                 .where(commitments.c.transaction_uid == transaction_uid)
@@ -149,28 +146,26 @@ class Commitments:
         return True
 
 
-Key = tuple[str, str]
-
-
 def _sent(
     connection: Connection, destination: str, references: Sequence[Reference]
-) -> Iterator[tuple[int, tuple[Key, int]]]:
-    """Deliveries of these instances that wait for the destination's word: id, SOP class and instance, attempts."""
-    wanted = {(r.sop_class_uid, r.sop_instance_uid) for r in references}
+) -> Iterator[tuple[int, Reference, int]]:
+    """Deliveries of these instances that wait for the destination's word: id, instance, attempts."""
+    wanted = set(references)
     uids = [r.sop_instance_uid for r in references]
-    for start in range(0, len(uids), CHUNK):
+    for start in range(0, len(uids), PARAMETERS):
         rows = connection.execute(
             select(
                 deliveries.c.id, deliveries.c.attempts, results.c.sop_class_uid, results.c.sop_instance_uid
             )
             .join(results, results.c.id == deliveries.c.result_id)
             .where(deliveries.c.state == "sent", deliveries.c.destination == destination)
-            .where(results.c.sop_instance_uid.in_(uids[start : start + CHUNK]))
+            .where(results.c.sop_instance_uid.in_(uids[start : start + PARAMETERS]))
             .with_for_update(of=deliveries)
         ).all()
         for row in rows:
-            if (row.sop_class_uid, row.sop_instance_uid) in wanted:
-                yield row.id, ((row.sop_class_uid, row.sop_instance_uid), row.attempts)
+            reference = Reference(sop_class_uid=row.sop_class_uid, sop_instance_uid=row.sop_instance_uid)
+            if reference in wanted:
+                yield row.id, reference, row.attempts
 
 
 def _not_committed(

@@ -31,6 +31,9 @@ CHECKPOINT = "PRAGMA wal_checkpoint(RESTART)"
 LOG_BYTES = 4 * CHECKPOINT_BYTES
 """A log that grew beyond this, while a long read held up checkpoints, is cut when it is used from its start again."""
 
+PARAMETERS = 500
+"""So many values in one statement are safe: SQLite takes about a thousand."""
+
 CONTENTION = frozenset({"DeadlockDetected", "SerializationFailure"})
 """Errors of Postgres that a second try cures."""
 

@@ -8,15 +8,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from db.database import Database, read_time, time_text
+from db.database import PARAMETERS, Database, read_time, time_text
 from db.errors import Contended
 from db.records import Instance, NewInstance, QuarantineEntry, StoreVerdict, Study, StudyProgress
 from db.tables import instances, quarantine, results, studies
 
 CONFLICT_REASON = "this SOP Instance UID was received before with other content; the first one stays"
 TRIES = 10
-PARAMETERS = 500
-"""SQLite takes about a thousand in one statement."""
 """Two receivers may record the same study or instance at once; one of them then looks again."""
 
 

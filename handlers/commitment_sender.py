@@ -21,6 +21,7 @@ from pynetdicom.presentation import build_context, build_role
 
 from db.records import CommitmentRequest
 from handlers.commitment import (
+    INVALID_ARGUMENT,
     PROCESSING_FAILURE,
     REQUEST_COMMITMENT,
     CommitmentError,
@@ -38,7 +39,6 @@ log = logging.getLogger("overread.commitment")
 REPORT_SECONDS = 5.0
 """How long the association of a request stays open for a report that comes over it."""
 LOOK_SECONDS = 0.1
-INVALID_ARGUMENT = 0x0115
 LOST = "the association was lost"
 
 

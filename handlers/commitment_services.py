@@ -16,6 +16,8 @@ from db.errors import DatabaseError
 from db.wakeup import notify
 from handlers.association import Association, Message
 from handlers.commitment import (
+    INVALID_ARGUMENT,
+    NO_SUCH_INSTANCE,
     PROCESSING_FAILURE,
     REQUEST_COMMITMENT,
     CommitmentError,
@@ -30,8 +32,6 @@ from handlers.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 log = logging.getLogger("overread.commitment")
 
 SUCCESS = 0x0000
-NO_SUCH_OBJECT_INSTANCE = 0x0112
-INVALID_ARGUMENT = 0x0115
 NOT_AUTHORIZED = 0x0124
 NO_SUCH_ACTION = 0x0123
 
@@ -85,7 +85,7 @@ class CommitmentRequests:
         command = message.command
         data = association.read_dataset()
         if command.requested_sop_instance_uid != STORAGE_COMMITMENT_INSTANCE:
-            raise Refused(NO_SUCH_OBJECT_INSTANCE, "not the instance of storage commitment")
+            raise Refused(NO_SUCH_INSTANCE, "not the instance of storage commitment")
         if command.action_type_id != REQUEST_COMMITMENT:
             raise Refused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
         title = association.calling_ae
