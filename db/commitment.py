@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from db.database import PARAMETERS, Database, now, read_time, time_text
 from db.records import CommitmentRequest, OwedReport, Reference
@@ -55,8 +55,7 @@ class Commitments:
             select(deliveries.c.id, deliveries.c.commitment_attempts)
             .add_columns(results.c.sop_class_uid, results.c.sop_instance_uid)
             .join(results, results.c.id == deliveries.c.result_id)
-            .where(deliveries.c.state == "sent", deliveries.c.destination == destination)
-            .where(or_(deliveries.c.not_before.is_(None), deliveries.c.not_before <= time_text(moment)))
+            .where(DELIVERIES.due(DeliveryState.SENT, moment), deliveries.c.destination == destination)
             .order_by(deliveries.c.id)
             .limit(limit)
         )
@@ -246,13 +245,7 @@ class OwedReports:
         moment = now()
         due = (
             select(commitment_reports)
-            .where(commitment_reports.c.state == "pending", commitment_reports.c.destination == destination)
-            .where(
-                or_(
-                    commitment_reports.c.not_before.is_(None),
-                    commitment_reports.c.not_before <= time_text(moment),
-                )
-            )
+            .where(REPORTS.due(ReportState.PENDING, moment), commitment_reports.c.destination == destination)
             .order_by(commitment_reports.c.id)
             .limit(1)
         )

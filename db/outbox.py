@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, func, or_, select
+from sqlalchemy import Row, func, select
 
 from db.database import Database, now, time_text
 from db.records import Delivery, DeliveryOutcome, DeliveryRetry, DeliverySummary, Sent
@@ -37,10 +37,7 @@ class Outbox:
             return list(
                 connection.execute(
                     select(deliveries.c.destination)
-                    .where(deliveries.c.state == "pending")
-                    .where(
-                        or_(deliveries.c.not_before.is_(None), deliveries.c.not_before <= time_text(moment))
-                    )
+                    .where(DELIVERIES.due(DeliveryState.PENDING, moment))
                     .distinct()
                 ).scalars()
             )
@@ -53,8 +50,8 @@ class Outbox:
         with self.database.write() as connection:
             rows = connection.execute(
                 select(deliveries.c.id, deliveries.c.attempts)
-                .where(deliveries.c.state == "pending", deliveries.c.destination == destination)
-                .where(or_(deliveries.c.not_before.is_(None), deliveries.c.not_before <= time_text(moment)))
+                .where(DELIVERIES.due(DeliveryState.PENDING, moment))
+                .where(deliveries.c.destination == destination)
                 .order_by(deliveries.c.id)
                 .limit(limit)
                 .with_for_update(skip_locked=True)

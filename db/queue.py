@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from db import results as result_rows
 from db.database import Database, now, read_optional_time, read_time, time_text
@@ -148,8 +148,7 @@ class Queue:
             moment = now()
             due = (
                 select(jobs)
-                .where(jobs.c.state == "queued", jobs.c.engine.in_(engines))
-                .where(or_(jobs.c.not_before.is_(None), jobs.c.not_before <= time_text(moment)))
+                .where(JOBS.due(JobState.QUEUED, moment), jobs.c.engine.in_(engines))
                 .order_by(jobs.c.priority.desc(), jobs.c.id)
                 .with_for_update(skip_locked=True)
             )
@@ -186,8 +185,7 @@ class Queue:
             return (
                 connection.execute(
                     select(jobs.c.id)
-                    .where(jobs.c.state == "queued", jobs.c.engine.in_(engines))
-                    .where(or_(jobs.c.not_before.is_(None), jobs.c.not_before <= time_text(now())))
+                    .where(JOBS.due(JobState.QUEUED, now()), jobs.c.engine.in_(engines))
                     .limit(1)
                 ).one_or_none()
                 is not None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, insert, or_, update
 
 from db.database import now, time_text
 from db.errors import IllegalTransition, StaleLease
@@ -22,6 +23,13 @@ class Machine:
     subject: str
     table: Table
     transitions: Mapping[tuple[Any, Any], Any]
+
+    def due(self, state: StrEnum, moment: datetime) -> ColumnElement[bool]:
+        """The condition that a row is in a state and need not wait any longer."""
+        column = self.table.c
+        return and_(
+            column.state == state, or_(column.not_before.is_(None), column.not_before <= time_text(moment))
+        )
 
 
 JOBS = Machine(subject="job", table=jobs, transitions=JOB_TRANSITIONS)

@@ -26,6 +26,7 @@ from handlers.commitment import (
     read_request,
 )
 from handlers.dimse import N_ACTION_RSP, N_EVENT_REPORT_RSP, Command
+from handlers.errors import RequestRefused
 from handlers.settings import ReceiverSettings
 from handlers.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 
@@ -34,14 +35,6 @@ log = logging.getLogger("overread.commitment")
 SUCCESS = 0x0000
 NOT_AUTHORIZED = 0x0124
 NO_SUCH_ACTION = 0x0123
-
-
-class Refused(Exception):
-    """A request that is answered with a failure: its status and a comment without patient data."""
-
-    def __init__(self, status: int, comment: str) -> None:
-        self.status = status
-        super().__init__(comment)
 
 
 class CommitmentRequests:
@@ -58,7 +51,7 @@ class CommitmentRequests:
         status, comment = SUCCESS, None
         try:
             self._take(association, message)
-        except Refused as refused:
+        except RequestRefused as refused:
             status, comment = refused.status, str(refused)
             log.warning(
                 "commitment_refused association=%s status=%04X reason=%s",
@@ -85,21 +78,21 @@ class CommitmentRequests:
         command = message.command
         data = association.read_dataset()
         if command.requested_sop_instance_uid != STORAGE_COMMITMENT_INSTANCE:
-            raise Refused(NO_SUCH_INSTANCE, "not the instance of storage commitment")
+            raise RequestRefused(NO_SUCH_INSTANCE, "not the instance of storage commitment")
         if command.action_type_id != REQUEST_COMMITMENT:
-            raise Refused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
+            raise RequestRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
         title = association.calling_ae
         destination = next((d for d in self.settings.destinations if d.ae_title == title), None)
         if destination is None:
-            raise Refused(NOT_AUTHORIZED, "no [[destination]] says where this AE title listens")
+            raise RequestRefused(NOT_AUTHORIZED, "no [[destination]] says where this AE title listens")
         try:
             transaction, references = read_request(decode_dataset(data, message.context.transfer_syntax))
         except CommitmentError as error:
-            raise Refused(INVALID_ARGUMENT, str(error)) from None
+            raise RequestRefused(INVALID_ARGUMENT, str(error)) from None
         try:
             self.owed.owe(transaction, destination.name, references)
         except DatabaseError as error:
-            raise Refused(PROCESSING_FAILURE, "the index cannot be written") from error
+            raise RequestRefused(PROCESSING_FAILURE, "the index cannot be written") from error
         log.info("commitment_asked_of_us destination=%s instances=%d", destination.name, len(references))
 
 

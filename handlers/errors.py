@@ -7,6 +7,7 @@ NetworkError
 ├── ProtocolViolation      the peer sent what PS3.8 or PS3.7 do not allow; we abort
 └── PeerTimeout            the peer kept us waiting for too long; we abort
 ScanError                  a dataset cannot be understood
+RequestRefused             a request is answered with a failure; the association goes on
 TlsMisconfigured           certificates or keys cannot be used
 """
 
@@ -39,6 +40,14 @@ class PeerTimeout(NetworkError):
 
 class ScanError(Exception):
     """The dataset cannot be understood; the message says why, without its values."""
+
+
+class RequestRefused(Exception):
+    """A request that is answered with a failure: its status and a comment without patient data."""
+
+    def __init__(self, status: int, comment: str) -> None:
+        self.status = status
+        super().__init__(comment)
 
 
 class TlsMisconfigured(Exception):

@@ -20,7 +20,7 @@ from handlers.audit import DESTINATION_ROLE, SOURCE_ROLE, AuditTrail, Event, Stu
 from handlers.committer import Committer
 from handlers.dimse import C_STORE_RSP, Command
 from handlers.disk import DiskWatch
-from handlers.errors import ScanError
+from handlers.errors import RequestRefused, ScanError
 from handlers.scan import AttributeValue, scan
 from handlers.settings import ReceiverSettings
 from handlers.spool import FOLDERS, SpoolFile, file_head
@@ -35,15 +35,6 @@ CANNOT_UNDERSTAND = 0xC000
 INVALID_INSTANCE = 0x0117
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 REQUIRED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-
-
-class Refusal(Exception):
-    """An object that is not stored: the status and a comment without patient data."""
-
-    def __init__(self, status: int, comment: str) -> None:
-        self.status = status
-        self.comment = comment
-        super().__init__(comment)
 
 
 class Storage:
@@ -71,8 +62,8 @@ class Storage:
         status, comment = SUCCESS, None
         try:
             self._store(association, message)
-        except Refusal as refusal:
-            status, comment = refusal.status, refusal.comment
+        except RequestRefused as refused:
+            status, comment = refused.status, str(refused)
             log.warning(
                 "refused association=%s status=%04X reason=%s", association.identifier, status, comment
             )
@@ -93,11 +84,11 @@ class Storage:
     def _store(self, association: Association, message: Message) -> None:
         command, context = message.command, message.context
         if not is_uid(command.affected_sop_instance_uid):
-            raise Refusal(INVALID_INSTANCE, "Affected SOP Instance UID is missing or malformed")
+            raise RequestRefused(INVALID_INSTANCE, "Affected SOP Instance UID is missing or malformed")
         if command.affected_sop_class_uid != context.abstract_syntax:
-            raise Refusal(SOP_CLASS_NOT_SUPPORTED, "SOP class differs from the presentation context")
+            raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "SOP class differs from the presentation context")
         if not command.has_dataset:
-            raise Refusal(CANNOT_UNDERSTAND, "the request has no dataset")
+            raise RequestRefused(CANNOT_UNDERSTAND, "the request has no dataset")
         head = file_head(
             str(command.affected_sop_class_uid),
             str(command.affected_sop_instance_uid),
@@ -108,7 +99,7 @@ class Storage:
         kept = False
         try:
             if self.disk.full():
-                raise Refusal(OUT_OF_RESOURCES, "the disk is nearly full")
+                raise RequestRefused(OUT_OF_RESOURCES, "the disk is nearly full")
             file = SpoolFile(self.settings.spool, self._random.choice(FOLDERS), head)
             for fragment in association.dataset():
                 file.append(fragment)
@@ -122,13 +113,13 @@ class Storage:
                 )
         except OSError as error:
             log.error("spool_failed association=%s error=%s", association.identifier, error.strerror)
-            raise Refusal(OUT_OF_RESOURCES, "the spool cannot be written") from error
+            raise RequestRefused(OUT_OF_RESOURCES, "the spool cannot be written") from error
         except OutcomeUnknown as error:
             # The row may be there, so the file stays; the start-up check moves it away if it is not.
             kept = True
-            raise Refusal(OUT_OF_RESOURCES, "the index broke off") from error
+            raise RequestRefused(OUT_OF_RESOURCES, "the index broke off") from error
         except DatabaseError as error:
-            raise Refusal(OUT_OF_RESOURCES, "the index cannot be written") from error
+            raise RequestRefused(OUT_OF_RESOURCES, "the index cannot be written") from error
         finally:
             if file is not None and not kept:
                 file.discard()
@@ -145,16 +136,16 @@ class Storage:
                 # Not raised on from here: its traceback would hold the mapped file open.
                 complaint = str(error)
         if complaint is not None:
-            raise Refusal(CANNOT_UNDERSTAND, complaint[:64])
+            raise RequestRefused(CANNOT_UNDERSTAND, complaint[:64])
         for keyword in REQUIRED_UIDS:
             value = attributes.get(keyword)
             if not isinstance(value, str) or not is_uid(value):
-                raise Refusal(DATASET_DOES_NOT_MATCH, f"{keyword} is missing or malformed")
+                raise RequestRefused(DATASET_DOES_NOT_MATCH, f"{keyword} is missing or malformed")
         if (
             attributes["SOPInstanceUID"] != command.affected_sop_instance_uid
             or attributes["SOPClassUID"] != command.affected_sop_class_uid
         ):
-            raise Refusal(DATASET_DOES_NOT_MATCH, "the dataset is another SOP class or instance")
+            raise RequestRefused(DATASET_DOES_NOT_MATCH, "the dataset is another SOP class or instance")
         return attributes
 
     def _instance(
