@@ -330,3 +330,8 @@ class Refusal:
 
     path: Path
     reason: str
+
+
+def mixed_patients(count: int) -> str:
+    """The reason with which a series of several patients is refused."""
+    return f"the images of the series are of {count} patients, and a report is about one"

@@ -17,7 +17,7 @@ from db.records import Done, Failed, Job, Outcome, RetryAfter, Skipped
 from db.results import Results
 from inference.engine import Case, Engine
 from inference.errors import InferenceError, is_out_of_memory
-from inference.findings import Analysis, Refusal
+from inference.findings import Analysis, Refusal, mixed_patients
 from inference.output import stage_summary
 from node import artifacts
 from sr_writer.context import PredecessorReport, ReportContext
@@ -118,8 +118,8 @@ class Pipeline:
             )
         patients = {_text(instances[uid].attributes.get("PatientID")) for uid in job.inputs}
         if len(patients) > 1:
-            reason = f"the images of the series are of {len(patients)} patients, and a report is about one"
-            return Prepared(job=job, outcome=Skipped(reason=reason, model_version=engine.model.version))
+            skipped = Skipped(reason=mixed_patients(len(patients)), model_version=engine.model.version)
+            return Prepared(job=job, outcome=skipped)
         files = [self.data_dir / instances[uid].path for uid in job.inputs]
         try:
             read = engine.prepare(files)

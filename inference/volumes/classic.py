@@ -76,6 +76,7 @@ def classic_frame(path: Path, values: Mapping[str, str], layout: PixelLayout | N
         slope=_checked_scale(slope),
         intercept=intercept,
         instance_number=int(number_of(values, "InstanceNumber", 0)),
+        patient_id=values.get("PatientID", ""),
         frame_of_reference_uid=values.get("FrameOfReferenceUID", ""),
         traits=tuple((name, values[name]) for name in TRAITS if values.get(name)),
         pixels=layout,

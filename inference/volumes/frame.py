@@ -66,6 +66,7 @@ class Frame:
     intercept: float = 0.0
     origin: tuple[int, int] = (0, 0)
     instance_number: int = 0
+    patient_id: str = field(default="", repr=False)
     frame_of_reference_uid: str = ""
     traits: tuple[tuple[str, str], ...] = ()
     pixels: PixelLayout | None = field(default=None, repr=False)

@@ -19,6 +19,7 @@ KEYWORDS = (
     "ImageType",
     "SOPClassUID",
     "SOPInstanceUID",
+    "PatientID",
     "Modality",
     "AcquisitionTime",
     "ContentTime",
@@ -50,7 +51,7 @@ KEYWORDS = (
     "RescaleIntercept",
     "RescaleSlope",
 )
-"""Attributes of a slice that decide where it lies, what it shows and how it is stored."""
+"""Attributes of a slice that decide where it lies, whom and what it shows and how it is stored."""
 
 _TAGS = {int(tag_for_keyword(keyword) or 0): keyword for keyword in KEYWORDS}
 _BINARY = frozenset(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import ImageUnreadable
-from inference.findings import SourceImage
+from inference.findings import SourceImage, mixed_patients
 from inference.volumes.frame import Frame
 from inference.volumes.loading import Values, load, same_pixels
 from inference.volumes.slices import read_frames
@@ -116,6 +116,9 @@ def read_series(files: Sequence[Path], *, fewest_slices: int = 2, load_pixels: b
     """
     read = read_frames(files)
     reasons = list(dict.fromkeys(read.refused.values()))
+    patients = {frame.patient_id for frame in read.frames}
+    if len(patients) > 1:
+        return Series(volumes=(), refused=(*reasons, mixed_patients(len(patients))))
     volumes: list[Volume] = []
     try:
         stacks, refused = stacks_of(read.frames, same_pixels)

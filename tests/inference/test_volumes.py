@@ -150,6 +150,14 @@ def test_other_slices_at_the_same_place_are_refused(tmp_path: Path) -> None:
     assert "lie where others lie" in series.refused[0]
 
 
+def test_slices_of_another_patient_are_not_mixed_in(tmp_path: Path) -> None:
+    paths = straight_series(tmp_path)
+    edited(paths[3], PatientID="OTHER")
+    series = read_series(paths)
+    assert series.volumes == ()
+    assert series.refused == ("the images of the series are of 2 patients, and a report is about one",)
+
+
 def test_missing_slices_and_mixed_matrices_are_refused(tmp_path: Path) -> None:
     paths = straight_series(tmp_path)
     series = read_series(paths[:3] + paths[9:])
