@@ -81,10 +81,13 @@ class SpoolFile:
         self._digest.update(data)
         self._write(data)
         if self.size - self._written_out >= WRITE_OUT_BYTES:
-            # Starts to write dirty pages without waiting for them, so that the sync at the end has little to do.
-            length = self.size - self._written_out
-            os.posix_fadvise(self._file, self._written_out, length, os.POSIX_FADV_DONTNEED)
-            self._written_out = self.size
+            self.write_out()
+
+    def write_out(self) -> None:
+        """Set the disk to work on what has come, without waiting, so that the sync has less to do."""
+        # Of pages that are not on the disk yet, this advice starts the writing.
+        os.posix_fadvise(self._file, self._written_out, self.size - self._written_out, os.POSIX_FADV_DONTNEED)
+        self._written_out = self.size
 
     @property
     def sha256(self) -> str:

@@ -103,6 +103,7 @@ class Storage:
             file = SpoolFile(self.settings.spool, self._random.choice(FOLDERS), head)
             for fragment in association.dataset():
                 file.append(fragment)
+            file.write_out()
             attributes = self._understand(file, command, context.transfer_syntax)
             verdict = self.committer.commit(self._instance(association, message, file, attributes), file.keep)
             kept = verdict is not StoreVerdict.DUPLICATE
