@@ -35,6 +35,7 @@ OUTAGE_SECONDS = (90.0, 15.0)
 """A PACS that is up for the first time goes away for the second."""
 ROLES = ("receiver", "worker", "courier", "ticker", "web")
 SETTLE_SECONDS = 900.0
+TELL_SECONDS = 60.0
 
 
 @dataclass
@@ -72,9 +73,13 @@ class Soak:
             end = time.monotonic() + 60 * minutes
             kill_at = time.monotonic() + KILL_SECONDS
             pacs_at = time.monotonic() + OUTAGE_SECONDS[0]
+            tell_at = time.monotonic() + TELL_SECONDS
             away = False
             while time.monotonic() < end:
                 self._send_something()
+                if time.monotonic() > tell_at:
+                    self._tell(f"{(end - time.monotonic()) / 60:.0f} minutes to go")
+                    tell_at += TELL_SECONDS
                 # A pace that two cores keep up with: a growing queue would only be waited for at the end.
                 time.sleep(self.chance.expovariate(1 / PAUSE_SECONDS))
                 if time.monotonic() > kill_at:
@@ -87,11 +92,13 @@ class Soak:
                     pacs_at = time.monotonic() + OUTAGE_SECONDS[1 if away else 0]
             if away:
                 self.pacs.start()
+            self._tell("nothing more is sent; waiting until all is reported and committed to")
             studies = {str(pydicom.dcmread(p).StudyInstanceUID) for p in self.tally.acknowledged.values()}
             for delivery in self._waiting_deliveries():
                 self.node.command("retry", str(delivery))
             self.node.wait_for_jobs(len(studies), SETTLE_SECONDS)
             wait_until(self._committed, SETTLE_SECONDS, "the PACS has committed to every result")
+            self._tell("comparing what was sent, kept and delivered")
             differences = self._differences(studies)
             status = self.node.stop()
         if status != 0:
@@ -100,6 +107,10 @@ class Soak:
             differences.append("a patient's name is in the log")
         self.pacs.stop()
         return differences
+
+    def _tell(self, what: str) -> None:
+        kills = sum(count for name, count in self.tally.counts.items() if name.startswith("killed"))
+        print(f"{len(self.tally.acknowledged)} acknowledged, {kills} kills: {what}", flush=True)
 
     def _waiting_deliveries(self) -> list[int]:
         """Jobs with a delivery that was given up; an outage alone makes none."""
@@ -176,10 +187,13 @@ class Soak:
                 differences.append(f"results of job {job['id']} are not committed to by the PACS")
         reports: Counter[str] = Counter()
         found = 0
-        for _, dataset in self.pacs.objects(self.folder / "objects"):
+        for identifier in self.pacs.instances():
             found += 1
-            if dataset.SOPClassUID == COMPREHENSIVE_3D_SR:
-                reports[str(dataset.StudyInstanceUID)] += 1
+            path = self.pacs.file(identifier, self.folder)
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            if header.SOPClassUID == COMPREHENSIVE_3D_SR:
+                reports[str(header.StudyInstanceUID)] += 1
+            path.unlink()
         differences += [
             f"study {study} has {reports[study]} reports at the PACS"
             for study in studies
