@@ -66,6 +66,7 @@ class Ticker:
             coalesce=True,
             max_instances=1,
             misfire_grace_time=None,
+            next_run_time=datetime.now(UTC),
         )
         scheduler.start()
         wakeup = Wakeup(self.configuration.run_dir, "ticker")
