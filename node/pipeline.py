@@ -124,6 +124,7 @@ class Pipeline:
         try:
             read = engine.prepare(files)
         except OSError as error:
+            log.warning("inputs_not_read job=%d error=%s", job.id, error.strerror)
             reason = f"the inputs cannot be read: {error.strerror}"
             return Prepared(job=job, outcome=RetryAfter(seconds=RETRY_SECONDS, reason=reason))
         except Exception as error:
@@ -162,9 +163,9 @@ class Pipeline:
             written = write_results(analyses, context)
             results = tuple(artifacts.store(item, job, self.data_dir) for item in written)
         except OSError as error:
-            return RetryAfter(
-                seconds=RETRY_SECONDS, reason=f"the results cannot be written: {error.strerror}"
-            )
+            log.warning("results_not_written job=%d error=%s", job.id, error.strerror)
+            reason = f"the results cannot be written: {error.strerror}"
+            return RetryAfter(seconds=RETRY_SECONDS, reason=reason)
         except Exception as error:
             # The report library refuses odd but legal source headers in many ways; the job is kept with the reason.
             log.warning("report_failed job=%d error=%s", job.id, type(error).__name__)

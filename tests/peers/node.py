@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -217,8 +217,13 @@ class Node:
         finally:
             database.close()
 
-    def wait_for_jobs(self, count: int, seconds: float = 60) -> list[dict[str, Any]]:
-        """All jobs, once that many have ended and everything they made has been sent or given up."""
+    def wait_for_jobs(
+        self, count: int, seconds: float = 60, but: Collection[str] = ()
+    ) -> list[dict[str, Any]]:
+        """All jobs, once that many have ended and everything they made has been sent or given up.
+
+        Deliveries to the destinations ``but`` may wait.
+        """
 
         def settled() -> list[dict[str, Any]] | None:
             jobs = self.jobs()
@@ -226,7 +231,10 @@ class Node:
                 job
                 for job in jobs
                 if job["state"] in ("succeeded", "skipped", "failed", "cancelled", "superseded")
-                and all(d["state"] in ("sent", "committed", "failed") for d in job["deliveries"])
+                and all(
+                    d["state"] in ("sent", "committed", "failed") or d["destination"] in but
+                    for d in job["deliveries"]
+                )
             ]
             return jobs if len(over) >= count and len(over) == len(jobs) else None
 

@@ -1,4 +1,4 @@
-"""A switch for tests: named steps of the product at which a process is struck by a signal, once.
+"""A switch for tests: named steps of the product at which a process is struck by a signal or an error, once.
 
 ``sitecustomize.py`` beside this file puts the switches into every process of a node that has this folder on
 its PYTHONPATH. They do nothing until a test arms a step, and the first process to reach that step takes the
@@ -83,11 +83,14 @@ class Faults:
     def python_path(self) -> Path:
         return Path(__file__).resolve().parent
 
-    def arm(self, step: str, strike: signal.Signals = signal.SIGKILL) -> None:
-        """Let the next process that reaches the step be struck: SIGKILL ends it there, SIGSTOP holds it there."""
+    def arm(self, step: str, strike: signal.Signals | OSError = signal.SIGKILL) -> None:
+        """Let the next process that reaches the step be struck.
+
+        SIGKILL ends it there, SIGSTOP holds it there, and an OSError is raised there.
+        """
         (self.folder / (step + STRUCK)).unlink(missing_ok=True)
         draft = self.folder / step
-        draft.write_text(str(int(strike)))
+        draft.write_text(f"error {strike.errno}" if isinstance(strike, OSError) else f"signal {int(strike)}")
         draft.rename(self.folder / (step + ARMED))
 
     def wait_until_struck(self, step: str, seconds: float) -> None:
@@ -114,11 +117,13 @@ class _Switch:
             if self._seen < self._call:
                 return
             try:
-                strike = int(self._armed.read_text())
+                kind, number = self._armed.read_text().split()
                 os.rename(self._armed, self._struck)  # Path.rename has a switch of its own
             except FileNotFoundError:
                 return  # another process was first
-            os.kill(os.getpid(), strike)
+            if kind == "error":
+                raise OSError(int(number), os.strerror(int(number)))
+            os.kill(os.getpid(), int(number))
             threading.Event().wait()  # a stop takes a moment to reach this thread
 
 

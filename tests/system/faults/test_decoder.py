@@ -51,7 +51,7 @@ def test_decoders_that_fail_cost_their_studies_and_not_the_worker(tmp_path: Path
             words[study] = word
             witness.send(path)
         witness.assert_serves()
-        jobs = [job for job in node.wait_for_jobs(len(witness.studies)) if job["study_instance_uid"] in words]
+        jobs = [job for job in witness.wait_for_jobs() if job["study_instance_uid"] in words]
         assert node.pids("worker") == [worker]
         for job in jobs:
             word = words[job["study_instance_uid"]]

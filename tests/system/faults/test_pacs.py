@@ -1,29 +1,40 @@
-"""PACS that are mute, break off or never answer: their own deliveries wait, those of another one do not."""
+"""PACS of every kind of bad manners: their own deliveries wait or fail as they should, those of another one do not."""
 
 from __future__ import annotations
 
 import select
 import socket
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.dimse_primitives import C_STORE
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom.events import Event
 
-from tests.peers.dcmtk import storescu
-from tests.peers.node import Node
-from tests.peers.orthanc import Orthanc
 from tests.peers.raw import reset
-from tests.peers.waiting import wait_until
-from tests.system.conftest import write_radiograph
+from tests.peers.scripted import TITLE, in_turn, instance_of, scripted_pacs
+from tests.peers.waiting import free_port, wait_until
+from tests.system.faults.witness import Witness
 
-DELIVERED_SECONDS = 20.0
-SERVED_SECONDS = 10.0
+DELIVERED_SECONDS = 30.0
 """From the C-STORE to the last result at the PACS in good order, with the inference between them."""
+ANSWERED_SECONDS = 90.0
+ABORTED = 3
+"""So many objects have their first association aborted."""
+COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
+STATUSES = {
+    "warns": ((0xB000,), "sent", "B000"),
+    "busy": ((0xA700, 0xA700, 0x0000), "sent", "0000"),
+    "has-it": ((0x0111,), "sent", "0111"),
+    "cannot-understand": ((0xC000,), "failed", "C000"),
+    "does-not-match": ((0xA900,), "failed", "A900"),
+    "not-supported": ((0x0122,), "failed", "0122"),
+}
+"""What a PACS answers in turn, what becomes of each delivery, and the status that is shown with it."""
+WAITING = {"down", "mute", "resetting", "silent"}
 
 
 @contextmanager
@@ -55,92 +66,92 @@ def resetting() -> Iterator[int]:
             thread.join()
 
 
-@contextmanager
-def storing(handler: evt.EventHandlerType) -> Iterator[int]:
-    """A PACS with a handler of its own for C-STORE; its port."""
-    entity = AE(ae_title="SCRIPTED")
-    for context in AllStoragePresentationContexts:
-        entity.add_supported_context(str(context.abstract_syntax))
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[handler])
-    assert server is not None
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
+def abort_a_few(event: Event, aborted: set[str]) -> int:
+    """Abort the association of the first few objects, once each."""
+    uid = instance_of(event)
+    if uid not in aborted and len(aborted) < ABORTED:
+        aborted.add(uid)
+        event.assoc.abort(block=False)
+    return 0x0000
+
+
+def states_of(jobs: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """By destination, the states of its deliveries."""
+    states: dict[str, set[str]] = {}
+    for job in jobs:
+        for delivery in job["deliveries"]:
+            states.setdefault(delivery["destination"], set()).add(delivery["state"])
+    return states
 
 
 @pytest.mark.slow
-def test_only_the_deliveries_of_a_faulty_pacs_wait(tmp_path: Path) -> None:
-    aborted: list[str] = []
-    kept: list[str] = []
-    answer = threading.Event()
+def test_only_the_deliveries_of_a_faulty_pacs_wait_or_fail(tmp_path: Path) -> None:
+    aborted: set[str] = set()
+    over = threading.Event()
+    success = in_turn(0x0000)
 
-    def abort_once(event: evt.Event) -> int:
-        request = event.request
-        assert isinstance(request, C_STORE)
-        uid = str(request.AffectedSOPInstanceUID)
-        if uid not in aborted:
-            aborted.append(uid)
-            event.assoc.abort(block=False)
-        else:
-            kept.append(uid)
+    def never_answer(_: Event) -> int:
+        over.wait()
         return 0x0000
 
-    def never_answer(event: evt.Event) -> int:
-        answer.wait()
-        return 0x0000
+    pacs = {name: scripted_pacs(in_turn(*statuses)) for name, (statuses, _, _) in STATUSES.items()} | {
+        "aborting": scripted_pacs(lambda event: abort_a_few(event, aborted)),
+        "silent": scripted_pacs(never_answer),
+        "implicit-only": scripted_pacs(success, transfer_syntaxes=[ImplicitVRLittleEndian]),
+        "reports-only": scripted_pacs(success, sop_classes=[COMPREHENSIVE_3D_SR]),
+        "knows-somebody-else": scripted_pacs(success, require_calling_aet=["SOMEBODY"]),
+    }
+    expected = {name: {state} for name, (_, state, _) in STATUSES.items()} | {
+        "pacs": {"sent"},
+        "aborting": {"sent"},
+        "implicit-only": {"sent"},
+        "reports-only": {"failed"},
+        "knows-somebody-else": {"failed"},
+    }
+    with ExitStack() as stack:
+        scripted = {name: stack.enter_context(running) for name, running in pacs.items()}
+        stack.callback(over.set)
+        faulty = [
+            *((name, TITLE, running.port) for name, running in scripted.items()),
+            ("down", "DOWN", free_port()),
+            ("mute", "MUTE", stack.enter_context(mute())),
+            ("resetting", "RESETTING", stack.enter_context(resetting())),
+        ]
+        witness = stack.enter_context(Witness(tmp_path / "site", faulty=faulty, receivers=1).watching())
+        node = witness.node
+        witness.assert_serves()
+        witness.wait_for_jobs(DELIVERED_SECONDS)
 
-    with (
-        Orthanc(tmp_path / "pacs") as good,
-        mute() as mute_port,
-        resetting() as resetting_port,
-        storing((evt.EVT_C_STORE, abort_once)) as aborting_port,
-        storing((evt.EVT_C_STORE, never_answer)) as silent_port,
-        Node(
-            tmp_path / "node",
-            [
-                ("mute", "MUTE", mute_port),
-                ("resetting", "RESETTING", resetting_port),
-                ("aborting", "SCRIPTED", aborting_port),
-                ("silent", "SCRIPTED", silent_port),
-                ("good", "ORTHANC", good.port),
-            ],
-            receivers=1,
-        ) as node,
-    ):
-        try:
-            write_radiograph(tmp_path / "study.dcm", 1)
-            storescu(node.port, tmp_path / "study.dcm")
+        def answered() -> bool:
+            states = states_of(node.jobs())
+            return {name: states[name] for name in expected} == expected
 
-            def states() -> dict[str, str]:
-                return {d["destination"]: d["state"] for job in node.jobs() for d in job["deliveries"]}
-
-            wait_until(lambda: states().get("good") == "sent", DELIVERED_SECONDS, "the good PACS has all")
-            (job,) = node.jobs()
-            made = {result["sop_instance_uid"] for result in job["results"]}
-            assert set(good.uids().values()) == made
-            # Each object costs the one association that it was aborted on, and is sent again.
-            wait_until(lambda: states()["aborting"] == "sent", 60, "the aborting PACS has all")
-            assert sorted(kept) == sorted(made)
-            wait_until(
-                lambda: all(
-                    d["attempts"] > 0
-                    for job in node.jobs()
-                    for d in job["deliveries"]
-                    if d["state"] != "sent"
-                ),
-                30,
-                "the others were tried",
-            )
-            left = {name: state for name, state in states().items() if state != "sent"}
-            assert left.keys() == {"mute", "resetting", "silent"}
-            assert set(left.values()) <= {"pending", "sending"}
-            assert node.pids("courier")
-            write_radiograph(tmp_path / "next.dcm", 2)
-            started = time.monotonic()
-            storescu(node.port, tmp_path / "next.dcm")
-            assert time.monotonic() - started <= SERVED_SECONDS
-            assert "Canary" not in node.log
-        finally:
-            answer.set()
+        wait_until(answered, ANSWERED_SECONDS, "each PACS has answered")
+        jobs = node.jobs()
+        for job in jobs:
+            statuses = {d["destination"]: d["last_status"] for d in job["deliveries"]}
+            assert {name: statuses[name] for name in STATUSES} == {
+                name: status for name, (_, _, status) in STATUSES.items()
+            }
+        made = sorted(result["sop_instance_uid"] for job in jobs for result in job["results"])
+        assert sorted(set(scripted["implicit-only"].received)) == made
+        # Each object costs the one association that it was aborted on, and is sent again.
+        assert len(aborted) == ABORTED
+        assert sorted(scripted["aborting"].received) == sorted([*made, *aborted])
+        assert sorted(scripted["reports-only"].received) == sorted(
+            r["sop_instance_uid"] for job in jobs for r in job["results"] if r["kind"] == "sr"
+        )
+        assert scripted["knows-somebody-else"].received == []
+        assert "not recognized" in node.command("show", str(jobs[0]["id"]))
+        wait_until(lambda: tried(node.jobs()) >= WAITING, 30, "the others were tried")
+        states = states_of(node.jobs())
+        assert all(states[name] <= {"pending", "sending"} for name in WAITING)
+        assert node.pids("courier")
+        witness.assert_serves()
+        witness.assert_intact()
     assert "process_died" not in node.log
+
+
+def tried(jobs: list[dict[str, Any]]) -> set[str]:
+    """The destinations that something was sent to, taken or not."""
+    return {d["destination"] for job in jobs for d in job["deliveries"] if d["attempts"] > 0}

@@ -1,7 +1,9 @@
-"""Processes and the whole node are killed at named steps: nothing acknowledged is lost, nothing is done twice."""
+"""Processes and the whole node are killed, or a disk fails, at named steps: nothing is lost, nothing done twice."""
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,13 @@ WHOLE_NODE = (
     "outbox rows inserted",
     "result sent",
 )
+DISK = (
+    ("fragments written", errno.ENOSPC, "status=A700"),
+    ("fragments written", errno.EIO, "status=A700"),
+    ("file renamed", errno.EIO, "status=A700"),
+    ("result file unnamed", errno.ENOSPC, "results_not_written"),
+)
+"""Steps, what the disk says there, and what the administrator reads in the log."""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +77,18 @@ def test_whole_node_is_killed_at(witness: Witness, step: str) -> None:
         witness.assert_serves()
         sending.result()
     witness.assert_intact()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "error", "logged"), DISK)
+def test_disk_fails_at(witness: Witness, step: str, error: int, logged: str) -> None:
+    seen = len(witness.node.log)
+    witness.faults.arm(step, OSError(error, os.strerror(error)))
+    witness.send(witness.radiograph())
+    witness.faults.wait_until_struck(step, STRUCK_SECONDS)
+    witness.assert_serves()
+    witness.assert_intact()
+    assert logged in witness.node.log[seen:]
 
 
 def note_what_is_left(witness: Witness, step: str) -> None:

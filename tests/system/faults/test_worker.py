@@ -27,7 +27,7 @@ def run_studies(folder: Path, plug_in: Path, words: list[str]) -> tuple[dict[str
         for path in files:
             witness.note(path)
         witness.assert_serves()
-        jobs = witness.node.wait_for_jobs(len(witness.studies), 120)
+        jobs = witness.wait_for_jobs(120)
         ended = {names.get(job["study_instance_uid"], ""): job for job in jobs}
         otherwise = {study: str(ended[name]["state"]) for study, name in names.items()}
         witness.assert_intact(otherwise)
