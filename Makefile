@@ -18,7 +18,8 @@ demo: $(READY)
 
 test: $(READY)
 	tests/install-peers
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	# One thread each: the processes of the tests take all cores already.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 serve: $(READY)
 	$(BIN)/overread serve

@@ -37,8 +37,9 @@ from tests.peers.waiting import answers, free_port, wait_until
 
 ASSOCIATIONS = (1, 4, 16)
 UNSYNCED = "overread without syncing"
-"""The same node with every sync of the disk turned into nothing, by libeatmydata."""
+"""The same node with every sync of the disk turned into nothing, by libeatmydata, and no early start of writing."""
 EATMYDATA = Path("/usr/lib/x86_64-linux-gnu/libeatmydata.so")
+NO_ADVICE = Path(__file__).with_name("unsynced")
 RECEIVERS = ("overread", "pynetdicom", "storescp", "Orthanc", UNSYNCED)
 KINDS = {
     "CT": (300, 512, 512, CTImageStorage),
@@ -107,7 +108,7 @@ def _receiver(name: str, folder: Path) -> Iterator[tuple[int, str]]:
         with Node(folder, engine=False) as node:
             yield node.port, "OVERREAD"
     elif name == UNSYNCED:
-        with Node(folder, engine=False, preload=EATMYDATA) as node:
+        with Node(folder, engine=False, preload=EATMYDATA, python_path=NO_ADVICE) as node:
             yield node.port, "OVERREAD"
     elif name == "Orthanc":
         with Orthanc(folder) as pacs:

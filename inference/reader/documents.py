@@ -190,6 +190,7 @@ def frame_document(frame: Frame) -> dict[str, Any]:
         "intercept": frame.intercept,
         "origin": list(frame.origin),
         "instance_number": frame.instance_number,
+        "patient_id": frame.patient_id,
         "frame_of_reference": frame.frame_of_reference_uid,
         "traits": [list(trait) for trait in frame.traits],
     }
@@ -232,6 +233,7 @@ def read_frame_document(document: Fields, path: Path) -> Frame:
         intercept=document.real("intercept"),
         origin=(origin[0], origin[1]),
         instance_number=document.whole("instance_number"),
+        patient_id=document.text("patient_id"),
         frame_of_reference_uid=document.text("frame_of_reference"),
         traits=tuple((name, value) for name, value in traits),
     )

@@ -375,6 +375,7 @@ FRAME = {
     "intercept": 0.0,
     "origin": [4, 4],
     "instance_number": 1,
+    "patient_id": "P",
     "frame_of_reference": "5",
     "traits": [["Modality", "CT"]],
 }
