@@ -1,8 +1,9 @@
 """Group commit: the instances of many associations go into the index in one transaction.
 
 A sync of the disk costs the same for one row as for thirty. The thread takes whatever is waiting, commits once,
-and wakes the associations that wait for it. A row is committed only when its file is safe on the disk; where a
-single instance waits, its rows are written while its file is synced, and only the commit waits for that.
+and wakes the associations that wait for it. A row is committed only when its file and the file's name are safe on
+the disk; where a single instance waits, its rows are written and its name is synced while its bytes are synced,
+and only the commit waits for that.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from db.errors import DatabaseError
 from db.index import Index
@@ -22,15 +24,35 @@ log = logging.getLogger("overread.committer")
 MAXIMUM_GROUP = 128
 
 
+class Received(Protocol):
+    """A file that is whole and not yet durable; its methods raise OSError."""
+
+    def name(self) -> None:
+        """Give it its name."""
+
+    def sync(self) -> None:
+        """Make its bytes durable."""
+
+    def sync_name(self) -> None:
+        """Make its name durable."""
+
+
 @dataclass(kw_only=True)
 class _Entry:
     instance: NewInstance
+    file: Received
     tried: threading.Event = field(default_factory=threading.Event)
     """Set when the file is safe, or cannot be made safe."""
     safe: bool = False
     done: threading.Event = field(default_factory=threading.Event)
     verdict: StoreVerdict | None = None
     error: Exception | None = None
+    _name_taken: threading.Lock = field(default_factory=threading.Lock)
+
+    def sync_name(self) -> None:
+        """Sync the file's name, unless another thread has done or begun so."""
+        if self._name_taken.acquire(blocking=False):
+            self.file.sync_name()
 
 
 class _NotSafe(Exception):
@@ -46,17 +68,19 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
         self._thread.start()
 
-    def commit(self, instance: NewInstance, keep: Callable[[], None]) -> StoreVerdict:
-        """Make an instance's file durable by ``keep``, and then its row.
+    def commit(self, instance: NewInstance, file: Received) -> StoreVerdict:
+        """Make an instance's file durable, and then its row.
 
         Raises:
             DatabaseError: nothing was indexed.
-            OSError: ``keep`` failed; nothing was indexed.
+            OSError: the file is not durable; nothing was indexed.
         """
-        entry = _Entry(instance=instance)
+        file.name()
+        entry = _Entry(instance=instance, file=file)
         self._waiting.put(entry)
         try:
-            keep()
+            file.sync()
+            entry.sync_name()
             entry.safe = True
         finally:
             entry.tried.set()
@@ -100,6 +124,9 @@ class Committer:
                 self._record(ready)
         except _NotSafe:
             pass
+        except OSError as error:
+            for entry in ready:
+                entry.error = error
         except DatabaseError as error:
             log.error("not_committed instances=%d error=%s", len(ready), error)
             for entry in ready:
@@ -116,6 +143,7 @@ class Committer:
     def _record(self, ready: Sequence[_Entry]) -> None:
         def wait_until_safe() -> None:
             for entry in ready:
+                entry.sync_name()
                 entry.tried.wait()
                 if not entry.safe:
                     raise _NotSafe

@@ -109,16 +109,22 @@ class SpoolFile:
                 view.release()
                 whole.release()
 
-    def keep(self) -> None:
-        """Give the file its name, and sync the file and the name.
+    def name(self) -> None:
+        """Give the file its name; to be called before both syncs.
 
-        The new name comes first: on journalling file systems the first sync then mostly has both. A cut of power
-        in between may leave a whole name with a part of the bytes; it has no row, so ``reconcile`` moves it away.
+        On journalling file systems the first sync then mostly has both. A cut of power in between may leave a
+        whole name with a part of the bytes; it has no row, so ``reconcile`` moves it away.
         """
         os.rename(self._partial, self.path)
+
+    def sync(self) -> None:
+        """Make the bytes durable."""
         os.fsync(self._file)
-        sync_folder(self.path.parent)
         self._close()
+
+    def sync_name(self) -> None:
+        """Make the name durable. Any thread may do it while another one syncs the bytes."""
+        sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove the file, whatever its name is by now."""

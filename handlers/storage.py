@@ -105,7 +105,7 @@ class Storage:
                 file.append(fragment)
             file.write_out()
             attributes = self._understand(file, command, context.transfer_syntax)
-            verdict = self.committer.commit(self._instance(association, message, file, attributes), file.keep)
+            verdict = self.committer.commit(self._instance(association, message, file, attributes), file)
             kept = verdict is not StoreVerdict.DUPLICATE
             self._count(association, attributes)
             if verdict is StoreVerdict.CONFLICT:

@@ -47,7 +47,8 @@ STEPS = {
     "fragments written": Step(
         role="receiver", module="handlers.spool", function="SpoolFile.append", after=True, call=3
     ),
-    "file renamed": Step(role="receiver", module="handlers.spool", function="SpoolFile.keep", after=True),
+    "file renamed": Step(role="receiver", module="handlers.spool", function="SpoolFile.name", after=True),
+    "file synced": Step(role="receiver", module="handlers.spool", function="SpoolFile.sync", after=True),
     "instance committed": Step(role="receiver", module="db.index", function="Index.record", after=True),
     "response due": Step(role="receiver", module="handlers.storage", function="Storage._store", after=True),
     # The ticker.

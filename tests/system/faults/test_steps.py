@@ -18,18 +18,19 @@ LEFT = {
     "head of a PDU read": "partial",
     "fragments written": "partial",
     "file renamed": "unknown",
+    "file synced": "unknown",
     "result file unnamed": "unfinished",
 }
 """What a kill at a step leaves in the spool or among the results until the node starts again."""
 WHOLE_NODE = (
-    "file renamed",
+    "file synced",
     "outbox rows inserted",
     "result sent",
 )
 DISK = (
     ("fragments written", errno.ENOSPC, "status=A700"),
     ("fragments written", errno.EIO, "status=A700"),
-    ("file renamed", errno.EIO, "status=A700"),
+    ("file synced", errno.EIO, "status=A700"),
     ("result file unnamed", errno.ENOSPC, "results_not_written"),
 )
 """Steps, what the disk says there, and what the administrator reads in the log."""
