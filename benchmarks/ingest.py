@@ -61,10 +61,11 @@ def main() -> None:
                 for associations in ASSOCIATIONS:
                     for name in RECEIVERS:
                         place = folder / f"{name}-{kind}-{associations}-{number}"
+                        # What one left to be written later, or removed, must not be in the way of the next.
+                        os.sync()
                         with _receiver(name, place) as (port, ae_title):
                             took = _send(paths, associations, port, ae_title)
                         seconds.setdefault((name, kind, associations), []).append(took)
-                        subprocess.run(["rm", "-rf", place], check=True)
         write_section("Ingest", _report(files, seconds, rounds))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from db.database import PARAMETERS, Database, read_time, time_text
 from db.errors import Contended
@@ -14,6 +14,14 @@ from db.records import Instance, NewInstance, QuarantineEntry, StoreVerdict, Stu
 from db.tables import instances, quarantine, results, studies
 
 CONFLICT_REASON = "this SOP Instance UID was received before with other content; the first one stays"
+# Made once, because building and hashing them takes as long as running them; a received instance needs all four.
+DIGESTS = select(instances.c.sop_instance_uid, instances.c.sha256).where(
+    instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True))
+)
+INSERT_INSTANCES = insert(instances)
+STUDY_TO_TOUCH = select(studies).where(studies.c.study_instance_uid == bindparam("uid")).with_for_update()
+INSERT_STUDY = insert(studies)
+TOUCH_STUDY = update(studies).where(studies.c.study_instance_uid == bindparam("uid"))
 TRIES = 10
 """Two receivers may record the same study or instance at once; one of them then looks again."""
 
@@ -60,7 +68,7 @@ class Index:
                     conflicts.append(item)
                     verdicts.append(StoreVerdict.CONFLICT)
             if stored:
-                connection.execute(insert(instances), [_instance_values(item) for item in stored])
+                connection.execute(INSERT_INSTANCES, [_instance_values(item) for item in stored])
                 self._touch_studies(connection, stored)
             for item in conflicts:
                 self._quarantine(
@@ -82,11 +90,7 @@ class Index:
 
     @staticmethod
     def _digests(connection: Connection, uids: Sequence[str]) -> dict[str, str]:
-        rows = connection.execute(
-            select(instances.c.sop_instance_uid, instances.c.sha256).where(
-                instances.c.sop_instance_uid.in_(uids)
-            )
-        )
+        rows = connection.execute(DIGESTS, {"uids": uids})
         return {uid: digest for uid, digest in rows}
 
     @staticmethod
@@ -96,9 +100,7 @@ class Index:
             by_study.setdefault(item.study_instance_uid, []).append(item)
         # In one order everywhere, so that two receivers never wait for each other's rows.
         for uid, items in sorted(by_study.items()):
-            row = connection.execute(
-                select(studies).where(studies.c.study_instance_uid == uid).with_for_update()
-            ).one_or_none()
+            row = connection.execute(STUDY_TO_TOUCH, {"uid": uid}).one_or_none()
             modalities = {str(item.attributes.get("Modality") or "") for item in items}
             expected = max((_expected(item) for item in items), default=0)
             values: dict[str, Any] = {
@@ -114,14 +116,11 @@ class Index:
             if row is None:
                 first = time_text(items[0].received_at)
                 connection.execute(
-                    insert(studies).values(
-                        study_instance_uid=uid, revision=0, first_instance_at=first, **values
-                    )
+                    INSERT_STUDY,
+                    {"study_instance_uid": uid, "revision": 0, "first_instance_at": first, **values},
                 )
             else:
-                connection.execute(
-                    update(studies).where(studies.c.study_instance_uid == uid).values(**values)
-                )
+                connection.execute(TOUCH_STUDY, {"uid": uid, **values})
 
     def quarantine(self, entry: QuarantineEntry) -> None:
         """Record an object that is kept but not used."""
