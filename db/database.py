@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -30,6 +31,10 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 CHECKPOINT = "PRAGMA wal_checkpoint(RESTART)"
 LOG_BYTES = 4 * CHECKPOINT_BYTES
 """A log that grew beyond this, while a long read held up checkpoints, is cut when it is used from its start again."""
+
+SHORT_SECONDS = 0.02
+"""Most transactions are over within this: so long a waiting writer looks very often, and then less often."""
+CONTENDED_SECONDS = 0.1
 
 PARAMETERS = 500
 """So many values in one statement are safe: SQLite takes about a thousand."""
@@ -115,6 +120,10 @@ class Database:
                 yield connection
             self._checkpoint()
 
+    def contended(self) -> bool:
+        """Whether another process wanted to write at the same time a moment ago; always false for Postgres."""
+        return self._writer is not None and time.monotonic() - self._writer.waited_at < CONTENDED_SECONDS
+
     def _checkpoint(self) -> None:
         """Let a full write-ahead log begin anew, under the write lock: see docs/decisions/0002-sqlite-journal.md.
 
@@ -176,6 +185,8 @@ class _WriteLock:
     def __init__(self, database: Path, wait_seconds: float) -> None:
         self.path = database.with_name(database.name + ".lock")
         self.wait_seconds = wait_seconds
+        self.waited_at = -math.inf
+        """When another process last had the lock, on the clock of ``time.monotonic``."""
         self._thread_lock = threading.Lock()
         self._file: int | None = None
 
@@ -206,16 +217,16 @@ class _WriteLock:
                 self._file = None
 
     def _lock_file(self, file: int, deadline: float) -> None:
-        pause = 0.0002
+        patient_from = time.monotonic() + SHORT_SECONDS
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if time.monotonic() >= deadline:
+                self.waited_at = time.monotonic()
+                if self.waited_at >= deadline:
                     raise DatabaseUnavailable("The database is busy: another process holds it.") from None
-                time.sleep(pause)
-                pause = min(pause * 2, 0.005)
+                time.sleep(0.0002 if self.waited_at < patient_from else 0.005)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -1,15 +1,14 @@
 """Group commit: the instances of many associations go into the index in one transaction.
 
-A sync of the disk costs the same for one row as for thirty. The thread takes whatever is waiting, commits once,
-and wakes the associations that wait for it. A row is committed only when its file and the file's name are safe on
-the disk; where a single instance waits, its rows are written and its name is synced while its bytes are synced,
-and only the commit waits for that.
+A sync of the disk costs the same for one row as for thirty. The thread takes whatever is safe on the disk by now,
+file and name, commits once, and wakes the associations that wait for it. Where a single instance waits and no other
+process wants the database, its rows are written and its name is synced while its bytes are synced, and only the
+commit waits for that.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ class Received(Protocol):
         """Make its name durable."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class _Entry:
     instance: NewInstance
     file: Received
@@ -64,7 +63,10 @@ class Committer:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._waiting: list[_Entry] = []
+        self._changed = threading.Condition()
+        """Guards what waits and whether there will be more."""
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
         self._thread.start()
 
@@ -77,13 +79,17 @@ class Committer:
         """
         file.name()
         entry = _Entry(instance=instance, file=file)
-        self._waiting.put(entry)
+        with self._changed:
+            self._waiting.append(entry)
+            self._changed.notify()
         try:
             file.sync()
             entry.sync_name()
             entry.safe = True
         finally:
             entry.tried.set()
+            with self._changed:
+                self._changed.notify()
             entry.done.wait()
         if entry.error is not None:
             raise entry.error
@@ -92,33 +98,29 @@ class Committer:
 
     def close(self) -> None:
         """Stop when everything that waits is committed."""
-        self._waiting.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            first = self._waiting.get()
-            if first is None:
-                return
-            group = [first]
-            stopping = False
-            while len(group) < MAXIMUM_GROUP and not self._waiting.empty():
-                entry = self._waiting.get()
-                if entry is None:
-                    stopping = True
-                    break
-                group.append(entry)
+        while group := self._next():
             self._commit(group)
-            if stopping:
-                return
+
+    def _next(self) -> list[_Entry]:
+        """Wait for what can be committed now; nothing when there will be no more."""
+        with self._changed:
+            while True:
+                group = [entry for entry in self._waiting if entry.tried.is_set()][:MAXIMUM_GROUP]
+                if not group and len(self._waiting) == 1 and not self._index.database.contended():
+                    group = [*self._waiting]
+                if group or (self._closed and not self._waiting):
+                    self._waiting = [entry for entry in self._waiting if entry not in group]
+                    return group
+                self._changed.wait()
 
     def _commit(self, group: Sequence[_Entry]) -> None:
-        ready = group
-        if len(group) > 1:
-            # Waiting here and not under the database's lock, which other receivers want meanwhile.
-            for entry in group:
-                entry.tried.wait()
-            ready = [entry for entry in group if entry.safe]
+        ready = [entry for entry in group if not entry.tried.is_set() or entry.safe]
         try:
             if ready:
                 self._record(ready)

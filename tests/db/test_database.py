@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -161,3 +163,18 @@ def test_closed_databases_leave_no_file_handles(url: str) -> None:
 
     before = opened_and_closed()
     assert max(opened_and_closed() for _ in range(5)) <= before
+
+
+def test_another_process_that_writes_is_noticed(tmp_path: Path) -> None:
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}", wait_seconds=0.1))
+    database.upgrade()
+    assert not database.contended()
+    other = os.open(tmp_path / "test.db.lock", os.O_RDWR)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DatabaseUnavailable), database.write():
+            pass
+    finally:
+        os.close(other)
+    assert database.contended()
+    database.close()

@@ -1,0 +1,126 @@
+"""Which instances are committed together, and what happens to those whose files cannot be made safe."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from db.database import Database, DatabaseSettings
+from db.index import Index
+from db.records import NewInstance, StoreVerdict
+from handlers.committer import Committer
+from tests.db.conftest import new_instance
+
+SECONDS = 10.0
+
+
+class File:
+    """A file whose syncs wait for an event, or fail."""
+
+    def __init__(self, *, held: threading.Event | None = None, fault: OSError | None = None) -> None:
+        self.held = held
+        self.fault = fault
+        self.names = 0
+        self.named = self.synced = False
+
+    def name(self) -> None:
+        self.named = True
+
+    def sync(self) -> None:
+        assert self.named
+        if self.held is not None:
+            assert self.held.wait(SECONDS)
+        if self.fault is not None:
+            raise self.fault
+        self.synced = True
+
+    def sync_name(self) -> None:
+        assert self.named
+        self.names += 1
+
+
+class WatchedIndex(Index):
+    """Says when rows are written and not yet committed."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.written = threading.Event()
+
+    def record(
+        self, new: Sequence[NewInstance], before_commit: Callable[[], None] = lambda: None
+    ) -> list[StoreVerdict]:
+        def say_so() -> None:
+            self.written.set()
+            before_commit()
+
+        return super().record(new, say_so)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> WatchedIndex:
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
+    database.upgrade()
+    return WatchedIndex(database)
+
+
+def instance(number: int) -> NewInstance:
+    return new_instance("1.2", "1.2.3", sop_instance_uid=f"1.2.3.{number}")
+
+
+def test_rows_of_a_single_instance_are_written_while_its_file_is_synced(index: WatchedIndex) -> None:
+    held = threading.Event()
+    committer, file = Committer(index), File(held=held)
+    with ThreadPoolExecutor(1) as association:
+        storing = association.submit(committer.commit, instance(1), file)
+        assert index.written.wait(SECONDS)
+        assert not storing.done()
+        assert index.find_instance("1.2.3.1") is None
+        held.set()
+        assert storing.result(SECONDS) is StoreVerdict.STORED
+    assert file.synced and file.names == 1
+    assert index.find_instance("1.2.3.1") is not None
+    committer.close()
+
+
+def test_safe_instance_does_not_wait_for_another_ones_disk(
+    index: WatchedIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index.database, "contended", lambda: True)
+    held = threading.Event()
+    committer = Committer(index)
+    with ThreadPoolExecutor(1) as association:
+        storing = association.submit(committer.commit, instance(1), File(held=held))
+        assert committer.commit(instance(2), File()) is StoreVerdict.STORED
+        assert not storing.done()
+        held.set()
+        assert storing.result(SECONDS) is StoreVerdict.STORED
+    committer.close()
+
+
+@pytest.mark.parametrize("contended", [False, True])
+def test_file_that_cannot_be_synced_is_not_indexed(
+    index: WatchedIndex, monkeypatch: pytest.MonkeyPatch, contended: bool
+) -> None:
+    monkeypatch.setattr(index.database, "contended", lambda: contended)
+    committer = Committer(index)
+    with pytest.raises(OSError, match="broken"):
+        committer.commit(instance(1), File(fault=OSError(5, "broken")))
+    assert index.find_instance("1.2.3.1") is None
+    assert committer.commit(instance(2), File()) is StoreVerdict.STORED
+    committer.close()
+
+
+def test_name_that_cannot_be_synced_is_not_indexed(index: WatchedIndex) -> None:
+    class Nameless(File):
+        def sync_name(self) -> None:
+            raise OSError(5, "broken")
+
+    committer = Committer(index)
+    with pytest.raises(OSError, match="broken"):
+        committer.commit(instance(1), Nameless())
+    assert index.find_instance("1.2.3.1") is None
+    committer.close()
