@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
-from pynetdicom.dsutils import split_dataset
 
 from tests.peers.dcmtk import storescu
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
+from tests.system.faults.witness import dataset_bytes
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 KILL_SECONDS = 20.0
@@ -175,9 +175,9 @@ class Soak:
         kept: dict[str, list[bytes]] = {}
         for path in (self.node.data_dir / "spool").rglob("*.dcm"):
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-            kept.setdefault(str(header.get("SOPInstanceUID", "")), []).append(_dataset_bytes(path))
+            kept.setdefault(str(header.get("SOPInstanceUID", "")), []).append(dataset_bytes(path))
         for uid, path in self.tally.acknowledged.items():
-            if _dataset_bytes(path) not in kept.get(uid, []):
+            if dataset_bytes(path) not in kept.get(uid, []):
                 differences.append(f"acknowledged instance {uid} is not there as it was sent")
         jobs = [job for job in self.node.jobs() if job["study_instance_uid"] in studies]
         for job in jobs:
@@ -212,11 +212,6 @@ class Soak:
                 f"{self.tally.conflicts} conflicts were sent and {counts['quarantined']} are in quarantine"
             )
         return differences
-
-
-def _dataset_bytes(path: Path) -> bytes:
-    _, offset = split_dataset(path)
-    return path.read_bytes()[offset:]
 
 
 def main() -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from pynetdicom.dsutils import split_dataset
 
 from tests.peers.dcmtk import storescu
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
+from tests.system.faults.witness import dataset_bytes
 
 STUDIES = 50
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -81,11 +81,6 @@ def test_every_acknowledged_instance_is_there_and_has_one_set_of_results(tmp_pat
         assert node.stop() == 0
         assert "Canary" not in node.log
         assert "CANARY" not in node.log
-
-
-def dataset_bytes(path: Path) -> bytes:
-    _, offset = split_dataset(path)
-    return path.read_bytes()[offset:]
 
 
 def test_whole_node_killed_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pydicom
 import pytest
-from pynetdicom.dsutils import split_dataset
 
 from sr_writer.text import findings_table
 from tests.peers.dcmtk import Storescp, findscu, run, storescu
 from tests.peers.node import Node
 from tests.peers.programs import program
 from tests.system.conftest import Site
+from tests.system.faults.witness import dataset_bytes
 from tests.validators import dciodvfy_errors, sr_validator_errors
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -32,12 +32,6 @@ NOT_CHEST = (
 
 def uid_of(path: Path) -> str:
     return str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID)
-
-
-def dataset_bytes(path: Path) -> bytes:
-    """The encoded dataset of a file, without preamble and file meta information."""
-    _, offset = split_dataset(path)
-    return path.read_bytes()[offset:]
 
 
 @pytest.fixture(scope="module")
