@@ -161,7 +161,7 @@ def _walk(data: bytes) -> QuickHeader | None:
                 value = data[start : start + length]
                 if len(value) != length:
                     raise struct.error
-                values[keyword] = _text(keyword, value)
+                values[keyword] = header_text(keyword, value)
         position = start + length
 
 
@@ -181,7 +181,8 @@ def _file_meta(data: bytes) -> tuple[str, int]:
         position = start + length
 
 
-def _text(keyword: str, value: bytes) -> str:
+def header_text(keyword: str, value: bytes) -> str:
+    """An encoded value as text; characters of all sets as if they were Latin-1."""
     if keyword in _BINARY:
         kind = {2: "<H", 4: "<L", 8: "<d"}.get(len(value))
         return "" if kind is None else f"{struct.unpack(kind, value)[0]:g}"

@@ -21,7 +21,7 @@ from inference.errors import ImageUnreadable
 from inference.part10 import read_dataset
 from inference.volumes.classic import classic_frame
 from inference.volumes.frame import Frame
-from inference.volumes.header import KEYWORDS
+from inference.volumes.header import KEYWORDS, header_text
 
 _FRAME_TRAITS = {
     "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
@@ -62,12 +62,16 @@ def parsed_frames(source: Path | BinaryIO) -> list[Frame]:
 
 def _texts(dataset: Dataset) -> dict[str, str]:
     values: dict[str, str] = {}
+    patient = dataset.get_item("PatientID")
     for keyword in KEYWORDS:
         value = dataset.get(keyword)
         if value is not None:
             values[keyword] = (
                 "\\".join(str(item) for item in value) if isinstance(value, MultiValue) else str(value)
             )
+    if patient is not None and isinstance(patient.value, bytes):
+        # As the quick reader has it, which knows no character sets: it only has to be the same for all slices.
+        values["PatientID"] = header_text("PatientID", patient.value)
     return values
 
 

@@ -314,6 +314,19 @@ def test_compressed_slices_are_read_like_native_ones(tmp_path: Path) -> None:
     assert np.array_equal(compressed.values, native.values)
 
 
+def test_patient_is_the_same_however_the_slices_are_stored(tmp_path: Path) -> None:
+    paths = straight_series(tmp_path)
+    for number, path in enumerate(paths):
+        edited(path, SpecificCharacterSet="ISO_IR 192", PatientID="患者 Ä1")
+        if number % 2:
+            dataset = pydicom.dcmread(path)
+            dataset.compress("1.2.840.10008.1.2.5")
+            dataset.save_as(path)
+    series = read_series(paths)
+    assert series.refused == ()
+    assert len(series.volumes[0].frames) == len(paths)
+
+
 def test_truncated_slice_is_refused_and_the_others_remain(tmp_path: Path) -> None:
     paths = straight_series(tmp_path)
     data = paths[5].read_bytes()
