@@ -16,9 +16,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/overread demo
 
+# One thread each: the processes of the tests take all cores already.
 test: $(READY)
 	tests/install-peers
-	# One thread each: the processes of the tests take all cores already.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 serve: $(READY)

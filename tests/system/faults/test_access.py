@@ -73,7 +73,7 @@ def assert_rejected(connection: socket.socket, rejection: Rejection, **request: 
     [
         ("127.0.0.2", {"calling": "STRANGER"}, CALLING_NOT_RECOGNIZED),
         ("127.0.0.3", {"calling": "MODALITY"}, CALLING_NOT_RECOGNIZED),
-        ("127.0.0.1", {"calling": "MODALITY", "called": "GUESSED"}, CALLED_NOT_RECOGNIZED),
+        ("127.0.0.5", {"calling": "MODALITY", "called": "GUESSED"}, CALLED_NOT_RECOGNIZED),
     ],
     ids=["title", "address", "called title"],
 )

@@ -42,4 +42,5 @@ def test_age_removes_neither_undelivered_results_nor_quarantined_objects(tmp_pat
         assert set(results.rglob("*.dcm")) == made
         assert {d["state"] for job in node.jobs() for d in job["deliveries"]} <= {"pending", "sending"}
         witness.assert_serves()
+        assert set(results.rglob("*.dcm")) >= made
         witness.assert_no_patient_in_logs()
