@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from db.errors import Contended, DatabaseError, DatabaseUnavailable, OutcomeUnknown, SchemaTooNew
 from db.migrations.versioning import SchemaStatus, schema_status, upgrade
-from db.wal import filled_beyond
+from db.wal import extend, filled_beyond
 
 log = logging.getLogger("overread.database")
 
@@ -62,6 +62,7 @@ class Database:
         self._writer = (
             _WriteLock(_sqlite_file(settings.url), settings.wait_seconds) if self.is_sqlite else None
         )
+        self._extended = False
 
     @classmethod
     def open(cls, settings: DatabaseSettings) -> Database:
@@ -127,11 +128,17 @@ class Database:
     def _checkpoint(self) -> None:
         """Let a full write-ahead log begin anew, under the write lock: see docs/decisions/0002-sqlite-journal.md.
 
+        The first one gives a new log its length.
+
         The transaction before is committed, so a failure here is not its own; the next one tries again.
         """
         file = _sqlite_file(self.settings.url)
+        log_file = file.with_name(f"{file.name}-wal")
         try:
-            if not filled_beyond(file.with_name(f"{file.name}-wal"), CHECKPOINT_BYTES):
+            if not self._extended:
+                self._extended = True
+                extend(log_file, CHECKPOINT_BYTES + CHECKPOINT_BYTES // 8)
+            if not filled_beyond(log_file, CHECKPOINT_BYTES):
                 return
             with _translated(), self.engine.connect() as connection:
                 raw: Any = connection.connection.dbapi_connection
@@ -226,7 +233,7 @@ class _WriteLock:
                 self.waited_at = time.monotonic()
                 if self.waited_at >= deadline:
                     raise DatabaseUnavailable("The database is busy: another process holds it.") from None
-                time.sleep(0.0002 if self.waited_at < patient_from else 0.005)
+                time.sleep(0.00005 if self.waited_at < patient_from else 0.005)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from db.database import PARAMETERS, Database, read_time, time_text
 from db.errors import Contended
@@ -14,16 +16,30 @@ from db.records import Instance, NewInstance, QuarantineEntry, StoreVerdict, Stu
 from db.tables import instances, quarantine, results, studies
 
 CONFLICT_REASON = "this SOP Instance UID was received before with other content; the first one stays"
-# Made once, because building and hashing them takes as long as running them; a received instance needs all four.
-DIGESTS = select(instances.c.sop_instance_uid, instances.c.sha256).where(
-    instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True))
+# Made once, because building and hashing statements takes as long as running them. A received instance needs the
+# first two only: the write lock is held meanwhile, and the other receivers wait for it.
+INSERT_NEW = {
+    server.__name__.rpartition(".")[2]: server.insert(instances)
+    .on_conflict_do_nothing(index_elements=[instances.c.sop_instance_uid])
+    .inline()
+    .execution_options(preserve_rowcount=True)
+    for server in (sqlite, postgresql)
+}
+TOUCH_STUDY = (
+    update(studies)
+    .where(studies.c.study_instance_uid == bindparam("uid"))
+    .values(
+        state="receiving",
+        released=False,
+        instance_count=studies.c.instance_count + bindparam("more"),
+        last_instance_at=bindparam("last"),
+        association=bindparam("by"),
+        expected_instances=func.coalesce(bindparam("expected"), studies.c.expected_instances),
+    )
+    .returning(studies.c.modalities)
 )
-INSERT_INSTANCES = insert(instances)
-STUDY_TO_TOUCH = select(studies).where(studies.c.study_instance_uid == bindparam("uid")).with_for_update()
-INSERT_STUDY = insert(studies)
-TOUCH_STUDY = update(studies).where(studies.c.study_instance_uid == bindparam("uid"))
 TRIES = 10
-"""Two receivers may record the same study or instance at once; one of them then looks again."""
+"""Two receivers may record the same study at once; one of them then looks again."""
 
 
 class Index:
@@ -51,46 +67,29 @@ class Index:
         return self._record(new, before_commit)
 
     def _record(self, new: Sequence[NewInstance], before_commit: Callable[[], None]) -> list[StoreVerdict]:
+        values = [_instance_values(item) for item in new]
         with self.database.write() as connection:
-            known = self._digests(connection, [item.sop_instance_uid for item in new])
-            verdicts: list[StoreVerdict] = []
-            stored: list[NewInstance] = []
-            conflicts: list[NewInstance] = []
-            for item in new:
-                digest = known.setdefault(item.sop_instance_uid, "")
-                if not digest:
-                    known[item.sop_instance_uid] = item.sha256
-                    stored.append(item)
-                    verdicts.append(StoreVerdict.STORED)
-                elif digest == item.sha256:
-                    verdicts.append(StoreVerdict.DUPLICATE)
-                else:
-                    conflicts.append(item)
-                    verdicts.append(StoreVerdict.CONFLICT)
-            if stored:
-                connection.execute(INSERT_INSTANCES, [_instance_values(item) for item in stored])
-                self._touch_studies(connection, stored)
-            for item in conflicts:
-                self._quarantine(
-                    connection,
-                    QuarantineEntry(
-                        path=item.path,
-                        reason=CONFLICT_REASON,
-                        study_instance_uid=item.study_instance_uid,
-                        series_instance_uid=item.series_instance_uid,
-                        sop_instance_uid=item.sop_instance_uid,
-                        sha256=item.sha256,
-                        calling_ae=item.calling_ae,
-                        peer_address=item.peer_address,
-                        at=item.received_at,
-                    ),
-                )
+            statement = INSERT_NEW[connection.dialect.name]
+            inserted = [connection.execute(statement, row).rowcount == 1 for row in values]
+            self._touch_studies(connection, list(compress(new, inserted)))
+            verdicts = [StoreVerdict.STORED] * len(new)
+            if not all(inserted):
+                known = self._digests(connection, [item.sop_instance_uid for item in new])
+                for place, item in enumerate(new):
+                    if inserted[place]:
+                        continue
+                    if item.sha256 == known[item.sop_instance_uid]:
+                        verdicts[place] = StoreVerdict.DUPLICATE
+                    else:
+                        verdicts[place] = StoreVerdict.CONFLICT
+                        self._quarantine(connection, _conflict(item))
             before_commit()
         return verdicts
 
     @staticmethod
     def _digests(connection: Connection, uids: Sequence[str]) -> dict[str, str]:
-        rows = connection.execute(DIGESTS, {"uids": uids})
+        known = select(instances.c.sop_instance_uid, instances.c.sha256)
+        rows = connection.execute(known.where(instances.c.sop_instance_uid.in_(uids)))
         return {uid: digest for uid, digest in rows}
 
     @staticmethod
@@ -100,27 +99,37 @@ class Index:
             by_study.setdefault(item.study_instance_uid, []).append(item)
         # In one order everywhere, so that two receivers never wait for each other's rows.
         for uid, items in sorted(by_study.items()):
-            row = connection.execute(STUDY_TO_TOUCH, {"uid": uid}).one_or_none()
+            last = items[-1]
             modalities = {str(item.attributes.get("Modality") or "") for item in items}
-            expected = max((_expected(item) for item in items), default=0)
-            values: dict[str, Any] = {
-                "state": "receiving",
-                "instance_count": len(items) + (row.instance_count if row else 0),
-                "last_instance_at": time_text(items[-1].received_at),
-                "association": items[-1].association,
-                "released": False,
-                "modalities": json.dumps(sorted(modalities | set(json.loads(row.modalities) if row else ()))),
+            touched = {
+                "uid": uid,
+                "more": len(items),
+                "last": time_text(last.received_at),
+                "by": last.association,
+                "expected": max((_expected(item) for item in items), default=0) or None,
             }
-            if expected:
-                values["expected_instances"] = expected
-            if row is None:
-                first = time_text(items[0].received_at)
+            before = connection.execute(TOUCH_STUDY, touched).scalar_one_or_none()
+            if before is None:
                 connection.execute(
-                    INSERT_STUDY,
-                    {"study_instance_uid": uid, "revision": 0, "first_instance_at": first, **values},
+                    insert(studies).values(
+                        study_instance_uid=uid,
+                        state="receiving",
+                        revision=0,
+                        instance_count=len(items),
+                        first_instance_at=time_text(items[0].received_at),
+                        last_instance_at=touched["last"],
+                        association=last.association,
+                        released=False,
+                        modalities=json.dumps(sorted(modalities)),
+                        expected_instances=touched["expected"],
+                    )
                 )
-            else:
-                connection.execute(TOUCH_STUDY, {"uid": uid, **values})
+            elif not modalities <= (known := set(json.loads(before))):
+                connection.execute(
+                    update(studies)
+                    .where(studies.c.study_instance_uid == uid)
+                    .values(modalities=json.dumps(sorted(modalities | known)))
+                )
 
     def quarantine(self, entry: QuarantineEntry) -> None:
         """Record an object that is kept but not used."""
@@ -253,6 +262,20 @@ class Index:
                 .where(instances.c.series_instance_uid == series_instance_uid)
                 .limit(1)
             ).scalar_one_or_none()
+
+
+def _conflict(item: NewInstance) -> QuarantineEntry:
+    return QuarantineEntry(
+        path=item.path,
+        reason=CONFLICT_REASON,
+        study_instance_uid=item.study_instance_uid,
+        series_instance_uid=item.series_instance_uid,
+        sop_instance_uid=item.sop_instance_uid,
+        sha256=item.sha256,
+        calling_ae=item.calling_ae,
+        peer_address=item.peer_address,
+        at=item.received_at,
+    )
 
 
 def _expected(item: NewInstance) -> int:

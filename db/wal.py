@@ -1,4 +1,6 @@
-"""How far SQLite's write-ahead log is filled. The file keeps its size when it is used from its start again.
+"""SQLite's write-ahead log as a file: how far it is filled, and room for what will come.
+
+The file keeps its size when it is used from its start again.
 
 References: https://www.sqlite.org/walformat.html (the layout of the log).
 """
@@ -32,5 +34,20 @@ def filled_beyond(log: Path, size: int) -> bool:
         frame = page_size + FRAME_HEADER_LENGTH
         position = HEADER_LENGTH + max(0, size - HEADER_LENGTH) // frame * frame
         return os.pread(descriptor, 8, position + 8) == header[16:24]
+    finally:
+        os.close(descriptor)
+
+
+def extend(log: Path, size: int) -> None:
+    """Write zeros behind what the log holds, up to ``size`` bytes, so that no commit has to sync a new length.
+
+    Only under the write lock. Zeros are no frame: a frame's page number is never 0.
+    """
+    descriptor = os.open(log, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        length = os.fstat(descriptor).st_size
+        if length < size:
+            os.pwrite(descriptor, bytes(size - length), length)
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

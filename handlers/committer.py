@@ -1,8 +1,8 @@
 """Group commit: the instances of many associations go into the index in one transaction.
 
-A sync of the disk costs the same for one row as for thirty. The thread takes whatever is safe on the disk by now,
-file and name, commits once, and wakes the associations that wait for it. Where a single instance waits and no other
-process wants the database, its rows are written and its name is synced while its bytes are synced, and only the
+A commit costs about the same for one row as for thirty. The thread takes whatever is safe on the disk by now, gives
+those that are being synced a moment to join, commits once, and wakes the associations that wait for it. Where a single
+instance waits and no other process wants the database, its rows are written while its bytes are synced, and only the
 commit waits for that.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,37 +22,26 @@ from db.records import NewInstance, StoreVerdict
 log = logging.getLogger("overread.committer")
 
 MAXIMUM_GROUP = 128
+GATHER_SECONDS = 0.002
+"""So long a group waits for instances that are being synced; most syncs take less."""
 
 
 class Received(Protocol):
-    """A file that is whole and not yet durable; its methods raise OSError."""
-
-    def name(self) -> None:
-        """Give it its name."""
+    """A file that is whole and not yet durable."""
 
     def sync(self) -> None:
-        """Make its bytes durable."""
-
-    def sync_name(self) -> None:
-        """Make its name durable."""
+        """Make its bytes durable, or raise OSError."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Entry:
     instance: NewInstance
-    file: Received
     tried: threading.Event = field(default_factory=threading.Event)
     """Set when the file is safe, or cannot be made safe."""
     safe: bool = False
     done: threading.Event = field(default_factory=threading.Event)
     verdict: StoreVerdict | None = None
     error: Exception | None = None
-    _name_taken: threading.Lock = field(default_factory=threading.Lock)
-
-    def sync_name(self) -> None:
-        """Sync the file's name, unless another thread has done or begun so."""
-        if self._name_taken.acquire(blocking=False):
-            self.file.sync_name()
 
 
 class _NotSafe(Exception):
@@ -77,14 +67,13 @@ class Committer:
             DatabaseError: nothing was indexed.
             OSError: the file is not durable; nothing was indexed.
         """
-        file.name()
-        entry = _Entry(instance=instance, file=file)
+        entry = _Entry(instance=instance)
         with self._changed:
             self._waiting.append(entry)
-            self._changed.notify()
+            if self._alone():
+                self._changed.notify()
         try:
             file.sync()
-            entry.sync_name()
             entry.safe = True
         finally:
             entry.tried.set()
@@ -109,15 +98,24 @@ class Committer:
 
     def _next(self) -> list[_Entry]:
         """Wait for what can be committed now; nothing when there will be no more."""
+        gathering_until: float | None = None
         with self._changed:
             while True:
                 group = [entry for entry in self._waiting if entry.tried.is_set()][:MAXIMUM_GROUP]
-                if not group and len(self._waiting) == 1 and not self._index.database.contended():
+                left: float | None = None
+                if group and len(group) < len(self._waiting):
+                    gathering_until = gathering_until or time.monotonic() + GATHER_SECONDS
+                    left = gathering_until - time.monotonic()
+                if not group and self._alone():
                     group = [*self._waiting]
-                if group or (self._closed and not self._waiting):
+                if (group and (left is None or left <= 0)) or (self._closed and not self._waiting):
                     self._waiting = [entry for entry in self._waiting if entry not in group]
                     return group
-                self._changed.wait()
+                self._changed.wait(left)
+
+    def _alone(self) -> bool:
+        """Whether nobody is held up by an instance whose commit begins before it is safe."""
+        return len(self._waiting) == 1 and not self._index.database.contended()
 
     def _commit(self, group: Sequence[_Entry]) -> None:
         ready = [entry for entry in group if not entry.tried.is_set() or entry.safe]
@@ -145,7 +143,6 @@ class Committer:
     def _record(self, ready: Sequence[_Entry]) -> None:
         def wait_until_safe() -> None:
             for entry in ready:
-                entry.sync_name()
                 entry.tried.wait()
                 if not entry.safe:
                     raise _NotSafe

@@ -6,7 +6,6 @@ References: PS3.4 annex B (storage service class; statuses in table B.2-1), PS3.
 from __future__ import annotations
 
 import logging
-import random
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from handlers.disk import DiskWatch
 from handlers.errors import RequestRefused, ScanError
 from handlers.scan import AttributeValue, scan
 from handlers.settings import ReceiverSettings
-from handlers.spool import FOLDERS, SpoolFile, file_head
+from handlers.spool import Spool, SpoolFile, file_head
 from handlers.uids import is_uid
 
 log = logging.getLogger("overread.storage")
@@ -55,7 +54,7 @@ class Storage:
         self._received: dict[str, dict[str, StudyTally]] = {}
         """What came, by the association that brings it and by study."""
         self.disk = DiskWatch(settings.spool, settings.reserve_bytes)
-        self._random = random.SystemRandom()
+        self.spool = Spool(settings.spool)
 
     def __call__(self, association: Association, message: Message) -> None:
         """Answer one C-STORE-RQ."""
@@ -100,10 +99,10 @@ class Storage:
         try:
             if self.disk.full():
                 raise RequestRefused(OUT_OF_RESOURCES, "the disk is nearly full")
-            file = SpoolFile(self.settings.spool, self._random.choice(FOLDERS), head)
+            file = self.spool.file(head)
             for fragment in association.dataset():
                 file.append(fragment)
-            file.write_out()
+            file.complete()
             attributes = self._understand(file, command, context.transfer_syntax)
             verdict = self.committer.commit(self._instance(association, message, file, attributes), file)
             kept = verdict is not StoreVerdict.DUPLICATE
@@ -200,3 +199,4 @@ class Storage:
 
     def close(self) -> None:
         self.committer.close()
+        self.spool.close()

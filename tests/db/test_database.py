@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from db.database import Database, DatabaseSettings
+from db.database import CHECKPOINT_BYTES, Database, DatabaseSettings
 from db.errors import DatabaseUnavailable, SchemaTooNew
 from db.index import Index
 from db.records import StoreVerdict
@@ -138,6 +138,27 @@ def test_full_log_is_used_from_its_start_again(tmp_path: Path, monkeypatch: pyte
     assert [before for before, after in pairwise(full) if before and not after], "it was never begun anew"
     assert not filled_beyond(tmp_path / "none", 0)
     database.close()
+
+
+def test_log_has_its_length_from_the_first_transaction_and_zeros_in_it_are_no_rows(tmp_path: Path) -> None:
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
+    database.upgrade()
+    log = tmp_path / "test.db-wal"
+    Index(database).record([new_instance()])
+    length = log.stat().st_size
+    assert length > CHECKPOINT_BYTES
+    assert not filled_beyond(log, CHECKPOINT_BYTES)
+    for _ in range(20):
+        Index(database).record([new_instance()])
+    assert log.stat().st_size == length
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for name in ("test.db", "test.db-wal"):
+        (crashed / name).write_bytes((tmp_path / name).read_bytes())
+    database.close()
+    again = Database.open(DatabaseSettings(url=f"sqlite:///{crashed / 'test.db'}"))
+    assert len(Index(again).instances("1.1")) == 21
+    again.close()
 
 
 def test_checkpoint_that_fails_does_not_undo_what_was_committed(

@@ -20,6 +20,7 @@ from handlers.audit import AuditTrail
 from handlers.server import Server
 from handlers.services import services
 from handlers.settings import ReceiverSettings
+from tests.peers.spool import filled
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -53,8 +54,8 @@ class Receiver:
         return Index(self.database)
 
     def files(self) -> list[Path]:
-        """Everything in the spool, unfinished files too."""
-        return [path for path in (self.folder / "spool").rglob("*") if path.is_file()]
+        """What the spool holds, unfinished files too."""
+        return filled(self.folder / "spool")
 
 
 StartReceiver = Callable[..., Receiver]

@@ -15,6 +15,7 @@ import pytest
 
 from handlers import pdu
 from handlers.settings import Source
+from handlers.spool import is_whole
 from tests.handlers.conftest import Receiver, StartReceiver, write_object
 from tests.peers.dcmtk import run, storescu
 from tests.peers.raw import (
@@ -53,7 +54,7 @@ def assert_serves(receiver: Receiver, folder: Path) -> None:
     storescu(receiver.port, path)
     stored = receiver.index.find_instance(str(dataset.SOPInstanceUID))
     assert stored is not None
-    wait_until(lambda: not [p for p in receiver.files() if p.name.endswith(".part")], 10, "no partial file")
+    wait_until(lambda: all(is_whole(path) for path in receiver.files()), 10, "no partial file")
     wait_until(
         lambda: not [t for t in threading.enumerate() if t.name == "association"],
         10,

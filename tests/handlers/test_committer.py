@@ -24,31 +24,25 @@ class File:
     def __init__(self, *, held: threading.Event | None = None, fault: OSError | None = None) -> None:
         self.held = held
         self.fault = fault
-        self.names = 0
-        self.named = self.synced = False
-
-    def name(self) -> None:
-        self.named = True
+        self.begun = threading.Event()
+        self.synced = False
 
     def sync(self) -> None:
-        assert self.named
+        self.begun.set()
         if self.held is not None:
             assert self.held.wait(SECONDS)
         if self.fault is not None:
             raise self.fault
         self.synced = True
 
-    def sync_name(self) -> None:
-        assert self.named
-        self.names += 1
-
 
 class WatchedIndex(Index):
-    """Says when rows are written and not yet committed."""
+    """Says when rows are written and not yet committed, and which ones were written together."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self.written = threading.Event()
+        self.groups: list[set[str]] = []
 
     def record(
         self, new: Sequence[NewInstance], before_commit: Callable[[], None] = lambda: None
@@ -57,6 +51,7 @@ class WatchedIndex(Index):
             self.written.set()
             before_commit()
 
+        self.groups.append({item.sop_instance_uid for item in new})
         return super().record(new, say_so)
 
 
@@ -81,7 +76,7 @@ def test_rows_of_a_single_instance_are_written_while_its_file_is_synced(index: W
         assert index.find_instance("1.2.3.1") is None
         held.set()
         assert storing.result(SECONDS) is StoreVerdict.STORED
-    assert file.synced and file.names == 1
+    assert file.synced
     assert index.find_instance("1.2.3.1") is not None
     committer.close()
 
@@ -101,6 +96,25 @@ def test_safe_instance_does_not_wait_for_another_ones_disk(
     committer.close()
 
 
+def test_instance_that_is_being_synced_joins_the_group(
+    index: WatchedIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index.database, "contended", lambda: True)
+    monkeypatch.setattr("handlers.committer.GATHER_SECONDS", SECONDS)
+    held = threading.Event()
+    files = [File(held=held), File()]
+    committer = Committer(index)
+    with ThreadPoolExecutor(2) as associations:
+        storing = []
+        for number, file in enumerate(files, 1):
+            storing.append(associations.submit(committer.commit, instance(number), file))
+            assert file.begun.wait(SECONDS)
+        held.set()
+        assert [future.result(SECONDS) for future in storing] == [StoreVerdict.STORED] * 2
+    assert index.groups == [{"1.2.3.1", "1.2.3.2"}]
+    committer.close()
+
+
 @pytest.mark.parametrize("contended", [False, True])
 def test_file_that_cannot_be_synced_is_not_indexed(
     index: WatchedIndex, monkeypatch: pytest.MonkeyPatch, contended: bool
@@ -111,16 +125,4 @@ def test_file_that_cannot_be_synced_is_not_indexed(
         committer.commit(instance(1), File(fault=OSError(5, "broken")))
     assert index.find_instance("1.2.3.1") is None
     assert committer.commit(instance(2), File()) is StoreVerdict.STORED
-    committer.close()
-
-
-def test_name_that_cannot_be_synced_is_not_indexed(index: WatchedIndex) -> None:
-    class Nameless(File):
-        def sync_name(self) -> None:
-            raise OSError(5, "broken")
-
-    committer = Committer(index)
-    with pytest.raises(OSError, match="broken"):
-        committer.commit(instance(1), Nameless())
-    assert index.find_instance("1.2.3.1") is None
     committer.close()

@@ -24,6 +24,7 @@ import pydicom
 from tests.peers.dcmtk import storescu
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
+from tests.peers.spool import filled
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
 from tests.system.faults.witness import dataset_bytes
@@ -173,7 +174,7 @@ class Soak:
     def _differences(self, studies: set[str]) -> list[str]:
         differences: list[str] = []
         kept: dict[str, list[bytes]] = {}
-        for path in (self.node.data_dir / "spool").rglob("*.dcm"):
+        for path in filled(self.node.data_dir / "spool"):
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             kept.setdefault(str(header.get("SOPInstanceUID", "")), []).append(dataset_bytes(path))
         for uid, path in self.tally.acknowledged.items():

@@ -13,6 +13,7 @@ from tests.peers.committing import CommittingPacs
 from tests.peers.dcmtk import storescu
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
+from tests.peers.spool import filled
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
 
@@ -140,7 +141,7 @@ def test_received_bytes_are_what_is_committed_to(tmp_path: Path) -> None:
         node = Node(tmp_path / "node", [("cr1", "CR1", modality.port)], routed=[], receivers=1, engine=False)
         with node:
             storescu(node.port, tmp_path / "image.dcm")
-            (stored,) = (p for p in (node.data_dir / "spool").rglob("*.dcm"))
+            (stored,) = filled(node.data_dir / "spool")
             assert pydicom.dcmread(stored).SOPInstanceUID == image.SOPInstanceUID
             stored.rename(tmp_path / "elsewhere.dcm")
             assert modality.ask(node.port, write_request("2.25.78", [here])) == 0

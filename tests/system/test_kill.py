@@ -12,9 +12,11 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from handlers.spool import is_whole
 from tests.peers.dcmtk import storescu
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
+from tests.peers.spool import filled
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
 from tests.system.faults.witness import dataset_bytes
@@ -65,7 +67,8 @@ def test_every_acknowledged_instance_is_there_and_has_one_set_of_results(tmp_pat
         assert Counter(job["state"] for job in jobs) == {"succeeded": STUDIES}
         kept = {
             str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID): path
-            for path in (node.data_dir / "spool").rglob("*.dcm")
+            for path in filled(node.data_dir / "spool")
+            if is_whole(path)
         }
         assert kept.keys() == sent.keys()
         for uid, path in kept.items():

@@ -12,6 +12,7 @@ from sr_writer.text import findings_table
 from tests.peers.dcmtk import Storescp, findscu, run, storescu
 from tests.peers.node import Node
 from tests.peers.programs import program
+from tests.peers.spool import filled
 from tests.system.conftest import Site
 from tests.system.faults.witness import dataset_bytes
 from tests.validators import dciodvfy_errors, sr_validator_errors
@@ -104,10 +105,10 @@ def test_duplicate_is_acknowledged_and_stored_once(
 ) -> None:
     again = real_data / "cxr" / CHEST[1]
     before = site.node.json("show", uid_of(again))
-    files = sum(1 for _ in (site.node.data_dir / "spool").rglob("*.dcm"))
+    files = len(filled(site.node.data_dir / "spool"))
     storescu(site.node.port, again)
     assert site.node.json("show", uid_of(again))["jobs"] == before["jobs"]
-    assert sum(1 for _ in (site.node.data_dir / "spool").rglob("*.dcm")) == files
+    assert len(filled(site.node.data_dir / "spool")) == files
 
 
 def test_what_no_rule_takes_is_kept_as_it_came_and_skipped_with_the_reason(

@@ -47,7 +47,9 @@ STEPS = {
     "fragments written": Step(
         role="receiver", module="handlers.spool", function="SpoolFile.append", after=True, call=3
     ),
-    "file renamed": Step(role="receiver", module="handlers.spool", function="SpoolFile.name", after=True),
+    "file complete": Step(
+        role="receiver", module="handlers.spool", function="SpoolFile.complete", after=True
+    ),
     "file synced": Step(role="receiver", module="handlers.spool", function="SpoolFile.sync", after=True),
     "instance committed": Step(role="receiver", module="db.index", function="Index.record", after=True),
     "response due": Step(role="receiver", module="handlers.storage", function="Storage._store", after=True),

@@ -260,10 +260,11 @@ def test_start_up_check_loses_no_orphan_at_any_cut(tmp_path: Path, data: Path, q
     folder = tmp_path / "recorded"
     file = configure(folder, folder / "var")
     prepare(load(file), with_spool=True)
-    orphans = {f"{n}.dcm": f"orphan {n}".encode() * 200 for n in range(4)}
+    orphans = {f"{n}.dcm": bytes(128) + b"DICM" + f"orphan {n}".encode() * 200 for n in range(4)}
     for n, (name, content) in enumerate(orphans.items()):
         (folder / "var" / "spool" / f"{n % 3:02x}" / name).write_bytes(content)
-        (folder / "var" / "spool" / f"{n:02x}" / f"{n}.part").write_bytes(b"half")
+        (folder / "var" / "spool" / f"{n:02x}" / f"half {n}.dcm").write_bytes(bytes(500))
+        (folder / "var" / "spool" / f"{n:02x}" / f"empty {n}.dcm").touch()
     disk = Disk(folder / "var")
     command: list[str | Path] = [sys.executable, "-c", RECONCILE, file]
     recording = Recording(command, folder / "var", folder, environment(folder))

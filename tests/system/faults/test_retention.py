@@ -7,6 +7,7 @@ from pathlib import Path
 import pydicom
 
 from tests.peers.dcmtk import storescu
+from tests.peers.spool import filled
 from tests.peers.waiting import free_port, wait_until
 from tests.system.faults.witness import Witness
 
@@ -31,13 +32,13 @@ def test_age_removes_neither_undelivered_results_nor_quarantined_objects(tmp_pat
         witness.assert_serves()
         jobs = witness.wait_for_jobs()
         spool, results = node.data_dir / "spool", node.data_dir / "results"
-        assert len(list(spool.rglob("*.dcm"))) == len(witness.acknowledged) + 1
+        assert len(filled(spool)) == len(witness.acknowledged) + 1
         made = {node.data_dir / result["file"] for job in jobs for result in job["results"]}
         assert node.stop() == 0
         node.configuration.write_text(node.configuration.read_text() + RETENTION)
         node.start()
         wait_until(lambda: "retention_removed" in node.log, 30, "what is old enough is removed")
-        wait_until(lambda: len(list(spool.rglob("*.dcm"))) == 1, 10, "the quarantined object alone is left")
+        wait_until(lambda: len(filled(spool)) == 1, 10, "the quarantined object alone is left")
         assert node.quarantined() == 1
         assert set(results.rglob("*.dcm")) == made
         assert {d["state"] for job in node.jobs() for d in job["deliveries"]} <= {"pending", "sending"}

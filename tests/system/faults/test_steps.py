@@ -17,7 +17,7 @@ STRUCK_SECONDS = 60.0
 LEFT = {
     "head of a PDU read": "partial",
     "fragments written": "partial",
-    "file renamed": "unknown",
+    "file complete": "unknown",
     "file synced": "unknown",
     "result file unnamed": "unfinished",
 }

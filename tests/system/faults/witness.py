@@ -16,11 +16,13 @@ from pynetdicom.dsutils import split_dataset
 
 from db.database import Database, DatabaseSettings
 from db.index import Index
+from handlers.spool import is_whole
 from tests.peers.dcmtk import storescu
 from tests.peers.faults.steps import Faults
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.processes import Holdings, holdings
+from tests.peers.spool import filled
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
 
@@ -172,8 +174,8 @@ class Witness:
             known = index.known_paths()
         finally:
             database.close()
-        kept = [path for path in (self.node.data_dir / "spool").rglob("*") if path.is_file()]
-        partial = [path for path in kept if path.suffix == ".part"]
+        kept = filled(self.node.data_dir / "spool")
+        partial = [path for path in kept if not is_whole(path)]
         whole = {path.relative_to(self.node.data_dir).as_posix() for path in kept} - {
             path.relative_to(self.node.data_dir).as_posix() for path in partial
         }
