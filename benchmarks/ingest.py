@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -40,7 +41,10 @@ UNSYNCED = "overread without syncing"
 """The same node with every sync of the disk turned into nothing, by libeatmydata, and no early start of writing."""
 EATMYDATA = Path("/usr/lib/x86_64-linux-gnu/libeatmydata.so")
 NO_ADVICE = Path(__file__).with_name("unsynced")
-RECEIVERS = ("overread", "pynetdicom", "storescp", "Orthanc", UNSYNCED)
+RECEIVERS = (UNSYNCED, "overread", "Orthanc", "pynetdicom", "storescp")
+"""In this order and the other way round by turns, so that those that are compared follow each other."""
+KEPT_FREE = 6_000_000_000
+"""The node refuses images where the disk is nearly full."""
 KINDS = {
     "CT": (300, 512, 512, CTImageStorage),
     "DX": (40, 2500, 2048, DigitalXRayImageStorageForPresentation),
@@ -55,11 +59,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overread-bench-") as scratch:
         folder = Path(scratch)
         files = {kind: _generate(folder / kind, kind) for kind in KINDS}
+        _check_room(folder, files, rounds)
         seconds: dict[tuple[str, str, int], list[float]] = {}
         for number in range(rounds):
             for kind, paths in files.items():
                 for associations in ASSOCIATIONS:
-                    for name in RECEIVERS:
+                    for name in RECEIVERS if number % 2 else reversed(RECEIVERS):
                         place = folder / f"{name}-{kind}-{associations}-{number}"
                         # What one left to be written later, or removed, must not be in the way of the next.
                         os.sync()
@@ -67,6 +72,16 @@ def main() -> None:
                             took = _send(paths, associations, port, ae_title)
                         seconds.setdefault((name, kind, associations), []).append(took)
         write_section("Ingest", _report(files, seconds, rounds))
+
+
+def _check_room(folder: Path, files: dict[str, list[Path]], rounds: int) -> None:
+    """Nothing is removed before the end, since removing slows down what comes after it."""
+    sent = sum(path.stat().st_size for paths in files.values() for path in paths)
+    needed = sent * len(ASSOCIATIONS) * len(RECEIVERS) * rounds + KEPT_FREE
+    if shutil.disk_usage(folder).free < needed:
+        raise SystemExit(
+            f"{needed / 1e9:.0f} GB are needed in {folder.parent}: use fewer rounds or another TMPDIR."
+        )
 
 
 def _generate(folder: Path, kind: str) -> list[Path]:
@@ -162,27 +177,34 @@ def _report(
     for kind, paths in files.items():
         megabytes = sum(path.stat().st_size for path in paths) / 1e6
         for associations in ASSOCIATIONS:
-            took = {name: statistics.median(seconds[name, kind, associations]) for name in RECEIVERS}
-            ours = took["overread"]
+            runs = {name: seconds[name, kind, associations] for name in RECEIVERS}
+            took = {name: statistics.median(runs[name]) for name in RECEIVERS}
+            ratios = {
+                name: statistics.median(
+                    theirs / ours for theirs, ours in zip(runs[name], runs["overread"], strict=True)
+                )
+                for name in RECEIVERS
+                if name != "overread"
+            }
             rows.append(
                 (
                     kind,
                     str(associations),
                     *(f"{len(paths) / took[name]:.0f} ({megabytes / took[name]:.0f})" for name in RECEIVERS),
-                    *(f"{took[name] / ours:.2f}" for name in RECEIVERS[1:]),
+                    *(f"{ratio:.2f}" for ratio in ratios.values()),
                 )
             )
     headings = (
         "images",
         "associations",
         *(f"{name}, objects/s (MB/s)" for name in RECEIVERS),
-        *(f"overread : {name}" for name in RECEIVERS[1:]),
+        *(f"overread : {name}" for name in RECEIVERS if name != "overread"),
     )
     return (
-        f"{', '.join(f'{len(p)} {k}' for k, p in files.items())} images sent by storescu, medians of {rounds} rounds. "
-        "overread syncs file and folder and commits an index row before each answer; Orthanc syncs its files; "
-        "storescp (one process for each association) and the plain pynetdicom SCP do neither. The last column is what "
-        "durability costs.\n\n" + table(headings, rows)
+        f"{', '.join(f'{len(p)} {k}' for k, p in files.items())} images sent by storescu, medians of {rounds} "
+        "rounds; the ratios are medians of each round's own. overread syncs names and files and commits an index row "
+        "before each answer; Orthanc syncs its files; storescp (one process for each association) and the plain "
+        "pynetdicom SCP do neither. The first ratio is what durability costs.\n\n" + table(headings, rows)
     )
 
 

@@ -114,7 +114,7 @@ class Committer:
                 self._changed.wait(left)
 
     def _alone(self) -> bool:
-        """Whether nobody is held up by an instance whose commit begins before it is safe."""
+        """Whether a commit may begin before its instance is safe: nobody waits for the database meanwhile."""
         return len(self._waiting) == 1 and not self._index.database.contended()
 
     def _commit(self, group: Sequence[_Entry]) -> None:

@@ -112,7 +112,11 @@ class Spool:
 
 
 class SpoolFile:
-    """One file on its way into the spool. Every method may raise OSError; then call ``discard``."""
+    """One file on its way into the spool. Every method may raise OSError; then call ``discard``.
+
+    Raises:
+        OSError: the head could not be written; nothing is left of the file.
+    """
 
     def __init__(self, spool: Path, relative: str, head: bytes) -> None:
         self.relative = relative
@@ -121,8 +125,13 @@ class SpoolFile:
         self._digest = hashlib.sha256()
         self._written_out = 0
         self.size = 0
-        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        self._write(head)
+        self._file = -1
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            self._write(head)
+        except OSError:
+            self.discard()
+            raise
 
     def _write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)

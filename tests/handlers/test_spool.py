@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,23 @@ def test_receiver_that_stops_leaves_no_empty_file(tmp_path: Path) -> None:
         assert len(names(tmp_path / "node" / "spool")) == NAMES
         (kept,) = receiver.files()
     assert names(tmp_path / "node" / "spool") == {kept.relative_to(tmp_path / "node" / "spool").as_posix()}
+
+
+def test_file_whose_head_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folders(tmp_path / "spool")
+    spool = Spool(tmp_path / "spool")
+    spool.file(HEAD).discard()
+    before = names(tmp_path / "spool")
+    handles = set(os.listdir("/proc/self/fd"))
+
+    def full(descriptor: int, data: memoryview) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("handlers.spool.os.write", full)
+        with pytest.raises(OSError, match="No space left"):
+            spool.file(HEAD)
+    assert set(os.listdir("/proc/self/fd")) == handles
+    assert len(before - names(tmp_path / "spool")) == 1
