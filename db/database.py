@@ -128,9 +128,8 @@ class Database:
     def _checkpoint(self) -> None:
         """Let a full write-ahead log begin anew, under the write lock: see docs/decisions/0002-sqlite-journal.md.
 
-        The first one gives a new log its length.
-
-        The transaction before is committed, so a failure here is not its own; the next one tries again.
+        The first call of a process gives a new log its length, or leaves it to grow where the disk is full. The
+        transaction before is committed, so a failure here is not its own; the next one tries the checkpoint again.
         """
         file = _sqlite_file(self.settings.url)
         log_file = file.with_name(f"{file.name}-wal")

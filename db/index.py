@@ -16,14 +16,14 @@ from db.records import Instance, NewInstance, QuarantineEntry, StoreVerdict, Stu
 from db.tables import instances, quarantine, results, studies
 
 CONFLICT_REASON = "this SOP Instance UID was received before with other content; the first one stays"
-# Made once, because building and hashing statements takes as long as running them. A received instance needs the
-# first two only: the write lock is held meanwhile, and the other receivers wait for it.
+# Made once, because building and hashing statements takes as long as running them. Most received instances need these
+# two only: the write lock is held meanwhile, and the other receivers wait for it.
 INSERT_NEW = {
-    server.__name__.rpartition(".")[2]: server.insert(instances)
+    dialect: server.insert(instances)
     .on_conflict_do_nothing(index_elements=[instances.c.sop_instance_uid])
     .inline()
     .execution_options(preserve_rowcount=True)
-    for server in (sqlite, postgresql)
+    for dialect, server in (("sqlite", sqlite), ("postgresql", postgresql))
 }
 TOUCH_STUDY = (
     update(studies)
@@ -106,7 +106,7 @@ class Index:
                 "more": len(items),
                 "last": time_text(last.received_at),
                 "by": last.association,
-                "expected": max((_expected(item) for item in items), default=0) or None,
+                "expected": max(map(_expected, items)) or None,
             }
             before = connection.execute(TOUCH_STUDY, touched).scalar_one_or_none()
             if before is None:

@@ -175,12 +175,9 @@ class Witness:
         finally:
             database.close()
         kept = filled(self.node.data_dir / "spool")
-        partial = [path for path in kept if not is_whole(path)]
-        whole = {path.relative_to(self.node.data_dir).as_posix() for path in kept} - {
-            path.relative_to(self.node.data_dir).as_posix() for path in partial
-        }
+        whole = {path.relative_to(self.node.data_dir).as_posix() for path in kept if is_whole(path)}
         unknown = whole - known
-        assert (len(partial), len(unknown)) == (self.partial, self.unknown)
+        assert (len(kept) - len(whole), len(unknown)) == (self.partial, self.unknown)
         orphans = self.node.data_dir / "orphans"
         assert len(list(orphans.iterdir()) if orphans.exists() else []) == self.orphans
         assert len(whole - unknown) == len(self.acknowledged)
