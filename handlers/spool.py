@@ -179,9 +179,10 @@ class SpoolFile:
                 whole.release()
 
     def sync(self) -> None:
-        """Make the bytes durable."""
-        os.fsync(self._file)
-        self._close()
+        """Make the bytes durable; what is synced already is not synced again."""
+        if self._file >= 0:
+            os.fsync(self._file)
+            self._close()
 
     def discard(self) -> None:
         """Remove the file."""

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from db.database import Database, DatabaseSettings
+from db.errors import Contended
 from db.index import Index
 from db.records import NewInstance, StoreVerdict
 from handlers.committer import Committer
+from handlers.spool import Spool, file_head, make_folders
 from tests.db.conftest import new_instance
 
 SECONDS = 10.0
@@ -125,4 +127,50 @@ def test_file_that_cannot_be_synced_is_not_indexed(
         committer.commit(instance(1), File(fault=OSError(5, "broken")))
     assert index.find_instance("1.2.3.1") is None
     assert committer.commit(instance(2), File()) is StoreVerdict.STORED
+    committer.close()
+
+
+class OnceContendedIndex(Index):
+    """Is told by the database, when everything is written, that another process was first."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.tries = 0
+
+    def _record(self, new: Sequence[NewInstance], before_commit: Callable[[], None]) -> list[StoreVerdict]:
+        self.tries += 1
+        if self.tries == 1:
+            before_commit()
+            raise Contended("another process wrote them")
+        return super()._record(new, before_commit)
+
+
+def test_file_of_a_transaction_that_is_tried_again_is_synced_once(
+    index: WatchedIndex, tmp_path: Path
+) -> None:
+    make_folders(tmp_path / "spool")
+    spool = Spool(tmp_path / "spool")
+    file = spool.file(file_head("1.2", "1.2.3.1", "1.2.840.10008.1.2", "CT"))
+    file.complete()
+    contended = OnceContendedIndex(index.database)
+    committer = Committer(contended)
+    assert committer.commit(instance(1), file) is StoreVerdict.STORED
+    assert contended.tries == 2
+    committer.close()
+    spool.close()
+
+
+def test_instance_that_comes_during_another_ones_commit_is_committed_after_it(index: WatchedIndex) -> None:
+    held = threading.Event()
+    committer = Committer(index)
+    with ThreadPoolExecutor(2) as associations:
+        first = associations.submit(committer.commit, instance(1), File(held=held))
+        assert index.written.wait(SECONDS)
+        file = File()
+        second = associations.submit(committer.commit, instance(2), file)
+        assert file.begun.wait(SECONDS)
+        assert not second.done()
+        held.set()
+        assert [future.result(SECONDS) for future in (first, second)] == [StoreVerdict.STORED] * 2
+    assert index.groups == [{"1.2.3.1"}, {"1.2.3.2"}]
     committer.close()
