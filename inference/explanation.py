@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from inference.errors import EngineMisconfigured
@@ -59,7 +57,7 @@ def grad_cam(network: Network, features: Tensor, images: Tensor, targets: Sequen
     """Grad-CAM at the last feature maps, in closed form where the network has one."""
     weights = network.output_weights
     if weights is None:
-        return _by_gradient(GradCAM, network, features, targets)
+        return _by_gradient("GradCAM", network, features, targets)
     rows, outputs = (list(index) for index in zip(*targets, strict=True))
     with torch.no_grad():
         maps = torch.einsum("nf,nfrc->nrc", weights.float()[outputs], features.float()[rows]).relu()
@@ -69,7 +67,7 @@ def grad_cam(network: Network, features: Tensor, images: Tensor, targets: Sequen
 
 def grad_cam_plus_plus(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
     """Grad-CAM++ at the last feature maps."""
-    return _by_gradient(GradCAMPlusPlus, network, features, targets)
+    return _by_gradient("GradCAMPlusPlus", network, features, targets)
 
 
 def saliency(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
@@ -128,14 +126,18 @@ def _scaled(maps: Tensor) -> Maps:
     return list(maps.cpu().numpy())
 
 
-def _by_gradient(kind: type[GradCAM], network: Network, features: Tensor, targets: Sequence[Target]) -> Maps:
-    """pytorch-grad-cam on the end of the network, from features that are there already."""
+def _by_gradient(kind: str, network: Network, features: Tensor, targets: Sequence[Target]) -> Maps:
+    """A class of pytorch-grad-cam on the end of the network, from features that are there already."""
+    import pytorch_grad_cam  # loads matplotlib and scikit-learn, which takes seconds
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    method = getattr(pytorch_grad_cam, kind)
     chosen = features.detach().float()[[row for row, _ in targets]].requires_grad_(True)
     head = _Head(network)
     reshape = _token_maps if chosen.ndim == 3 else None
     with (
         torch.enable_grad(),
-        kind(model=head, target_layers=[head.features], reshape_transform=reshape) as cam,
+        method(model=head, target_layers=[head.features], reshape_transform=reshape) as cam,
     ):
         cam.get_target_width_height = lambda _: None
         maps = cam(input_tensor=chosen, targets=[ClassifierOutputTarget(output) for _, output in targets])

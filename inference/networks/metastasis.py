@@ -5,7 +5,6 @@ Parameter names are those of the original, so that its checkpoints load.
 
 from __future__ import annotations
 
-import torchvision
 from torch import Tensor, nn
 
 from inference.networks.network import Network
@@ -20,6 +19,8 @@ class MetastasisNetwork(Network):
     """One logit for a slice of shape (1, rows, columns)."""
 
     def __init__(self) -> None:
+        import torchvision  # takes a second
+
         super().__init__()
         resnet = torchvision.models.resnet50(weights=None)
         first = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)

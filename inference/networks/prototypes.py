@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -94,6 +93,8 @@ class PrototypeNetwork(Network):
 def _backbone(name: str) -> nn.Module:
     if name == "vit_b_16":
         return _VitBackbone()
+    import torchvision  # takes a second
+
     network = getattr(torchvision.models, name)(weights=None)
     return nn.Sequential(*list(network.children())[:-2])
 

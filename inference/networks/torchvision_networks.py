@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,6 +22,8 @@ class TorchvisionNetwork(Network):
     """A network of torchvision's whose last layer has one output per label."""
 
     def __init__(self, name: str, *, input_channels: int, outputs: int, input_size: int) -> None:
+        import torchvision  # takes a second, and most workers need none of its networks
+
         super().__init__()
         self.name = name
         extra: dict[str, Any] = {"image_size": input_size} if name == "vit_b_16" else {}
