@@ -16,10 +16,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/overread demo
 
-# One thread each: the processes of the tests take all cores already.
+# Three at a time, since whole nodes are also waited for; one thread each, since their processes take all cores.
 test: $(READY)
 	tests/install-peers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 serve: $(READY)
 	$(BIN)/overread serve
@@ -44,6 +44,7 @@ fuzz: $(READY)
 bench: $(READY)
 	tests/install-peers
 	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.durability
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.inference

@@ -11,9 +11,13 @@ DCIODVFY = Path("/usr/bin/dciodvfy")
 SR_VALIDATOR = Path("/usr/bin/DicomSRValidator")
 
 _JAVA_OPTIONS = " ".join(
-    f"-Djdk.xml.{limit}=0" for limit in ("xpathExprOpLimit", "xpathTotalOpLimit", "xpathExprGrpLimit")
+    (
+        *(f"-Djdk.xml.{limit}=0" for limit in ("xpathExprOpLimit", "xpathTotalOpLimit", "xpathExprGrpLimit")),
+        *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"),
+    )
 )
-"""Lifts the limits on XPath expressions, which the validator's own style sheets exceed."""
+"""Lifts the limits on XPath expressions, which the validator's own style sheets exceed; a compiler and a collector for
+short runs halve its time."""
 
 _TIMEOUT_SECONDS = 120.0
 

@@ -1,0 +1,14 @@
+"""The order of the tests: those of whole nodes first, since the longest of them must not be what all wait for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SYSTEM = Path(__file__).parent / "system"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """pytest-xdist gives files out in this order, with ``--no-loadscope-reorder``."""
+    items.sort(key=lambda item: not item.path.is_relative_to(SYSTEM))
