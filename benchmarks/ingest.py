@@ -15,40 +15,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import (
-    CTImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    ExplicitVRLittleEndian,
-    generate_uid,
-)
-
 from benchmarks.report import table, write_section
+from benchmarks.sending import ASSOCIATIONS, DESCRIPTION, KINDS, generate, send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.programs import program
 from tests.peers.waiting import answers, free_port, wait_until
 
-ASSOCIATIONS = (1, 4, 16)
-UNSYNCED = "overread without syncing"
-"""The same node with every sync of the disk turned into nothing, by libeatmydata, and no early start of writing."""
-EATMYDATA = Path("/usr/lib/x86_64-linux-gnu/libeatmydata.so")
-NO_ADVICE = Path(__file__).with_name("unsynced")
-RECEIVERS = (UNSYNCED, "overread", "Orthanc", "pynetdicom", "storescp")
-"""In this order and the other way round by turns, so that those that are compared follow each other."""
+RECEIVERS = ("overread", "Orthanc", "pynetdicom", "storescp")
+"""In this order and the other way round by turns."""
 KEPT_FREE = 6_000_000_000
 """The node refuses images where the disk is nearly full."""
-KINDS = {
-    "CT": (300, 512, 512, CTImageStorage),
-    "DX": (40, 2500, 2048, DigitalXRayImageStorageForPresentation),
-}
 
 
 def main() -> None:
@@ -58,7 +39,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory(prefix="overread-bench-") as scratch:
         folder = Path(scratch)
-        files = {kind: _generate(folder / kind, kind) for kind in KINDS}
+        files = {kind: generate(folder / kind, kind) for kind in KINDS}
         _check_room(folder, files, rounds)
         seconds: dict[tuple[str, str, int], list[float]] = {}
         for number in range(rounds):
@@ -69,7 +50,7 @@ def main() -> None:
                         # What one left to be written later, or removed, must not be in the way of the next.
                         os.sync()
                         with _receiver(name, place) as (port, ae_title):
-                            took = _send(paths, associations, port, ae_title)
+                            took = send(paths, associations, port, ae_title)
                         seconds.setdefault((name, kind, associations), []).append(took)
         write_section("Ingest", _report(files, seconds, rounds))
 
@@ -84,47 +65,11 @@ def _check_room(folder: Path, files: dict[str, list[Path]], rounds: int) -> None
         )
 
 
-def _generate(folder: Path, kind: str) -> list[Path]:
-    count, rows, columns, sop_class = KINDS[kind]
-    folder.mkdir()
-    random = np.random.default_rng(1)
-    pixels = random.integers(0, 4096, (rows, columns), dtype=np.uint16)
-    study, series = generate_uid(), generate_uid()
-    paths: list[Path] = []
-    for number in range(count):
-        dataset = Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = sop_class
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
-        dataset.PatientID, dataset.PatientName, dataset.Modality = "BENCH", "Bench^Mark", kind
-        dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber, dataset.StudyID = (
-            "20260101",
-            "120000",
-            "",
-            "1",
-        )
-        dataset.SeriesNumber, dataset.InstanceNumber = 1, number + 1
-        dataset.Rows, dataset.Columns = rows, columns
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-        dataset.PixelRepresentation = 0
-        dataset.PixelData = np.roll(pixels, number).tobytes()
-        dataset["PixelData"].VR = "OW"
-        paths.append(folder / f"{number:04}.dcm")
-        dataset.save_as(paths[-1], enforce_file_format=True)
-    return paths
-
-
 @contextmanager
 def _receiver(name: str, folder: Path) -> Iterator[tuple[int, str]]:
     folder.mkdir()
     if name == "overread":
         with Node(folder, engine=False) as node:
-            yield node.port, "OVERREAD"
-    elif name == UNSYNCED:
-        with Node(folder, engine=False, preload=EATMYDATA, python_path=NO_ADVICE) as node:
             yield node.port, "OVERREAD"
     elif name == "Orthanc":
         with Orthanc(folder) as pacs:
@@ -146,28 +91,6 @@ def _receiver(name: str, folder: Path) -> Iterator[tuple[int, str]]:
         finally:
             process.kill()
             process.wait()
-
-
-def _send(paths: list[Path], associations: int, port: int, ae_title: str) -> float:
-    """Seconds until the last of several storescu, each with its share of the files, has its last answer."""
-    shares = [paths[i::associations] for i in range(associations)]
-    options = ["-R", "-x=", "-pdu", "131072", "-aec", ae_title, "127.0.0.1", str(port)]
-    environment = {**os.environ, "TCP_NODELAY": "1"}
-    started = time.perf_counter()
-    senders = [
-        subprocess.Popen(
-            [program("storescu"), *options, *share],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        for share in shares
-    ]
-    for sender in senders:
-        _, complaint = sender.communicate(timeout=300)
-        if sender.returncode:
-            raise RuntimeError(f"storescu failed: {complaint.decode(errors='replace')}")
-    return time.perf_counter() - started
 
 
 def _report(
@@ -201,10 +124,9 @@ def _report(
         *(f"overread : {name}" for name in RECEIVERS if name != "overread"),
     )
     return (
-        f"{', '.join(f'{len(p)} {k}' for k, p in files.items())} images sent by storescu, medians of {rounds} "
-        "rounds; the ratios are medians of each round's own. overread syncs names and files and commits an index row "
-        "before each answer; Orthanc syncs its files; storescp (one process for each association) and the plain "
-        "pynetdicom SCP do neither. The first ratio is what durability costs.\n\n" + table(headings, rows)
+        f"{DESCRIPTION}, medians of {rounds} rounds; the ratios are medians of each round's own. overread syncs names "
+        "and files and commits an index row before each answer; Orthanc syncs its files; storescp (one process for "
+        "each association) and the plain pynetdicom SCP do neither.\n\n" + table(headings, rows)
     )
 
 
