@@ -16,10 +16,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/overread demo
 
-# Three at a time, since whole nodes are also waited for; one thread each, since their processes take all cores.
+# One thread each: the processes of the tests take all cores already.
 test: $(READY)
 	tests/install-peers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 serve: $(READY)
 	$(BIN)/overread serve

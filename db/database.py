@@ -79,8 +79,9 @@ class Database:
         else:
             engine = create_engine(
                 settings.url,
-                pool_size=8,
-                max_overflow=32,
+                # One stays connected: commits come one after the other, and a server has few connections for all.
+                pool_size=1,
+                max_overflow=39,
                 pool_pre_ping=True,
                 pool_timeout=settings.wait_seconds,
                 connect_args={

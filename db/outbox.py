@@ -128,12 +128,10 @@ class Outbox:
             expired, DeliveryState.SENDING, DeliveryEvent.LEASE_LOST, "ticker", "its lease ran out", {}
         )
 
-    def release_sender(self, sender: str) -> int:
-        """Give back what an earlier process of this name still held; how many there were."""
+    def release_sender(self, sender: str, why: str = "its sender died") -> int:
+        """Give back what a sender still holds and does not send; how many there were."""
         held = (deliveries.c.state == "sending") & (deliveries.c.owner == sender)
-        return self._again(
-            held, DeliveryState.SENDING, DeliveryEvent.LEASE_LOST, sender, "its sender died", {}
-        )
+        return self._again(held, DeliveryState.SENDING, DeliveryEvent.LEASE_LOST, sender, why, {})
 
     def retry(self, job_id: int) -> int:
         """Send a job's failed deliveries again, and its delayed ones at once; how many failed there were."""

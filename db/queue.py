@@ -277,7 +277,16 @@ class Queue:
             (jobs.c.state == "running") & (jobs.c.owner == worker), "its worker died", worker
         )
 
-    def _give_back(self, which: Any, what: str, who: str) -> int:
+    def give_back(self, worker: str) -> int:
+        """Give back what a worker could not settle while the database was away; the attempt does not count."""
+        return self._give_back(
+            (jobs.c.state == "running") & (jobs.c.owner == worker),
+            "the database was away",
+            worker,
+            blameless=True,
+        )
+
+    def _give_back(self, which: Any, what: str, who: str, *, blameless: bool = False) -> int:
         with self.database.read() as connection:
             if connection.execute(select(jobs.c.id).where(which).limit(1)).one_or_none() is None:
                 return 0
@@ -286,7 +295,9 @@ class Queue:
             for row in rows:
                 values: dict[str, Any] = dict(NO_LEASE)
                 event, why = JobEvent.LEASE_LOST, what
-                if row.attempts >= MAX_ATTEMPTS:
+                if blameless:
+                    values["attempts"] = row.attempts - 1
+                elif row.attempts >= MAX_ATTEMPTS:
                     event, why = JobEvent.FAIL, f"given up as poisonous after {row.attempts} attempts: {what}"
                     values |= {"reason": why, "finished_at": time_text(now())}
                 change(connection, JOBS, row.id, JobState.RUNNING, event, who=who, why=why, values=values)

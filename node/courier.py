@@ -72,12 +72,16 @@ class DestinationCourier:
     def serve(self, stop: threading.Event) -> None:
         """Send until ``stop`` is set."""
         self.outbox.release_sender(self.name)
+        broke_off = False
         while not stop.is_set():
             try:
+                if broke_off:
+                    self.outbox.release_sender(self.name, "the database was away")
+                    broke_off = False
                 sent = self.step(stop) or self.commitments.step(lambda: stop.is_set() or self.wake.is_set())
             except DatabaseUnavailable as error:
                 log.error("database_unavailable destination=%s error=%s", self.destination.name, error)
-                sent = False
+                broke_off, sent = True, False
             if not sent:
                 self.wake.wait(POLL_SECONDS)
                 self.wake.clear()

@@ -61,12 +61,16 @@ class Worker:
         renewer.start()
         try:
             readers().warm()
+            broke_off = False
             while not stop.is_set():
                 try:
+                    if broke_off:
+                        self.queue.give_back(self.name)
+                        broke_off = False
                     worked = self.step()
                 except DatabaseUnavailable as error:
                     log.error("database_unavailable error=%s", error)
-                    worked = False
+                    broke_off, worked = True, False
                 if not worked:
                     wakeup.wait(POLL_SECONDS)
         finally:

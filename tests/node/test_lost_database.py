@@ -1,0 +1,123 @@
+"""A worker and a courier that lose the database before they can say what came of their work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db.database import Database
+from db.errors import DatabaseUnavailable
+from db.outbox import Outbox
+from db.queue import Queue
+from db.records import Done
+from db.states import JobState
+from handlers.audit import AuditTrail
+from node.config import Configuration, load
+from node.courier import DestinationCourier
+from node.processes import make_folders
+from node.worker import Worker
+from tests.db.conftest import new_result, queued_job
+from tests.peers.waiting import free_port, wait_until
+
+SECONDS = 20.0
+"""Leases last for a minute and more."""
+
+CONFIGURATION = """\
+[[engine]]
+name = "cxr"
+kind = "chest_xray"
+model = "absent"
+backend = "torch"
+
+[[destination]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {port}
+"""
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    file = tmp_path / "config.toml"
+    file.write_text(CONFIGURATION.format(port=free_port()))
+    configuration = load(file)
+    make_folders(configuration)
+    return configuration
+
+
+@pytest.fixture
+def database(configuration: Configuration) -> Iterator[Database]:
+    opened = Database.open(configuration.database_settings())
+    opened.upgrade()
+    yield opened
+    opened.close()
+
+
+def failing_once(settle: Callable[..., None]) -> Callable[..., None]:
+    """As ``settle``, but the database is away at the first call."""
+    calls: list[object] = []
+
+    def settled(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise DatabaseUnavailable("The database does not answer.")
+        settle(*arguments)
+
+    return settled
+
+
+@contextmanager
+def serving(serve: Callable[[threading.Event], None]) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=serve, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_job_is_done_again_at_once_and_not_blamed(
+    configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queued_job(database)
+    worker = Worker(configuration, database, "w", ["cxr"])
+    monkeypatch.setattr(worker.queue, "settle", failing_once(worker.queue.settle))
+    with serving(worker.serve):
+        wait_until(
+            lambda: _state(database, job.id) is JobState.WAITING, SECONDS, "the job waits for its model"
+        )
+    settled = Queue(database).get(job.id)
+    assert settled is not None
+    assert settled.attempts == 0
+
+
+def test_delivery_is_tried_again_at_once(
+    configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queued_job(database)
+    (held,) = Queue(database).claim("w", ["cxr"], 1, 60)
+    result = new_result()
+    (configuration.data_dir / result.path).write_bytes(b"no object")
+    Queue(database).settle(held, Done(model_version="m", results=(result,)))
+    (destination,) = configuration.destinations()
+    courier = DestinationCourier(configuration, database, "c", destination, AuditTrail(None))
+    monkeypatch.setattr(courier.outbox, "settle", failing_once(courier.outbox.settle))
+    with serving(courier.serve):
+        wait_until(
+            lambda: all(d.reason is not None for d in Outbox(database).of_job(job.id)),
+            SECONDS,
+            "the delivery has an outcome",
+        )
+
+
+def _state(database: Database, job: int) -> JobState | None:
+    found = Queue(database).get(job)
+    return None if found is None else found.state
