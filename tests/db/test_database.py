@@ -6,6 +6,8 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from db.records import StoreVerdict
 from db.wal import filled_beyond
 from tests.db.conftest import new_instance
 from tests.peers.postgres import Postgres
+from tests.peers.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -198,4 +201,25 @@ def test_another_process_that_writes_is_noticed(tmp_path: Path) -> None:
     finally:
         os.close(other)
     assert database.contended()
+    database.close()
+
+
+def test_threads_that_read_at_once_leave_one_idle_connection_to_postgres(postgres: Postgres) -> None:
+    database = Database.open(DatabaseSettings(url=postgres.create("idle")))
+    together = threading.Barrier(4)
+
+    def read() -> None:
+        with database.read() as connection:
+            connection.execute(text("SELECT 1"))
+            together.wait(10)
+
+    def connections() -> int:
+        with database.read() as connection:
+            mine = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+            return int(connection.execute(mine).scalar_one())
+
+    with ThreadPoolExecutor(4) as threads:
+        for reading in [threads.submit(read) for _ in range(4)]:
+            reading.result(10)
+    wait_until(lambda: connections() == 1, 10, "one connection is left")
     database.close()
