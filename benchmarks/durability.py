@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.report import table, write_section
-from benchmarks.sending import ASSOCIATIONS, DESCRIPTION, KINDS, generate, send
+from benchmarks.sending import ASSOCIATIONS, DESCRIPTION, KINDS, check_room, generate, send
 from tests.peers.node import Node
 
 EATMYDATA = Path("/usr/lib/x86_64-linux-gnu/libeatmydata.so")
@@ -36,6 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overread-bench-") as scratch:
         folder = Path(scratch)
         files = {kind: generate(folder / kind, kind) for kind in KINDS}
+        check_room(folder, files, rounds * len(ASSOCIATIONS) * len((DURABLE, UNSYNCED)))
         loads = [(kind, associations) for kind in KINDS for associations in ASSOCIATIONS]
         seconds: dict[str, dict[Load, list[float]]] = {
             name: {load: [] for load in loads} for name in (DURABLE, UNSYNCED)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.report import table, write_section
-from benchmarks.sending import ASSOCIATIONS, DESCRIPTION, KINDS, generate, send
+from benchmarks.sending import ASSOCIATIONS, DESCRIPTION, KINDS, check_room, generate, send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.programs import program
@@ -28,8 +27,6 @@ from tests.peers.waiting import answers, free_port, wait_until
 
 RECEIVERS = ("overread", "Orthanc", "pynetdicom", "storescp")
 """In this order and the other way round by turns."""
-KEPT_FREE = 6_000_000_000
-"""The node refuses images where the disk is nearly full."""
 
 
 def main() -> None:
@@ -40,7 +37,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="overread-bench-") as scratch:
         folder = Path(scratch)
         files = {kind: generate(folder / kind, kind) for kind in KINDS}
-        _check_room(folder, files, rounds)
+        # Nothing is removed before the end, since removing slows down what comes after it.
+        check_room(folder, files, rounds * len(ASSOCIATIONS) * len(RECEIVERS))
         seconds: dict[tuple[str, str, int], list[float]] = {}
         for number in range(rounds):
             for kind, paths in files.items():
@@ -53,16 +51,6 @@ def main() -> None:
                             took = send(paths, associations, port, ae_title)
                         seconds.setdefault((name, kind, associations), []).append(took)
         write_section("Ingest", _report(files, seconds, rounds))
-
-
-def _check_room(folder: Path, files: dict[str, list[Path]], rounds: int) -> None:
-    """Nothing is removed before the end, since removing slows down what comes after it."""
-    sent = sum(path.stat().st_size for paths in files.values() for path in paths)
-    needed = sent * len(ASSOCIATIONS) * len(RECEIVERS) * rounds + KEPT_FREE
-    if shutil.disk_usage(folder).free < needed:
-        raise SystemExit(
-            f"{needed / 1e9:.0f} GB are needed in {folder.parent}: use fewer rounds or another TMPDIR."
-        )
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,19 @@ KINDS = {
 }
 """How many, rows, columns, SOP class."""
 DESCRIPTION = ", ".join(f"{count} {kind}" for kind, (count, *_) in KINDS.items()) + " images sent by storescu"
+
+KEPT_FREE = 6_000_000_000
+"""The node refuses images where the disk is nearly full."""
+
+
+def check_room(folder: Path, files: Mapping[str, Sequence[Path]], times: int) -> None:
+    """End here where the disk does not take all images so many times."""
+    sent = sum(path.stat().st_size for paths in files.values() for path in paths)
+    needed = sent * times + KEPT_FREE
+    if shutil.disk_usage(folder).free < needed:
+        raise SystemExit(
+            f"{needed / 1e9:.0f} GB are needed in {folder.parent}: use fewer rounds or another TMPDIR."
+        )
 
 
 def generate(folder: Path, kind: str) -> list[Path]:

@@ -271,20 +271,13 @@ class Queue:
         expired = (jobs.c.state == "running") & (jobs.c.lease_until < time_text(moment))
         return self._give_back(expired, "its lease ran out", "ticker")
 
-    def release_worker(self, worker: str) -> int:
-        """Give back what an earlier process of this name still held; how many there were."""
-        return self._give_back(
-            (jobs.c.state == "running") & (jobs.c.owner == worker), "its worker died", worker
-        )
+    def release_worker(self, worker: str, why: str = "its worker died", *, blameless: bool = False) -> int:
+        """Give back what a worker holds and does not work on; how many there were.
 
-    def give_back(self, worker: str) -> int:
-        """Give back what a worker could not settle while the database was away; the attempt does not count."""
-        return self._give_back(
-            (jobs.c.state == "running") & (jobs.c.owner == worker),
-            "the database was away",
-            worker,
-            blameless=True,
-        )
+        ``blameless``: the job has nothing to do with it, and the attempt does not count.
+        """
+        held = (jobs.c.state == "running") & (jobs.c.owner == worker)
+        return self._give_back(held, why, worker, blameless=blameless)
 
     def _give_back(self, which: Any, what: str, who: str, *, blameless: bool = False) -> int:
         with self.database.read() as connection:

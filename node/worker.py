@@ -65,7 +65,7 @@ class Worker:
             while not stop.is_set():
                 try:
                     if broke_off:
-                        self.queue.give_back(self.name)
+                        self.queue.release_worker(self.name, "the database was away", blameless=True)
                         broke_off = False
                     worked = self.step()
                 except DatabaseUnavailable as error:

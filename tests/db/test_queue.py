@@ -125,8 +125,8 @@ def test_jobs_that_are_given_back_without_blame_are_never_given_up(database: Dat
     for _ in range(MAX_ATTEMPTS + 1):
         (job,) = queue.claim("w", ["cxr"], 1, 60)
         assert job.attempts == 1
-        assert queue.give_back("another worker") == 0
-        assert queue.give_back("w") == 1
+        assert queue.release_worker("another worker", blameless=True) == 0
+        assert queue.release_worker("w", blameless=True) == 1
 
 
 def test_retry_later_waits_and_gives_up_in_the_end(database: Database) -> None:
