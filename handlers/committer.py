@@ -1,9 +1,9 @@
 """Group commit: the instances of many associations go into the index in one transaction.
 
-A commit costs about the same for one row as for thirty. The thread takes whatever is safe on the disk by now, gives
-those that are being synced a moment to join, commits once, and wakes the associations that wait for it. Where a single
-instance waits and no other process wants the database, its association commits it without the thread, and writes its
-rows while the disk works on its bytes.
+A commit costs about the same for one row as for thirty. There is no thread of its own: an association whose file is
+safe commits for all whose files are safe by then, after a moment for those that are being synced; the others wait for
+it, and one of those that came meanwhile commits next. Where a single instance waits and no other process wants the
+database, its association writes the rows while the disk works on its bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from db.records import NewInstance, StoreVerdict
 
 log = logging.getLogger("overread.committer")
 
-MAXIMUM_GROUP = 128
 GATHER_SECONDS = 0.002
 """So long a group waits for instances that are being synced; most syncs take less."""
 
@@ -33,15 +32,25 @@ class Received(Protocol):
         """Make its bytes durable, or raise OSError. May be called again, where a transaction is tried again."""
 
 
+def _taken() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass(kw_only=True, eq=False)
 class _Entry:
     instance: NewInstance
-    tried: bool = False
-    """The file is safe, or cannot be made safe."""
     safe: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
+    """The file is durable."""
+    turn: threading.Lock = field(default_factory=_taken)
+    """Released when the instance is committed, or when its association is to commit the next group."""
     verdict: StoreVerdict | None = None
     error: Exception | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.verdict is not None or self.error is not None
 
 
 class Committer:
@@ -50,12 +59,10 @@ class Committer:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._waiting: list[_Entry] = []
+        """In order of arrival; those whose files are being synced among them."""
         self._committing = False
-        self._closed = False
         self._changed = threading.Condition()
-        """Guards all of these."""
-        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
-        self._thread.start()
+        """Guards both. Notified for whoever gathers a group."""
 
     def commit(self, instance: NewInstance, file: Received) -> StoreVerdict:
         """Make an instance's file durable, and then its row.
@@ -74,73 +81,72 @@ class Committer:
                 self._waiting.append(entry)
         if alone:
             self._commit([entry], file.sync)
-        else:
-            self._join_group(entry, file)
+        elif self._must_lead(entry, file):
+            self._commit(self._gather())
         if entry.error is not None:
             raise entry.error
         assert entry.verdict is not None
         return entry.verdict
 
-    def close(self) -> None:
-        """Stop when everything that waits is committed."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _join_group(self, entry: _Entry, file: Received) -> None:
+    def _must_lead(self, entry: _Entry, file: Received) -> bool:
+        """Sync the file and wait; False when another association has committed the instance."""
         try:
             file.sync()
-            entry.safe = True
-        finally:
-            entry.tried = True
+        except BaseException:
             with self._changed:
+                self._waiting.remove(entry)
                 self._changed.notify()
-            entry.done.wait()
-
-    def _run(self) -> None:
-        while group := self._next():
-            self._commit([entry for entry in group if entry.safe])
-            for entry in group:
-                entry.done.set()
-
-    def _next(self) -> list[_Entry]:
-        """Wait for what can be committed now; nothing when there will be no more."""
-        gathering_until: float | None = None
+            raise
         with self._changed:
-            while True:
-                group = [entry for entry in self._waiting if entry.tried][:MAXIMUM_GROUP]
-                left: float | None = None
-                if group and len(group) < len(self._waiting):
-                    gathering_until = gathering_until or time.monotonic() + GATHER_SECONDS
-                    left = gathering_until - time.monotonic()
-                if group and not self._committing and (left is None or left <= 0):
-                    self._waiting = [entry for entry in self._waiting if entry not in group]
-                    self._committing = True
-                    return group
-                if self._closed and not self._waiting:
-                    return []
-                self._changed.wait(None if self._committing else left)
+            entry.safe = True
+            if not self._committing:
+                self._committing = True
+                return True
+            self._changed.notify()
+        entry.turn.acquire()
+        return not entry.over
+
+    def _gather(self) -> list[_Entry]:
+        """All that is safe, after a moment for what is being synced."""
+        until = time.monotonic() + GATHER_SECONDS
+        with self._changed:
+            while not all(entry.safe for entry in self._waiting):
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            group = [entry for entry in self._waiting if entry.safe]
+            self._waiting = [entry for entry in self._waiting if not entry.safe]
+        return group
 
     def _commit(self, group: Sequence[_Entry], before_commit: Callable[[], None] = lambda: None) -> None:
         try:
-            if group:
-                verdicts = self._index.record([entry.instance for entry in group], before_commit)
-                for entry, verdict in zip(group, verdicts, strict=True):
-                    entry.verdict = verdict
+            verdicts = self._index.record([entry.instance for entry in group], before_commit)
+            for entry, verdict in zip(group, verdicts, strict=True):
+                entry.verdict = verdict
         except OSError as error:
-            for entry in group:
-                entry.error = error
+            self._fail(group, error)
         except DatabaseError as error:
             log.error("not_committed instances=%d error=%s", len(group), error)
-            for entry in group:
-                entry.error = error
+            self._fail(group, error)
         except Exception as error:
-            # A fault of ours must not end the thread that all associations wait for; values stay out of the log.
+            # A fault of ours must not end the association that others wait for; values stay out of the log.
             log.error("commit_failed instances=%d error=%s", len(group), type(error).__name__)
-            for entry in group:
-                entry.error = DatabaseError("The index failed in an unforeseen way: see the log.")
+            self._fail(group, DatabaseError("The index failed in an unforeseen way: see the log."))
         finally:
-            with self._changed:
-                self._committing = False
-                self._changed.notify()
+            self._hand_over(group)
+
+    @staticmethod
+    def _fail(group: Sequence[_Entry], error: Exception) -> None:
+        for entry in group:
+            entry.error = error
+
+    def _hand_over(self, group: Sequence[_Entry]) -> None:
+        """Wake those that are committed, and first the one that commits what has become safe meanwhile."""
+        with self._changed:
+            successor = next((entry for entry in self._waiting if entry.safe), None)
+            self._committing = successor is not None
+        if successor is not None:
+            successor.turn.release()
+        for entry in group:
+            entry.turn.release()

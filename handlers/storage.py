@@ -198,5 +198,4 @@ class Storage:
         notify(self.run_directory, "ticker")
 
     def close(self) -> None:
-        self.committer.close()
         self.spool.close()

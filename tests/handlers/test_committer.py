@@ -80,7 +80,6 @@ def test_rows_of_a_single_instance_are_written_while_its_file_is_synced(index: W
         assert storing.result(SECONDS) is StoreVerdict.STORED
     assert file.synced
     assert index.find_instance("1.2.3.1") is not None
-    committer.close()
 
 
 def test_safe_instance_does_not_wait_for_another_ones_disk(
@@ -95,7 +94,6 @@ def test_safe_instance_does_not_wait_for_another_ones_disk(
         assert not storing.done()
         held.set()
         assert storing.result(SECONDS) is StoreVerdict.STORED
-    committer.close()
 
 
 def test_instance_that_is_being_synced_joins_the_group(
@@ -114,7 +112,6 @@ def test_instance_that_is_being_synced_joins_the_group(
         held.set()
         assert [future.result(SECONDS) for future in storing] == [StoreVerdict.STORED] * 2
     assert index.groups == [{"1.2.3.1", "1.2.3.2"}]
-    committer.close()
 
 
 @pytest.mark.parametrize("contended", [False, True])
@@ -127,7 +124,6 @@ def test_file_that_cannot_be_synced_is_not_indexed(
         committer.commit(instance(1), File(fault=OSError(5, "broken")))
     assert index.find_instance("1.2.3.1") is None
     assert committer.commit(instance(2), File()) is StoreVerdict.STORED
-    committer.close()
 
 
 class OnceContendedIndex(Index):
@@ -156,7 +152,6 @@ def test_file_of_a_transaction_that_is_tried_again_is_synced_once(
     committer = Committer(contended)
     assert committer.commit(instance(1), file) is StoreVerdict.STORED
     assert contended.tries == 2
-    committer.close()
     spool.close()
 
 
@@ -173,4 +168,3 @@ def test_instance_that_comes_during_another_ones_commit_is_committed_after_it(in
         held.set()
         assert [future.result(SECONDS) for future in (first, second)] == [StoreVerdict.STORED] * 2
     assert index.groups == [{"1.2.3.1"}, {"1.2.3.2"}]
-    committer.close()
