@@ -1,21 +1,15 @@
-"""Result files: written so that they survive a power cut, at a place that a rerun finds again."""
+"""Result files: DICOM objects at a place that a rerun finds again, described for the database."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-import uuid
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
 from db.records import Job, NewResult
-from handlers.folders import make_durable, sync_folder
+from node.synced_files import write_synced
 from sr_writer.attributes import result_attributes
 from sr_writer.context import WrittenObject
-
-log = logging.getLogger("overread.artifacts")
 
 
 def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
@@ -42,41 +36,3 @@ def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
         sha256=hashlib.sha256(data).hexdigest(),
         attributes=result_attributes(dataset),
     )
-
-
-def write_synced(root: Path, relative: Path, data: bytes) -> None:
-    """Write a file below ``root`` under a temporary name, sync it, rename it and sync its folder.
-
-    The bytes are synced before the name, since a rerun may replace a file that a row already speaks of.
-    """
-    path = root / relative
-    if not path.parent.exists():
-        _make_durable.cache_clear()
-    for folder in reversed(relative.parents[:-1]):
-        _make_durable(root / folder)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-@lru_cache(maxsize=1024)
-def _make_durable(folder: Path) -> None:
-    """Once for each folder and process: another process that made it may not have synced its name."""
-    make_durable(folder.parent, folder)
-
-
-def clear_up(results: Path) -> None:
-    """Remove the unfinished files of workers that died: no row knows them. Only while no worker runs."""
-    unfinished = list(results.rglob(".*.part"))
-    for path in unfinished:
-        path.unlink()
-    if unfinished:
-        log.warning("results_cleared_up partial_removed=%d", len(unfinished))

@@ -9,10 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from node.config import load
-from node.errors import ConfigurationError
-from node.processes import configure_log, die_with_parent, keep_caches
-from node.roles import Role, serve_role
+from node.roles import Role, hide_pixel_libraries
 
 
 def main() -> None:
@@ -22,6 +19,13 @@ def main() -> None:
     parser.add_argument("--role", type=Role, required=True)
     parser.add_argument("--number", type=int, required=True)
     arguments = parser.parse_args()
+    if not arguments.role.reads_pixels:
+        hide_pixel_libraries()
+    from node.config import load
+    from node.errors import ConfigurationError
+    from node.processes import configure_log, die_with_parent, keep_caches
+    from node.serving import serve_role
+
     try:
         configuration = load(arguments.file)
     except ConfigurationError as error:

@@ -3,44 +3,59 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 
 import typer
 from rich.console import Console
 
 from db.errors import DatabaseError
-from node.commands import calibrate, check, demo, infer, models, queue, send, serve, stats, steer
 from node.errors import ConfigurationError, OverreadError
 
-app = typer.Typer(
-    name="overread",
-    help="A DICOM node that gives every study a second read.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command()(serve.serve)
-app.command()(check.check)
-app.command(name="queue")(queue.queue)
-app.command()(queue.show)
-app.command()(steer.retry)
-app.command()(steer.cancel)
-app.command()(steer.prioritize)
-app.command()(steer.reprocess)
-app.command(name="explain-route")(check.explain_route)
-app.command()(infer.infer)
-app.add_typer(models.app, name="models")
-app.command()(calibrate.calibrate)
-app.command()(send.send)
-app.command()(send.echo)
-app.command()(stats.stats)
-app.command()(demo.demo)
+COMMANDS = {
+    "serve": "serve",
+    "check": "check",
+    "queue": "queue",
+    "show": "queue",
+    "retry": "steer",
+    "cancel": "steer",
+    "prioritize": "steer",
+    "reprocess": "steer",
+    "explain-route": "check",
+    "infer": "infer",
+    "models": "models",
+    "calibrate": "calibrate",
+    "send": "send",
+    "echo": "send",
+    "stats": "stats",
+    "demo": "demo",
+}
+"""Each command and its module in node/commands. The queue is looked at without loading engines and report writers."""
+
+
+def application(names: Iterable[str]) -> typer.Typer:
+    """The command line with these commands."""
+    app = typer.Typer(name="overread", add_completion=False, pretty_exceptions_enable=False)
+
+    @app.callback(no_args_is_help=True)
+    def overread() -> None:
+        """A DICOM node that gives every study a second read."""
+
+    for name in names:
+        command = getattr(import_module(f"node.commands.{COMMANDS[name]}"), name.replace("-", "_"))
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name=name)(command)
+    return app
 
 
 def main() -> None:
     """Entry point of the ``overread`` command."""
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    called = [name for name in sys.argv[1:2] if name in COMMANDS]
     try:
-        app()
+        application(called or COMMANDS)()
     except ConfigurationError as error:
         errors.print(str(error), markup=False)
         sys.exit(2)

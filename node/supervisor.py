@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from node.config import Configuration, load
 from node.errors import ConfigurationError
-from node.roles import Role, worker_groups
+from node.roles import Role
+from node.serving import worker_groups
 
 log = logging.getLogger("overread.supervisor")
 

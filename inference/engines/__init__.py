@@ -9,9 +9,12 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-from inference.engine import Engine
 from inference.errors import EngineUnknown
+
+if TYPE_CHECKING:
+    from inference.engine import Engine
 
 ENTRY_POINT_GROUP = "overread.engines"
 

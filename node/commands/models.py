@@ -14,14 +14,14 @@ from inference.store.store import ModelStore
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.errors import CommandError
 
-app = typer.Typer(help="The model store.", no_args_is_help=True)
+models = typer.Typer(help="The model store.", no_args_is_help=True)
 
 
 def _store(config: Path | None) -> ModelStore:
     return ModelStore(load_configuration(config).models_dir)
 
 
-@app.command(name="list")
+@models.command(name="list")
 def list_models(config: ConfigOption = None, json: JsonOption = False) -> None:
     """List the models of the store."""
     entries = _store(config).entries()
@@ -42,7 +42,7 @@ def list_models(config: ConfigOption = None, json: JsonOption = False) -> None:
     console.print(table)
 
 
-@app.command()
+@models.command()
 def pull(
     name: Annotated[str, typer.Argument(help="A published weight set, for example densenet121-res224-all.")],
     config: ConfigOption = None,
@@ -59,7 +59,7 @@ def pull(
     console.print(f"{stored.card.name} is in the store: {stored.weights.parent}", markup=False)
 
 
-@app.command(name="import")
+@models.command(name="import")
 def import_model(
     file: Annotated[Path, typer.Argument(help="safetensors with a card beside it, or a PyTorch checkpoint.")],
     name: Annotated[str, typer.Option(help="The name that [[engine]] model = will use.")],
@@ -82,7 +82,7 @@ def import_model(
     console.print(f"{stored.card.name} is in the store: {stored.weights.parent}", markup=False)
 
 
-@app.command()
+@models.command()
 def verify(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Check the digest of every model."""
     verdicts = _store(config).verify()

@@ -10,7 +10,6 @@ import typer
 from db.database import Database
 from handlers.audit import AuditTrail, Event
 from handlers.spool import reconcile
-from node import artifacts
 from node.commands.common import ConfigOption, load_configuration
 from node.config import Configuration
 from node.errors import CommandError
@@ -21,8 +20,10 @@ from node.processes import (
     reload_event_on_signal,
     stop_event_on_signals,
 )
-from node.roles import Role, serve_role
+from node.roles import Role
+from node.serving import serve_role
 from node.supervisor import Supervisor
+from node.synced_files import clear_up
 
 log = logging.getLogger("overread.serve")
 
@@ -61,6 +62,6 @@ def prepare(configuration: Configuration, *, with_spool: bool) -> None:
         database.upgrade()
         if with_spool:
             reconcile(configuration.spool_dir, database)
-            artifacts.clear_up(configuration.results_dir)
+            clear_up(configuration.results_dir)
     finally:
         database.close()
