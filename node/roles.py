@@ -8,8 +8,11 @@ pydicom a hidden library is one that is not installed.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import cast
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 PIXEL_LIBRARIES = ("gdcm", "jpeg_ls", "numpy", "PIL", "pylibjpeg", "requests")
 """The last one is for pydicom's example files."""
@@ -30,8 +33,22 @@ class Role(StrEnum):
         return self in (Role.WORKER, Role.TICKER)
 
 
+class _Hidden(MetaPathFinder):
+    """Says of the pixel libraries that they are not installed.
+
+    Asked before all other finders. Python's own sign, None in ``sys.modules``, would mislead psycopg, which looks there.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname in PIXEL_LIBRARIES:
+            raise ModuleNotFoundError(
+                f"{fullname} is hidden from a process that reads no pixels", name=fullname
+            )
+        return None
+
+
 def hide_pixel_libraries() -> None:
     """Keep this process from importing what reads pixels; before anything imports pydicom."""
-    modules = cast(dict[str, object], sys.modules)
-    for name in PIXEL_LIBRARIES:
-        modules.setdefault(name, None)  # Python's own sign for a module that must not be imported
+    sys.meta_path.insert(0, _Hidden())
