@@ -36,7 +36,7 @@ class Role(StrEnum):
 class _Hidden(MetaPathFinder):
     """Says of the pixel libraries that they are not installed.
 
-    Asked before all other finders. Python's own sign, None in ``sys.modules``, would mislead psycopg, which looks there.
+    Asked before all other finders. Python's own sign, None in ``sys.modules``, misleads psycopg, which looks there.
     """
 
     def find_spec(
