@@ -165,6 +165,12 @@ class Result(NewResult):
     job_id: int
     created_at: datetime
 
+    @property
+    def patient_id(self) -> str | None:
+        """Patient ID (0010,0020), where there is one."""
+        value = self.attributes.get("PatientID")
+        return value if isinstance(value, str) else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
@@ -231,6 +237,7 @@ class Delivery:
     attempts: int
     lease_token: str | None
     kind: str
+    patient_id: str | None
     study_instance_uid: str
     sop_class_uid: str
     sop_instance_uid: str

@@ -20,7 +20,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from db.records import Result
+from db.records import Delivery, Result
 from handlers.settings import AuditSettings
 from handlers.syslog import Severity, SyslogSender
 
@@ -89,17 +89,13 @@ class StudyTally:
     sop_classes: Counter[str] = field(default_factory=Counter)
 
 
-def studies_of(results: Iterable[Result]) -> list[StudyTally]:
-    """Our results by study."""
+def studies_of(results: Iterable[Result | Delivery]) -> list[StudyTally]:
+    """Our results, or what was delivered of them, by study."""
     studies: dict[str, StudyTally] = {}
     for result in results:
-        patient = result.attributes.get("PatientID")
         study = studies.setdefault(
             result.study_instance_uid,
-            StudyTally(
-                study_instance_uid=result.study_instance_uid,
-                patient_id=patient if isinstance(patient, str) else "",
-            ),
+            StudyTally(study_instance_uid=result.study_instance_uid, patient_id=result.patient_id or ""),
         )
         study.sop_classes[result.sop_class_uid] += 1
     return list(studies.values())

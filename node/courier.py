@@ -11,7 +11,6 @@ from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
 from db.outbox import Outbox
 from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
-from db.results import Results
 from db.wakeup import Wakeup
 from handlers.audit import (
     DESTINATION_ROLE,
@@ -59,7 +58,6 @@ class DestinationCourier:
         audit: AuditTrail,
     ) -> None:
         self.destination = destination
-        self.results = Results(database)
         self.audit = audit
         self.outbox = Outbox(database)
         self.data_dir = configuration.data_dir
@@ -91,30 +89,35 @@ class DestinationCourier:
         deliveries = self.outbox.claim(self.destination.name, self.name, BATCH_SIZE, LEASE_SECONDS)
         if not deliveries:
             return False
-        delivered: list[str] = []
-        for delivery, result in self._send(deliveries):
-            outcome = outcome_of(result, delivery.attempts, self._jitter.random())
-            try:
-                self.outbox.settle(delivery, outcome)
-            except StaleLease:
-                log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
-            if not result.delivered or result.status:
-                log.warning(
-                    "delivery_trouble delivery=%d destination=%s status=%s reason=%s",
-                    delivery.id,
-                    self.destination.name,
-                    "none" if result.status is None else f"{result.status:04X}",
-                    result.reason,
-                )
-            if result.delivered:
-                delivered.append(delivery.sop_instance_uid)
-            if stop.is_set():
-                break
-        if delivered:
-            self._record_sent(delivered)
+        delivered: list[Delivery] = []
+        try:
+            for delivery, result in self._send(deliveries):
+                if result.delivered:
+                    delivered.append(delivery)
+                self._settle(delivery, result)
+                if stop.is_set():
+                    break
+        finally:
+            # Also where the database broke off: the destination has them all the same.
+            if delivered:
+                self._record_sent(delivered)
         return True
 
-    def _record_sent(self, sop_instance_uids: list[str]) -> None:
+    def _settle(self, delivery: Delivery, result: SendResult) -> None:
+        if not result.delivered or result.status:
+            log.warning(
+                "delivery_trouble delivery=%d destination=%s status=%s reason=%s",
+                delivery.id,
+                self.destination.name,
+                "none" if result.status is None else f"{result.status:04X}",
+                result.reason,
+            )
+        try:
+            self.outbox.settle(delivery, outcome_of(result, delivery.attempts, self._jitter.random()))
+        except StaleLease:
+            log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
+
+    def _record_sent(self, delivered: list[Delivery]) -> None:
         receiver = Participant(
             identity=self.destination.ae_title,
             requestor=False,
@@ -124,7 +127,7 @@ class DestinationCourier:
         self.audit.transferred(
             Event.INSTANCES_SENT,
             (ourselves(self.sender.calling_ae, SOURCE_ROLE, requestor=True), receiver),
-            studies_of(self.results.find(sop_instance_uids=sop_instance_uids)),
+            studies_of(delivered),
         )
 
     def _send(self, deliveries: list[Delivery]) -> Iterator[tuple[Delivery, SendResult]]:

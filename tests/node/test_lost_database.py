@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from db.queue import Queue
 from db.records import Done
 from db.states import JobState
 from handlers.audit import AuditTrail
+from handlers.settings import AuditSettings
 from node.config import Configuration, load
 from node.courier import DestinationCourier
 from node.processes import make_folders
 from node.worker import Worker
 from tests.db.conftest import new_result, queued_job
+from tests.handlers.conftest import write_object
+from tests.peers.scripted import in_turn, scripted_pacs
 from tests.peers.waiting import free_port, wait_until
 
 SECONDS = 20.0
@@ -116,6 +120,30 @@ def test_delivery_is_tried_again_at_once(
             SECONDS,
             "the delivery has an outcome",
         )
+
+
+def test_what_was_delivered_when_the_database_broke_off_is_in_the_audit_trail(
+    configuration: Configuration, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued_job(database)
+    (held,) = Queue(database).claim("w", ["cxr"], 1, 60)
+    result = new_result()
+    written = write_object(tmp_path / "object.dcm", SOPInstanceUID=result.sop_instance_uid)
+    result = replace(result, sop_class_uid=str(written.SOPClassUID))
+    (tmp_path / "object.dcm").rename(configuration.data_dir / result.path)
+    Queue(database).settle(held, Done(model_version="m", results=(result,)))
+    audit = AuditTrail(AuditSettings(folder=tmp_path / "audit", source="OVERREAD"))
+    with scripted_pacs(in_turn(0x0000)) as pacs:
+        (destination,) = configuration.destinations()
+        destination = replace(destination, port=pacs.port)
+        courier = DestinationCourier(configuration, database, "c", destination, audit)
+        monkeypatch.setattr(courier.outbox, "settle", failing_once(courier.outbox.settle))
+        with pytest.raises(DatabaseUnavailable):
+            courier.step(threading.Event())
+    audit.close()
+    assert pacs.received == [result.sop_instance_uid]
+    (trail,) = (tmp_path / "audit").iterdir()
+    assert result.study_instance_uid in trail.read_text()
 
 
 def _state(database: Database, job: int) -> JobState | None:
