@@ -159,9 +159,10 @@ class ModelStore:
             raise ModelUntrusted(
                 f"{file} has to be unpickled, which can run code from it: add --trust if you know where it is from."
             )
+        names = _names(labels)
         with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
             tensors, facts = importers.unpickle(file, Path(scratch))
-            draft = importers.draft_of(tensors, facts, kind=kind, names=_names(labels))
+            draft = importers.draft_of(tensors, facts, kind=kind, names=names)
             return self._add(draft, name, origin=file.name)
 
     def _import_folder(self, folder: Path, name: str, *, kind: str | None, trust: bool) -> StoredModel:

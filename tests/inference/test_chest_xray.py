@@ -115,16 +115,16 @@ def test_heat_maps_equal_pytorch_grad_cam(engine: ChestXrayEngine, original: xrv
     targets = [(row, output) for row in range(3) for output in range(18)]
     ours = np.stack(classifier.explain(classification, targets)).reshape(3, 18, 7, 7)
 
-    class Logits(torch.nn.Module):
-        """torchxrayvision's forward pass with its last ReLU as a module, so that it can be the target layer."""
+    class Head(torch.nn.Module):
+        """What torchxrayvision does with its features, its last ReLU a module, so that it can be the target layer."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.features, self.classifier = original.features, original.classifier
+            self.classifier = original.classifier
             self.last = torch.nn.ReLU()
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.classifier(self.last(self.features(images)).mean(dim=(2, 3)))
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return self.classifier(self.last(features).mean(dim=(2, 3)))
 
     class SmallGradCAM(GradCAM):
         """Without enlarging the maps to the size of the image."""
@@ -132,10 +132,13 @@ def test_heat_maps_equal_pytorch_grad_cam(engine: ChestXrayEngine, original: xrv
         def get_target_width_height(self, input_tensor: torch.Tensor) -> tuple[int, int]:
             return 7, 7
 
-    reference = Logits()
+    with torch.no_grad():
+        features = original.features(batch)
+    features.requires_grad_()
+    reference = Head()
     with SmallGradCAM(model=reference, target_layers=[reference.last]) as cam:
         for output in range(18):
-            expected = cam(batch, targets=[ClassifierOutputTarget(output)] * 3)
+            expected = cam(features, targets=[ClassifierOutputTarget(output)] * 3)
             np.testing.assert_allclose(ours[:, output], expected, atol=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.settings import EngineSettings
-from inference.store import ModelStore
+from inference.store import ModelStore, StoredModel
 from inference.store.importers import published
 
 
@@ -35,6 +36,20 @@ def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def converted(pickled: Path, tmp_path_factory: pytest.TempPathFactory) -> StoredModel:
+    """The same, taken into a store; not to be changed."""
+    store = ModelStore(tmp_path_factory.mktemp("converted"))
+    return store.import_file(pickled, name="seeded", trust=True)
+
+
+@pytest.fixture
+def seeded(store: ModelStore, converted: StoredModel) -> StoredModel:
+    """The same in the test's own store."""
+    shutil.copytree(converted.weights.parent, store.folder / "seeded")
+    return store.get("seeded")
+
+
 def test_demonstration_model_comes_with_the_package(store: ModelStore) -> None:
     stored = store.get("demo", "chest_xray")
     assert stored.card.demonstration
@@ -52,15 +67,14 @@ def test_pickled_file_needs_trust(store: ModelStore, pickled: Path) -> None:
 
 
 def test_pickled_file_is_converted_with_its_labels_and_operating_points(
-    store: ModelStore, pickled: Path
+    store: ModelStore, pickled: Path, seeded: StoredModel
 ) -> None:
-    stored = store.import_file(pickled, name="seeded", trust=True)
-    labels = stored.card.labels
+    labels = seeded.card.labels
     assert labels[0].name == "Atelectasis"
     assert labels[0].operating_point == pytest.approx(0.3)
     assert (labels[17].name, labels[17].operating_point) == ("", None)
     original = torch.load(pickled, weights_only=False).state_dict()
-    kept = load_file(stored.weights)
+    kept = load_file(seeded.weights)
     assert kept.keys() == {name for name in original if name != "op_threshs"}
     assert all(torch.equal(kept[name], original[name]) for name in kept)
     engine = ChestXrayEngine.load(EngineSettings(name="x", kind="chest_xray", model="seeded"), store)
@@ -98,21 +112,19 @@ def test_weights_without_a_card_or_with_another_one_are_refused(store: ModelStor
         store.import_file(tmp_path / "mine.safetensors", name="mine")
 
 
-def test_changed_weights_are_found_and_not_loaded(store: ModelStore, pickled: Path) -> None:
-    stored = store.import_file(pickled, name="seeded", trust=True)
-    data = bytearray(stored.weights.read_bytes())
+def test_changed_weights_are_found_and_not_loaded(store: ModelStore, seeded: StoredModel) -> None:
+    data = bytearray(seeded.weights.read_bytes())
     data[-1] ^= 1
-    stored.weights.write_bytes(data)
+    seeded.weights.write_bytes(data)
     assert {(v.name, v.ok) for v in store.verify()} == {("demo", True), ("seeded", False)}
     with pytest.raises(ModelInvalid):
         store.get("seeded")
 
 
-def test_card_with_an_unknown_key_is_refused_with_its_place(store: ModelStore, pickled: Path) -> None:
-    stored = store.import_file(pickled, name="seeded", trust=True)
-    card = json.loads((stored.weights.parent / "card.json").read_text())
+def test_card_with_an_unknown_key_is_refused_with_its_place(store: ModelStore, seeded: StoredModel) -> None:
+    card = json.loads((seeded.weights.parent / "card.json").read_text())
     card["colour"] = "blue"
-    (stored.weights.parent / "card.json").write_text(json.dumps(card))
+    (seeded.weights.parent / "card.json").write_text(json.dumps(card))
     with pytest.raises(ModelInvalid, match="colour"):
         store.get("seeded")
     assert [v.name for v in store.verify() if not v.ok] == ["seeded"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from sr_writer.text import findings_table
 from tests.peers.dcmtk import Storescp, findscu, run, storescu
 from tests.peers.node import Node
+from tests.peers.orthanc import Orthanc
 from tests.peers.programs import program
 from tests.peers.spool import filled
 from tests.system.conftest import Site
@@ -33,6 +35,23 @@ NOT_CHEST = (
 
 def uid_of(path: Path) -> str:
     return str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID)
+
+
+@pytest.fixture(scope="module")
+def third(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storescp]:
+    """A node that the results may be moved to, and that gets none by itself."""
+    with Storescp(tmp_path_factory.mktemp("third"), "THIRD") as third:
+        yield third
+
+
+@pytest.fixture(scope="module")
+def site(third: Storescp, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A running node that delivers to an Orthanc and knows a third node."""
+    folder = tmp_path_factory.mktemp("site")
+    with Orthanc(folder / "pacs") as pacs:
+        destinations = [("pacs", "ORTHANC", pacs.port), ("third", "THIRD", third.port)]
+        with Node(folder / "node", destinations, routed=["pacs"]) as node:
+            yield Site(node=node, pacs=pacs)
 
 
 @pytest.fixture(scope="module")
@@ -151,16 +170,12 @@ def test_get_returns_exactly_the_results(site: Site, returned: dict[str, Any], t
     assert got.keys() == {str(dataset.SOPInstanceUID) for _, dataset in objects}
 
 
-def test_move_brings_the_results_to_a_third_node(real_data: Path, tmp_path: Path) -> None:
-    with (
-        Storescp(tmp_path / "third", "THIRD") as third,
-        Node(tmp_path / "node", [("third", "THIRD", third.port)], routed=()) as node,
-    ):
-        storescu(node.port, real_data / "cxr" / CHEST[1])
-        node.wait_for_jobs(1)
-        study = uid_of(real_data / "cxr" / CHEST[1])
-        keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study}"]
-        run("movescu", "-S", "-aec", "OVERREAD", "-aem", "THIRD", "127.0.0.1", str(node.port), *keys)
-        (job,) = node.json("show", study)["jobs"]
-        moved = {str(pydicom.dcmread(path, force=True).SOPInstanceUID) for path in third.files()}
-        assert moved == {result["sop_instance_uid"] for result in job["results"]}
+def test_move_brings_the_results_to_a_third_node(
+    site: Site, third: Storescp, returned: dict[str, Any]
+) -> None:
+    expected = {str(dataset.SOPInstanceUID) for _, dataset in returned[CHEST[1]]}
+    study = str(returned[CHEST[1]][0][1].StudyInstanceUID)
+    keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study}"]
+    run("movescu", "-S", "-aec", "OVERREAD", "-aem", "THIRD", "127.0.0.1", str(site.node.port), *keys)
+    moved = {str(pydicom.dcmread(path, force=True).SOPInstanceUID) for path in third.files()}
+    assert moved == expected
