@@ -19,6 +19,7 @@ from db.index import Index
 from node.views import Views
 from tests.peers.faults.steps import Faults
 from tests.peers.waiting import free_port, wait_until
+from tests.peers.web import web_client
 
 CONFIGURATION = """\
 [node]
@@ -89,6 +90,7 @@ class Node:
         self.receivers = receivers
         self.port = free_port()
         self.web_port = free_port()
+        self._web = web_client(self.web_port, timeout=2)
         self.configuration = folder / "config.toml"
         folder.mkdir(parents=True, exist_ok=True)
         names = [name for name, _, _ in destinations] if routed is None else routed
@@ -244,7 +246,7 @@ class Node:
         assert self._process is not None
         assert self._process.poll() is None, f"the node ended: {self.log}"
         try:
-            return httpx.get(f"http://127.0.0.1:{self.web_port}/readyz", timeout=2).status_code == 200
+            return self._web.get("/readyz").status_code == 200
         except httpx.HTTPError:
             return False
 

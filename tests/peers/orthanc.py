@@ -14,6 +14,7 @@ import pydicom
 
 from tests.peers.programs import program
 from tests.peers.waiting import free_port, wait_until
+from tests.peers.web import web_client
 
 
 class Orthanc:
@@ -24,6 +25,7 @@ class Orthanc:
         self.ae_title = ae_title
         self.port = free_port()
         self.web_port = free_port()
+        self._web = web_client(self.web_port, timeout=30)
         self.modalities: dict[str, dict[str, Any]] = {}
         """Peers that it can talk to, by a name of its own; read when it starts."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -82,13 +84,13 @@ class Orthanc:
 
     def get(self, path: str) -> Any:
         """A JSON document of its REST API."""
-        response = httpx.get(f"http://127.0.0.1:{self.web_port}{path}", timeout=10)
+        response = self._web.get(path)
         response.raise_for_status()
         return response.json()
 
     def post(self, path: str, document: Any) -> Any:
         """What its REST API answers to a JSON document."""
-        response = httpx.post(f"http://127.0.0.1:{self.web_port}{path}", json=document, timeout=10)
+        response = self._web.post(path, json=document)
         response.raise_for_status()
         return response.json()
 
@@ -105,7 +107,7 @@ class Orthanc:
 
     def file(self, identifier: str, folder: Path) -> Path:
         """One instance, downloaded into a folder."""
-        response = httpx.get(f"http://127.0.0.1:{self.web_port}/instances/{identifier}/file", timeout=30)
+        response = self._web.get(f"/instances/{identifier}/file")
         response.raise_for_status()
         path = folder / f"{identifier}.dcm"
         path.write_bytes(response.content)

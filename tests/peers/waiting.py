@@ -10,18 +10,22 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.02
+LOOK_CEILING_SECONDS = 0.2
+"""What is waited for needs the processors too: the longer it takes, the less often it is looked at."""
 
 
 def wait_until(condition: Callable[[], T | None], seconds: float, what: str) -> T:
     """The first true value of ``condition``; fails the test with ``what`` when time is up."""
     deadline = time.monotonic() + seconds
+    pause = LOOK_SECONDS
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(pause)
+        pause = min(pause * 1.25, LOOK_CEILING_SECONDS)
 
 
 def free_port() -> int:
