@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -204,18 +205,26 @@ class Node:
 
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs, oldest first, as ``show --json`` prints them, read from the database."""
-        database = Database.open(DatabaseSettings(url=self.database.replace("///var", f"///{self.data_dir}")))
-        try:
+        with self._database() as database:
             views = Views(database)
             return [views.job_in_full(job) for job in reversed(views.queue.jobs(limit=10_000))]
-        finally:
-            database.close()
+
+    def study(self, study_instance_uid: str) -> dict[str, Any] | None:
+        """A study as ``show --json`` prints it, read from the database."""
+        with self._database() as database:
+            return Views(database).study(study_instance_uid)
 
     def quarantined(self) -> int:
         """How many objects are in quarantine."""
-        database = Database.open(DatabaseSettings(url=self.database.replace("///var", f"///{self.data_dir}")))
-        try:
+        with self._database() as database:
             return len(Index(database).quarantined())
+
+    @contextmanager
+    def _database(self) -> Iterator[Database]:
+        url = self.database.replace("///var", f"///{self.data_dir}")
+        database = Database.open(DatabaseSettings(url=url))
+        try:
+            yield database
         finally:
             database.close()
 

@@ -89,7 +89,9 @@ def wait_for_study(
     """The jobs of a study, oldest first, once it is complete again and has that many."""
 
     def done() -> list[dict[str, object]] | None:
-        shown = site.node.json("show", study)
+        shown = site.node.study(study)
+        if shown is None:
+            return None
         count = sum(len(s["instances"]) for s in shown["series"])
         ended = all(j["state"] in ("succeeded", "superseded", "failed", "skipped") for j in shown["jobs"])
         sent = all(d["state"] == "sent" for j in shown["jobs"] for d in j["deliveries"])
