@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from db.database import Database, DatabaseSettings
-from db.errors import Contended
+from db.errors import Contended, DatabaseUnavailable
 from db.index import Index
 from db.records import NewInstance, StoreVerdict
 from handlers.committer import Committer
 from handlers.spool import Spool, file_head, make_folders
 from tests.db.conftest import new_instance
+from tests.peers.failing import failing_once
 
 SECONDS = 10.0
 
@@ -124,6 +125,28 @@ def test_file_that_cannot_be_synced_is_not_indexed(
         committer.commit(instance(1), File(fault=OSError(5, "broken")))
     assert index.find_instance("1.2.3.1") is None
     assert committer.commit(instance(2), File()) is StoreVerdict.STORED
+
+
+def test_failure_of_a_group_is_told_to_each_of_it_and_ends_with_it(
+    index: WatchedIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index.database, "contended", lambda: True)
+    monkeypatch.setattr("handlers.committer.GATHER_SECONDS", SECONDS)
+    monkeypatch.setattr(index, "record", failing_once(index.record))
+    held = threading.Event()
+    files = [File(held=held), File()]
+    committer = Committer(index)
+    with ThreadPoolExecutor(2) as associations:
+        storing = []
+        for number, file in enumerate(files, 1):
+            storing.append(associations.submit(committer.commit, instance(number), file))
+            assert file.begun.wait(SECONDS)
+        held.set()
+        for future in storing:
+            with pytest.raises(DatabaseUnavailable):
+                future.result(SECONDS)
+    assert committer.commit(instance(3), File()) is StoreVerdict.STORED
+    assert index.groups == [{"1.2.3.3"}]
 
 
 class OnceContendedIndex(Index):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,6 +24,7 @@ from node.processes import make_folders
 from node.worker import Worker
 from tests.db.conftest import new_result, queued_job
 from tests.handlers.conftest import write_object
+from tests.peers.failing import failing_once
 from tests.peers.scripted import in_turn, scripted_pacs
 from tests.peers.waiting import free_port, wait_until
 
@@ -61,19 +61,6 @@ def database(configuration: Configuration) -> Iterator[Database]:
     opened.upgrade()
     yield opened
     opened.close()
-
-
-def failing_once(settle: Callable[..., None]) -> Callable[..., None]:
-    """As ``settle``, but the database is away at the first call."""
-    calls: list[object] = []
-
-    def settled(*arguments: Any) -> None:
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise DatabaseUnavailable("The database does not answer.")
-        settle(*arguments)
-
-    return settled
 
 
 @contextmanager
