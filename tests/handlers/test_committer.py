@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,6 +69,18 @@ def instance(number: int) -> NewInstance:
     return new_instance("1.2", "1.2.3", sop_instance_uid=f"1.2.3.{number}")
 
 
+def store_together(committer: Committer) -> list[Future[StoreVerdict]]:
+    """Two instances of two associations, the second of which comes while the first one's file is synced."""
+    held = threading.Event()
+    storing = []
+    with ThreadPoolExecutor(2) as associations:
+        for number, file in enumerate((File(held=held), File()), 1):
+            storing.append(associations.submit(committer.commit, instance(number), file))
+            assert file.begun.wait(SECONDS)
+        held.set()
+    return storing
+
+
 def test_rows_of_a_single_instance_are_written_while_its_file_is_synced(index: WatchedIndex) -> None:
     held = threading.Event()
     committer, file = Committer(index), File(held=held)
@@ -102,16 +114,8 @@ def test_instance_that_is_being_synced_joins_the_group(
 ) -> None:
     monkeypatch.setattr(index.database, "contended", lambda: True)
     monkeypatch.setattr("handlers.committer.GATHER_SECONDS", SECONDS)
-    held = threading.Event()
-    files = [File(held=held), File()]
-    committer = Committer(index)
-    with ThreadPoolExecutor(2) as associations:
-        storing = []
-        for number, file in enumerate(files, 1):
-            storing.append(associations.submit(committer.commit, instance(number), file))
-            assert file.begun.wait(SECONDS)
-        held.set()
-        assert [future.result(SECONDS) for future in storing] == [StoreVerdict.STORED] * 2
+    storing = store_together(Committer(index))
+    assert [future.result(SECONDS) for future in storing] == [StoreVerdict.STORED] * 2
     assert index.groups == [{"1.2.3.1", "1.2.3.2"}]
 
 
@@ -133,18 +137,10 @@ def test_failure_of_a_group_is_told_to_each_of_it_and_ends_with_it(
     monkeypatch.setattr(index.database, "contended", lambda: True)
     monkeypatch.setattr("handlers.committer.GATHER_SECONDS", SECONDS)
     monkeypatch.setattr(index, "record", failing_once(index.record))
-    held = threading.Event()
-    files = [File(held=held), File()]
     committer = Committer(index)
-    with ThreadPoolExecutor(2) as associations:
-        storing = []
-        for number, file in enumerate(files, 1):
-            storing.append(associations.submit(committer.commit, instance(number), file))
-            assert file.begun.wait(SECONDS)
-        held.set()
-        for future in storing:
-            with pytest.raises(DatabaseUnavailable):
-                future.result(SECONDS)
+    for future in store_together(committer):
+        with pytest.raises(DatabaseUnavailable):
+            future.result(SECONDS)
     assert committer.commit(instance(3), File()) is StoreVerdict.STORED
     assert index.groups == [{"1.2.3.3"}]
 
