@@ -163,13 +163,8 @@ class Result(NewResult):
 
     id: int
     job_id: int
+    patient_id: str | None
     created_at: datetime
-
-    @property
-    def patient_id(self) -> str | None:
-        """Patient ID (0010,0020), where there is one."""
-        value = self.attributes.get("PatientID")
-        return value if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,6 +128,7 @@ def _read(row: Row[Any]) -> Result:
     return Result(
         id=row.id,
         job_id=row.job_id,
+        patient_id=row.patient_id,
         kind=row.kind,
         study_instance_uid=row.study_instance_uid,
         series_instance_uid=row.series_instance_uid,

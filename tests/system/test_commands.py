@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from node.roles import Role
 from tests.peers.dcmtk import Storescp, storescu
 from tests.peers.node import Node
 from tests.peers.waiting import wait_until
@@ -191,6 +192,19 @@ def test_absent_model_makes_jobs_wait_until_it_is_there(tmp_path: Path) -> None:
         node.command("models", "import", str(tmp_path / "later.safetensors"), "--name", "later")
         (job,) = node.wait_for_jobs(1)
         assert job["state"] == "succeeded"
+
+
+def test_processes_that_read_no_pixels_have_no_decoder(site: Site, job: dict[str, Any]) -> None:
+    for role in Role:
+        pids = site.node.pids(role.value)
+        assert pids
+        for pid in pids:
+            mapped = Path(f"/proc/{pid}/maps").read_text()
+            for library in ("numpy", "gdcm", "openjpeg"):
+                assert (f"/{library}" in mapped or f"/_{library}" in mapped) == role.reads_pixels, (
+                    role,
+                    library,
+                )
 
 
 def test_log_has_no_patient_data(site: Site, job: dict[str, Any]) -> None:
