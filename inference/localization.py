@@ -23,10 +23,12 @@ def heatmap_values(
     values = np.zeros(picture_shape, dtype=np.float32)
     top, bottom = _scaled(field.row, field.rows, source_shape[0], picture_shape[0])
     left, right = _scaled(field.column, field.columns, source_shape[1], picture_shape[1])
-    enlarged = resample(
-        small, triangle_axis(small.shape[0], bottom - top), triangle_axis(small.shape[1], right - left)
-    )
-    values[top:bottom, left:right] = np.clip(enlarged, 0.0, 1.0)
+    part = values[top:bottom, left:right]
+    # Few cells become many pixels: two small products, and no other array of the picture's size.
+    rows = triangle_axis(small.shape[0], bottom - top).matrix()
+    columns = triangle_axis(small.shape[1], right - left).matrix()
+    np.matmul(rows @ small, columns.T, out=part)
+    np.clip(part, 0.0, 1.0, out=part)
     return values
 
 
@@ -55,18 +57,10 @@ def _scaled(start: int, size: int, source: int, picture: int) -> tuple[int, int]
 
 def _connected(mask: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
     """The part of a mask that is connected, by sides, to the cell with the flat index ``seed``."""
-    part = np.zeros_like(mask)
-    part.flat[seed] = True
-    size = 0
-    while (grown_size := int(part.sum())) > size:
-        size = grown_size
-        grown = part.copy()
-        grown[1:] |= part[:-1]
-        grown[:-1] |= part[1:]
-        grown[:, 1:] |= part[:, :-1]
-        grown[:, :-1] |= part[:, 1:]
-        part = grown & mask
-    return part
+    from scipy import ndimage  # planning loads this module, and needs no scipy
+
+    labelled, _ = ndimage.label(mask)
+    return np.asarray(labelled == labelled.flat[seed])
 
 
 def _corners(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

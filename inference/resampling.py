@@ -26,6 +26,13 @@ class AxisWeights:
     starts: NDArray[np.int64]
     weights: NDArray[np.float32]
 
+    def matrix(self) -> NDArray[np.float32]:
+        """The same as a whole matrix of shape (n, input_size), for inputs of few pixels."""
+        whole = np.zeros((len(self.starts), self.input_size), dtype=np.float32)
+        runs = self.starts[:, None] + np.arange(self.weights.shape[1])
+        np.put_along_axis(whole, runs, self.weights, axis=1)
+        return whole
+
 
 def resample(image: NDArray[np.float32], rows: AxisWeights, columns: AxisWeights) -> NDArray[np.float32]:
     """Resample an image of shape (rows, columns); gives float32 of shape (len(rows), len(columns))."""

@@ -44,3 +44,12 @@ def test_triangle_axis_keeps_the_centre_of_a_spot() -> None:
     row, column = np.unravel_index(enlarged.argmax(), enlarged.shape)
     assert abs(row - 164.5) <= 5
     assert abs(column - 364.5) <= 5
+
+
+@pytest.mark.parametrize(("before", "after"), [(7, 1000), (64, 64), (100, 30)])
+def test_matrix_does_what_its_runs_do(before: int, after: int) -> None:
+    image = np.random.default_rng(1).random((before, before), dtype=np.float32)
+    axis = triangle_axis(before, after)
+    np.testing.assert_allclose(
+        axis.matrix() @ image @ axis.matrix().T, resample(image, axis, axis), atol=1e-5
+    )
