@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-from inference.errors import EngineMisconfigured
+from inference.errors import DeviceLost, EngineMisconfigured
 from inference.settings import EngineSettings
 
 BACKENDS = ("auto", "torch", "openvino")
@@ -59,8 +59,30 @@ def place(settings: EngineSettings) -> Placement:
         raise EngineMisconfigured(
             f"engine {settings.name!r}: OpenVINO runs on the CPU, where it is installed; use backend torch."
         )
+    if device.type == "cuda":
+        # Off by PyTorch's default: convolutions would round their inputs to 10 bits where fp32 is asked for.
+        torch.backends.cudnn.allow_tf32 = False
     name = "cpu" if device.type == "cpu" else f"{device} {torch.cuda.get_device_name(device)}"
     return Placement(device=device, backend=backend, dtype=dtype, name=name)
+
+
+def check_answers(name: str) -> None:
+    """See that the device of this name (:attr:`Placement.name` or the setting) still works in this process.
+
+    After some faults, such as a wrong address in a kernel, CUDA fails every call of the process until it ends.
+
+    Raises
+    ------
+    DeviceLost
+        If it does not.
+    """
+    device = name.partition(" ")[0]
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return
+    try:
+        torch.cuda.synchronize(None if device == "auto" else device)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise DeviceLost(name) from error
 
 
 def _device(settings: EngineSettings) -> torch.device:

@@ -45,6 +45,11 @@ class ModelUntrusted(ModelError):
     """The file has to be unpickled, which runs code from it; allow that with ``--trust``."""
 
 
+class DeviceLost(Exception):
+    """The device answers no more in this process; only a new process can use it again."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of an engine says that memory ran out, on the device or here."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "alloc_failed" in said

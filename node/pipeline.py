@@ -51,6 +51,11 @@ class Pipeline:
         """Run jobs of one engine in batches of its size; every job gets an outcome, as soon as it has one.
 
         While one batch infers, the next one is read.
+
+        Raises
+        ------
+        DeviceLost
+            If the engine's device answers no more; jobs without an outcome have to run in another process.
         """
         size = max(1, engine.batch_size)
         batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
@@ -79,29 +84,33 @@ class Pipeline:
             return
         except Exception as error:
             # Engines run foreign code, which raises what it likes; each job gets its own outcome from that.
-            yield from self._infer_smaller(engine, ready, error)
+            kind = type(error).__name__
+            log.error("inference_failed engine=%s jobs=%d error=%s", engine.settings.name, len(ready), kind)
+            reason = f"the engine failed on this input ({kind}): see the log"
+            if is_out_of_memory(error):
+                reason = "the device has too little memory for this input alone"
+        else:
+            position = 0
+            for p in ready:
+                mine = analyses[position : position + len(p.cases)]
+                position += len(p.cases)
+                yield p.job, self._write(p.job, mine)
             return
-        position = 0
-        for p in ready:
-            mine = analyses[position : position + len(p.cases)]
-            position += len(p.cases)
-            yield p.job, self._write(p.job, mine)
+        # Only here, where the error is gone: its frames hold what the batch has on the device.
+        yield from self._infer_smaller(engine, ready, reason)
 
     def _infer_smaller(
-        self, engine: Engine, ready: Sequence[Prepared], error: Exception
+        self, engine: Engine, ready: Sequence[Prepared], reason: str
     ) -> Iterator[tuple[Job, Outcome]]:
         """What becomes of a batch that failed: halves of it, or the failure of its only job."""
-        kind = type(error).__name__
-        log.error("inference_failed engine=%s jobs=%d error=%s", engine.settings.name, len(ready), kind)
+        from inference.device import check_answers  # loads torch
+
+        check_answers(engine.device)
         if len(ready) > 1:
             middle = len(ready) // 2
             yield from self._infer(engine, ready[:middle])
             yield from self._infer(engine, ready[middle:])
             return
-        if is_out_of_memory(error):
-            reason = "the device has too little memory for this input alone"
-        else:
-            reason = f"the engine failed on this input ({kind}): see the log"
         yield ready[0].job, Failed(reason=reason)
 
     def _prepare(self, engine: Engine, job: Job) -> Prepared:

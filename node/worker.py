@@ -15,7 +15,7 @@ from db.records import Job, Outcome, WaitingFor
 from db.wakeup import Wakeup, notify
 from inference.engine import Engine
 from inference.engines import engine_class
-from inference.errors import InferenceError, ModelAbsent
+from inference.errors import DeviceLost, InferenceError, ModelAbsent, is_out_of_memory
 from inference.reader.pool import close_readers, limit_readers, readers
 from inference.store.store import ModelStore
 from node.config import Configuration
@@ -28,8 +28,10 @@ POLL_SECONDS = 0.5
 MODEL_RETRY_SECONDS = 2.0
 BATCH_SIZE = 8
 WATCH_SECONDS = 1.0
-HANGING_STATUS = 70
-"""Exit status of a worker that ended itself because a job hung (EX_SOFTWARE of sysexits)."""
+LOADING_SHARE = 0.1
+"""Most of its time that a worker spends on loading models that do not load."""
+ENDED_ITSELF = 70
+"""Exit status of a worker whose job hung or whose device is lost (EX_SOFTWARE of sysexits)."""
 
 
 class Worker:
@@ -47,7 +49,7 @@ class Worker:
         limit_readers(configuration.reader_limits())
         self.loaded: dict[str, Engine] = {}
         self.absent: dict[str, str] = {}
-        self._model_tried_at = 0.0
+        self._load_after = 0.0
         self._held: list[Job] = []
         self._progress_at = time.monotonic()
         self._held_lock = threading.Lock()
@@ -71,6 +73,10 @@ class Worker:
                 except DatabaseUnavailable as error:
                     log.error("database_unavailable error=%s", error)
                     broke_off, worked = True, False
+                except DeviceLost as error:
+                    # A new process can use it; what this one held is given back there, and tried again alone.
+                    log.critical("device_lost device=%s", error)
+                    os._exit(ENDED_ITSELF)
                 if not worked:
                     wakeup.wait(POLL_SECONDS)
         finally:
@@ -113,24 +119,44 @@ class Worker:
     def _load_models(self) -> None:
         """Load what is not loaded yet; engines whose model has arrived get their waiting jobs back."""
         missing = [name for name in self.engines if name not in self.loaded]
-        if not missing or time.monotonic() - self._model_tried_at < MODEL_RETRY_SECONDS:
+        if not missing or time.monotonic() < self._load_after:
             return
-        self._model_tried_at = time.monotonic()
+        wasted = 0.0
         for name in missing:
-            settings = self.configuration.engine_settings(name)
             started = time.perf_counter()
-            try:
-                self.loaded[name] = engine_class(settings.kind).load(settings, self.store)
-            except InferenceError as error:
-                if self.absent.get(name) != str(error):
-                    level = logging.WARNING if isinstance(error, ModelAbsent) else logging.ERROR
-                    log.log(level, "model_not_loaded engine=%s reason=%s", name, error)
-                self.absent[name] = str(error)
+            reason = self._load(name)
+            seconds = time.perf_counter() - started
+            if reason is not None:
+                self.absent[name] = reason
+                wasted += seconds
                 continue
             self.absent.pop(name, None)
             woken = self.queue.wake_waiting(name)
-            seconds = time.perf_counter() - started
             log.info("model_loaded engine=%s seconds=%.1f woken=%d", name, seconds, woken)
+        self._load_after = time.monotonic() + max(MODEL_RETRY_SECONDS, wasted / LOADING_SHARE)
+
+    def _load(self, name: str) -> str | None:
+        """Load one engine's model; why its jobs have to wait where that fails."""
+        settings = self.configuration.engine_settings(name)
+        try:
+            self.loaded[name] = engine_class(settings.kind).load(settings, self.store)
+            return None
+        except InferenceError as error:
+            reason = str(error)
+            if self.absent.get(name) != reason:
+                level = logging.WARNING if isinstance(error, ModelAbsent) else logging.ERROR
+                log.log(level, "model_not_loaded engine=%s reason=%s", name, reason)
+            return reason
+        except Exception as error:
+            # Loading runs foreign code on the device, which raises what it likes; other engines go on.
+            log.error("model_not_loaded engine=%s error=%s", name, type(error).__name__)
+            reason = f"the model cannot be loaded ({type(error).__name__}): see the log"
+            if is_out_of_memory(error):
+                reason = "the device has too little memory for the model"
+        from inference.device import check_answers  # loads torch
+
+        check_answers(settings.device)
+        return reason
 
     def _renew_leases(self, stop: threading.Event) -> None:
         renewed_at = time.monotonic()
@@ -158,4 +184,4 @@ class Worker:
         deadline = self.configuration.engine_named(str(jobs[0].engine)).deadline_seconds
         if silent > deadline:
             log.critical("worker_hangs engine=%s jobs=%d seconds=%.0f", jobs[0].engine, len(jobs), silent)
-            os._exit(HANGING_STATUS)
+            os._exit(ENDED_ITSELF)

@@ -23,10 +23,20 @@ import pydicom
 class FaultyEngine(MeanBrightnessEngine):
     kind: ClassVar[str] = "faulty"
 
+    @classmethod
+    def load(cls, settings, store):
+        if settings.model == "broken":
+            raise ValueError("Canary^Patient in a message of a loader")
+        return super().load(settings, store)
+
     def infer(self, cases):
         words = [pydicom.dcmread(case.source.path, stop_before_pixels=True).StudyID for case in cases]
         if "crash" in words:
             os.abort()
+        if "lost" in words:
+            self.device = "cuda:99 that answers no more"
+        if self.device != "cpu":
+            raise RuntimeError("CUDA error: unspecified launch failure")
         if "hang" in words:
             threading.Event().wait()
         if "memory" in words or ("large" in words and len(cases) > 1):

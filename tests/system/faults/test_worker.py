@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.peers.dcmtk import storescu
 from tests.peers.node import Node
 from tests.peers.waiting import wait_until
+from tests.system.conftest import write_radiograph
 from tests.system.faults.conftest import CONFIGURATION
 from tests.system.faults.witness import Witness, identity
 
@@ -45,6 +46,15 @@ def test_crash_in_native_code_ends_as_poisonous_and_harms_no_other_job(tmp_path:
     assert "process_died role=worker" in node.log
 
 
+def test_lost_device_costs_the_worker_and_harms_no_other_job(tmp_path: Path, plug_in: Path) -> None:
+    jobs, node = run_studies(tmp_path, plug_in, ["fine", "fine", "lost", "fine", "fine"])
+    states = {name: job["state"] for name, job in jobs.items()}
+    assert states.pop("lost2") == "failed"
+    assert set(states.values()) == {"succeeded"}
+    assert "poisonous" in str(jobs["lost2"]["reason"])
+    assert "device_lost device=cuda:99" in node.log
+
+
 def test_hanging_job_is_ended_at_its_deadline(tmp_path: Path, plug_in: Path) -> None:
     jobs, node = run_studies(tmp_path, plug_in, ["fine", "hang", "fine"])
     assert {name: job["state"] for name, job in jobs.items()} == {
@@ -66,6 +76,26 @@ def test_batch_that_is_too_large_is_halved(tmp_path: Path, plug_in: Path) -> Non
     }
     assert jobs["memory3"]["reason"] == "the device has too little memory for this input alone"
     assert jobs["error4"]["reason"] == "the engine failed on this input (RuntimeError): see the log"
+    assert "Canary" not in node.log
+
+
+def test_model_that_does_not_load_keeps_its_own_jobs_waiting_alone(tmp_path: Path, plug_in: Path) -> None:
+    second = '[[engine]]\nname = "broken"\nkind = "faulty"\nmodel = "broken"\n'
+    both = CONFIGURATION.replace('engines = ["faulty"]', 'engines = ["broken", "faulty"]')
+    node = Node(tmp_path / "node", receivers=1, extra=second + both, engine=False, python_path=plug_in)
+    write_radiograph(tmp_path / "image.dcm", 1)
+    with node:
+        storescu(node.port, tmp_path / "image.dcm")
+
+        def states() -> dict[str, str]:
+            return {str(job["engine"]): str(job["state"]) for job in node.jobs()}
+
+        wanted = {"broken": "waiting", "faulty": "succeeded"}
+        wait_until(lambda: states() == wanted, 60, "one job has ended and the other waits")
+        reasons = {job["engine"]: job["reason"] for job in node.jobs()}
+        assert reasons["broken"] == "the model cannot be loaded (ValueError): see the log"
+        assert len(node.pids("worker")) == 1
+    assert "process_died" not in node.log
     assert "Canary" not in node.log
 
 
