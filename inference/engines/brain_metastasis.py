@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from inference.engines.slice_wise import Decision, SliceWiseEngine
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from inference.networks.network import Network
     from inference.store import StoredModel
 
@@ -40,9 +42,12 @@ class BrainMetastasisEngine(SliceWiseEngine):
         """Logits of all slices; the patient's is the largest."""
         import torch
 
-        parts = [
-            self.run(torch.from_numpy(slices[start : start + self.slices_at_once, None]))
-            for start in range(0, len(slices), self.slices_at_once)
-        ]
+        from inference.batches import in_batches
+
+        def judged(chosen: Sequence[int]) -> Tensor:
+            logits: Tensor = self.run(torch.from_numpy(self.stacks(slices, chosen)))
+            return logits
+
+        parts = [part for _, part in in_batches(range(len(slices)), self.slices_at_once, judged)]
         logits = torch.cat(parts).double().cpu().numpy()
         return Decision(volume=logits.max(axis=0), slices=logits)

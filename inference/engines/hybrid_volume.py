@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from inference.engines.slice_wise import Decision, SliceWiseEngine
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from inference.networks.hybrid import HybridNetwork
     from inference.networks.network import Network
     from inference.store import StoredModel
@@ -47,15 +49,16 @@ class HybridVolumeEngine(SliceWiseEngine):
         """Logits of all stacks, then of the volume by the aggregator."""
         import torch
 
-        logits, features = [], []
+        from inference.batches import in_batches
+
+        def described(chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+            batch = torch.from_numpy(self.stacks(slices, chosen)).to(self.placement.device)
+            with self.placement.autocast():
+                _, logits, features = self.hybrid.describe(batch)
+            return logits.float(), features.float()
+
         with torch.inference_mode():
-            for start in range(0, len(slices), self.slices_at_once):
-                chosen = range(start, min(start + self.slices_at_once, len(slices)))
-                batch = torch.from_numpy(self.stacks(slices, chosen)).to(self.placement.device)
-                with self.placement.autocast():
-                    _, found, pooled = self.hybrid.describe(batch)
-                logits.append(found.float())
-                features.append(pooled.float())
-            by_slice = torch.cat(logits)
-            volume = self.hybrid.aggregate(by_slice, torch.cat(features))
-        return Decision(volume=volume.double().cpu().numpy(), slices=by_slice.double().cpu().numpy())
+            parts = [part for _, part in in_batches(range(len(slices)), self.slices_at_once, described)]
+            logits, features = (torch.cat(part) for part in zip(*parts, strict=True))
+            volume = self.hybrid.aggregate(logits, features)
+        return Decision(volume=volume.double().cpu().numpy(), slices=logits.double().cpu().numpy())

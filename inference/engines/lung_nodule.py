@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import calibrate
+from inference.calibration import calibrate, sigmoid
 from inference.engines.nodule_options import NoduleOptions, checked_options
 from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, segmentation_of, slice_picture
 from inference.findings import (
@@ -191,20 +191,22 @@ class LungNoduleEngine(VolumeEngine):
         """Calibrated malignancy of each candidate, from a patch around it."""
         import torch
 
+        from inference.batches import in_batches
+
         size = self.card.input_size
         half = size // 2
         padded = np.pad(image, half)
-        results: list[float] = []
-        for start in range(0, len(found), self.how.batch_size):
-            part = found[start : start + self.how.batch_size]
+
+        def judged(part: Sequence[Candidate]) -> list[float]:
             corners = [np.rint(candidate.centre).astype(int) for candidate in part]
             patches = np.stack([padded[tuple(slice(c, c + size) for c in corner)] for corner in corners])
             output: PivotOutput = self.run(torch.from_numpy(patches)[:, None])
             logits = output.triage.double().cpu().numpy()
-            probabilities = 1 / (1 + np.exp(-logits))
-            calibrated = calibrate(self.card.triage_calibration, logits, probabilities, "sigmoid")
-            results += calibrated[:, 0].tolist()
-        return results
+            calibrated = calibrate(self.card.triage_calibration, logits, sigmoid(logits), "sigmoid")
+            return [float(malignancy) for malignancy in calibrated[:, 0]]
+
+        parts = in_batches(found, self.how.batch_size, judged)
+        return [malignancy for _, part in parts for malignancy in part]
 
     def _detection(
         self,

@@ -5,6 +5,7 @@ The volume goes to the bundle as a NIfTI file on the series' regular grid, becau
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -21,10 +22,12 @@ from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.volume import Grid, Volume
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from inference.store import StoredModel
     from inference.store.card import BundleArchitecture
+
+log = logging.getLogger("overread.inference")
 
 AIR_HU = -1024.0
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -140,9 +143,34 @@ class MonaiBundleEngine(VolumeEngine):
             nibabel.save(nifti(values, grid), file)
             data = preprocessing({"image": str(file)})
         with torch.inference_mode(), self.placement.autocast():
-            found = inferer(data["image"][None].to(self.placement.device), self.network)
+            found = self.inferred(inferer, data["image"][None])
         data["pred"] = found[0].float().cpu()
         return np.asarray(postprocessing(data)["pred"], dtype=np.float32)
+
+    def inferred(self, inferer: Any, image: Tensor) -> Tensor:
+        """What a bundle's inferer makes of an image (1, channels, x, y, z) with the network.
+
+        Where the device has too little memory for the maps of the whole volume, they are put together on the
+        CPU, and windows go to the device one at a time.
+
+        Raises:
+            torch.OutOfMemoryError: that is not enough either, or the inferer has no windows.
+        """
+        import torch
+        from monai.inferers.inferer import SlidingWindowInferer
+
+        try:
+            return cast("Tensor", inferer(image.to(self.placement.device), self.network))
+        except torch.OutOfMemoryError:
+            if not isinstance(inferer, SlidingWindowInferer):
+                raise
+        log.warning("device_memory_short engine=%s maps on the CPU", self.settings.name)
+        inferer.sw_device, inferer.device, inferer.sw_batch_size = (
+            self.placement.device,
+            torch.device("cpu"),
+            1,
+        )
+        return cast("Tensor", inferer(image, self.network))
 
 
 def nifti(values: NDArray[np.float32], grid: Grid) -> Any:

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inference.batches import in_batches
+
 Blending = Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear"]
 Size = tuple[int, int, int]
 Predict = Callable[[Tensor], Tensor]
@@ -110,7 +112,8 @@ def sliding_window(
     """Blended maps of a volume, shape (channels, slices, rows, columns).
 
     A volume smaller than a window is padded with ``pad_value``. Each augmentation adds one prediction to
-    the mean. Windows are on the device, the maps here: device memory does not grow with the volume.
+    the mean. Windows are on the device, the maps here: device memory does not grow with the volume. Where it
+    is too small for ``batch_size`` windows, fewer go at once.
     """
     padded, offset = _padded(volume, patch, pad_value)
     weights = window_weights(patch, blending, sigma)
@@ -176,8 +179,7 @@ def _predicted(
     augmentations: Sequence[Augmentation],
     device: str,
 ) -> Iterator[tuple[Sequence[tuple[int, ...]], NDArray[np.float32]]]:
-    for first in range(0, len(places), batch_size):
-        chosen = places[first : first + batch_size]
+    def run(chosen: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
         windows = np.stack(
             [volume[tuple(slice(a, a + p) for a, p in zip(place, patch, strict=True))] for place in chosen]
         )
@@ -185,4 +187,6 @@ def _predicted(
         maps = predict(batch)
         for augmentation in augmentations:
             maps = maps + augmentation.undo(predict(augmentation.apply(batch)))
-        yield chosen, (maps / (1 + len(augmentations))).float().cpu().numpy()
+        return (maps / (1 + len(augmentations))).float().cpu().numpy()
+
+    return in_batches(places, batch_size, run)

@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from monai.inferers.inferer import SlidingWindowInferer
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -407,6 +408,27 @@ def test_bundle_result_lies_where_its_input_lay(tmp_path: Path, store: ModelStor
     # At the bundle's 3 mm the edge is a little further out, on all sides alike.
     assert (found | ~truth).all()
     assert np.argwhere(found).mean(axis=0) == pytest.approx(np.argwhere(truth).mean(axis=0), abs=0.5)
+
+
+def test_maps_of_a_bundle_that_do_not_fit_on_the_device_are_put_together_on_the_cpu(
+    tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle_folder(tmp_path / "bundle", TISSUES)
+    store.import_file(tmp_path / "bundle", name="bundle", trust=True)
+    _, paths = lung_series(tmp_path / "in")
+    loaded = engine(store, "monai_bundle", "bundle")
+    expected = analysed(loaded, paths).segmentation
+    whole = SlidingWindowInferer.__call__
+
+    def short_of_memory(self: SlidingWindowInferer, *arguments: Any) -> Tensor:
+        if self.device is None:
+            raise torch.OutOfMemoryError
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(SlidingWindowInferer, "__call__", short_of_memory)
+    found = analysed(loaded, paths).segmentation
+    assert found is not None and expected is not None
+    np.testing.assert_array_equal(found.labels, expected.labels)
 
 
 def test_bundle_with_code_runs_only_when_its_card_allows(tmp_path: Path, store: ModelStore) -> None:

@@ -1,0 +1,39 @@
+"""Batches that shrink where memory is short, and devices that answer or do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from inference.batches import in_batches
+from inference.device import check_answers
+from inference.errors import DeviceLost
+
+
+@pytest.mark.parametrize(("fitting", "sizes"), [(9, [8, 2]), (5, [4, 4, 2]), (1, [1] * 10)])
+def test_batch_that_does_not_fit_is_tried_again_smaller(fitting: int, sizes: list[int]) -> None:
+    def double(chosen: Sequence[int]) -> list[int]:
+        if len(chosen) > fitting:
+            raise torch.OutOfMemoryError
+        return [2 * item for item in chosen]
+
+    parts = list(in_batches(range(10), 8, double))
+    assert [len(chosen) for chosen, _ in parts] == sizes
+    assert [item for _, part in parts for item in part] == list(range(0, 20, 2))
+
+
+def test_one_that_does_not_fit_alone_is_an_error() -> None:
+    def too_large(_: Sequence[int]) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        list(in_batches([1, 2], 2, too_large))
+
+
+def test_device_that_is_not_there_does_not_answer() -> None:
+    check_answers("cpu")
+    check_answers("auto")
+    with pytest.raises(DeviceLost):
+        check_answers("cuda:99")
