@@ -23,6 +23,7 @@ from inference.explanation import Target, explain
 from inference.networks import Network, build_network
 from inference.phantoms import chest_phantom
 from inference.preprocessing import SCALES
+from inference.recorded import RecordedPasses
 from inference.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Classifier:
         self.network = network.eval().requires_grad_(False).to(placement.device)
         if placement.device.type == "cuda":
             self.network = self.network.to(memory_format=torch.channels_last)
+        self._passes = RecordedPasses(self.run) if placement.device.type == "cuda" else self.run
         self._placement = placement
         self._compiled = compiled
 
@@ -129,12 +131,16 @@ class Classifier:
         batch = torch.from_numpy(images).to(self._placement.device)
         if batch.is_cuda:
             batch = batch.contiguous(memory_format=torch.channels_last)
+        feature_maps, found = self._passes(batch)
+        return Classification(logits=found.cpu().numpy(), feature_maps=feature_maps, images=batch)
+
+    def run(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Feature maps and logits, float32, of a batch on the device."""
         with torch.no_grad():
             with self._placement.autocast():
                 feature_maps = self.network.feature_maps(batch)
             feature_maps = feature_maps.float()
-            found = self.network.classify(feature_maps)
-        return Classification(logits=found.cpu().numpy(), feature_maps=feature_maps, images=batch)
+            return feature_maps, self.network.classify(feature_maps)
 
     def explain(
         self, classification: Classification, targets: Sequence[Target], method: str = "Grad-CAM"

@@ -108,7 +108,9 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> LoadEngine:
         if kind not in made:
             seeded_model(store, kind, name=kind)
             made.add(kind)
-        settings = EngineSettings(name=kind, kind=kind, model=kind, backend=backend, options=options)
+        settings = EngineSettings(
+            name=kind, kind=kind, model=kind, device="cpu", backend=backend, options=options
+        )
         return engine_class(kind).load(settings, store)
 
     return load_engine
