@@ -49,3 +49,4 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.volumes
+	$(BIN)/python -m benchmarks.cuda

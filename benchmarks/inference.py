@@ -57,34 +57,39 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32)
     count = parser.parse_args().images
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.manual_seed(3)
-    original = xrv.models.DenseNet(weights=None, num_classes=18, apply_sigmoid=True)
-    original.train()
-    with torch.no_grad():
-        for _ in range(3):
-            original.features(torch.randn(4, 1, 224, 224) * 400)
-    original.eval()
+    original = seeded_densenet()
     images = (np.random.default_rng(1).random((count, 1, 224, 224), dtype=np.float32) * 2 - 1) * 1024
     with tempfile.TemporaryDirectory(prefix="overread-bench-") as folder:
-        store = ModelStore(Path(folder))
-        facts = {"targets": list(xrv.datasets.default_pathologies)}
-        store._add(torchxrayvision_model(dict(original.state_dict()), facts), "seeded", origin="benchmark")
+        store = seeded_store(Path(folder), original)
         rows = _measure(original, store, images)
         memory = _memory(Path(folder))
-    gpu = (
-        ""
-        if torch.cuda.is_available()
-        else "\n\nNo CUDA device was to be had: the figures for one are missing."
-    )
     body = (
         f"DenseNet121, 224 x 224, fp32, seeded weights, {count} images, means of {ROUNDS} rounds; explanations are "
         f"Grad-CAM for {LABELS} labels of each image. Milliseconds an image (images a second), and how many times as "
         "fast as the plain loop of the same row.\n\n"
         + table(("", "batch", "plain loop", "plain batch", "overread torch", "overread openvino"), rows)
         + f"\n\nPeak resident memory of a process that loads the engine and analyses batches of 8: {memory:.0f} MB."
-        + gpu
     )
     write_section("Inference", body)
+
+
+def seeded_densenet() -> xrv.models.DenseNet:
+    """torchxrayvision's network with random but settled weights."""
+    torch.manual_seed(3)
+    network = xrv.models.DenseNet(weights=None, num_classes=18, apply_sigmoid=True)
+    network.train()
+    with torch.no_grad():
+        for _ in range(3):
+            network.features(torch.randn(4, 1, 224, 224) * 400)
+    return network.eval()
+
+
+def seeded_store(folder: Path, network: xrv.models.DenseNet) -> ModelStore:
+    """A model store with the network under the name ``seeded``."""
+    store = ModelStore(folder)
+    facts = {"targets": list(xrv.datasets.default_pathologies)}
+    store._add(torchxrayvision_model(dict(network.state_dict()), facts), "seeded", origin="benchmark")
+    return store
 
 
 def _measure(original: xrv.models.DenseNet, store: ModelStore, images: Images) -> list[tuple[str, ...]]:
@@ -155,7 +160,7 @@ from inference.engines import engine_class
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 folder = Path(sys.argv[1])
-settings = EngineSettings(name="x", kind="chest_xray", model="seeded")
+settings = EngineSettings(name="x", kind="chest_xray", model="seeded", device="cpu")
 engine = engine_class("chest_xray").load(settings, ModelStore(folder))
 for n in range(8):
     pixels = np.random.default_rng(n).integers(0, 255, (2048, 2048), dtype=np.uint8)

@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.report import table, write_section
 from inference.engines import engine_class
+from inference.reader.pool import readers
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.volumes.header import quick_header
@@ -47,20 +48,20 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        folder, kind, count = arguments.child
-        print(json.dumps(_stages(Path(folder), kind, int(count))))
+        folder, kind, device = arguments.child
+        print(json.dumps(_stages(Path(folder), kind, device)))
         return
     rows: list[tuple[str, ...]] = []
     loading: list[tuple[str, ...]] = []
     for count in arguments.slices:
         with tempfile.TemporaryDirectory(prefix="overread-bench-") as folder:
-            _write(Path(folder), count)
+            write_series(Path(folder), count)
             bare, load = _loading(Path(folder))
             loading.append((str(count), f"{bare:.3f}", f"{load:.3f}", f"{load / bare:.2f}"))
             for kind in ("hybrid_volume", "lung_nodule"):
                 if kind == "lung_nodule" and count > LARGEST_FOR_NODULES:
                     continue
-                rows.append(_row(Path(folder), kind, count))
+                rows.append(stages(Path(folder), kind, count, "cpu")[:-1])
     body = (
         f"CT of {SIZE} x {SIZE} with 16 bit, generated; seconds by stage on the CPU, demonstration models. "
         "hybrid_volume judges every slice with its neighbours, lung_nodule resamples to 1 mm and slides windows "
@@ -69,12 +70,11 @@ def main() -> None:
         + f"\n\nReading a series into Hounsfield units, medians of {ROUNDS} rounds: a bare read of the same bytes "
         "with NumPy's conversion to 16-bit Hounsfield units, and the whole loading with headers, sorting, checks.\n\n"
         + table(("slices", "bare read, s", "loading, s", "ratio"), loading)
-        + "\n\nNo CUDA device was to be had: the figures for one are missing."
     )
     write_section("Volumes", body)
 
 
-def _write(folder: Path, count: int) -> None:
+def write_series(folder: Path, count: int) -> None:
     """A series of a lung that repeats."""
     tile = lung_phantom(7, TILE, SPACING, nodules=2).values
     block = np.tile(tile, (1, SIZE // TILE[1], SIZE // TILE[2]))
@@ -118,26 +118,28 @@ def _median(run: Callable[[], None]) -> float:
     return statistics.median(took)
 
 
-def _row(folder: Path, kind: str, count: int) -> tuple[str, ...]:
+def stages(folder: Path, kind: str, count: int, device: str) -> tuple[str, ...]:
+    """A row of the table: seconds by stage of an engine in a process of its own, then peaks of memory."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.volumes", "--child", str(folder), kind, str(count)],
+        [sys.executable, "-m", "benchmarks.volumes", "--child", str(folder), kind, device],
         capture_output=True,
         text=True,
         check=True,
     )
     found = json.loads(done.stdout.strip().splitlines()[-1])
     seconds = (f"{found[stage]:.2f}" for stage in ("prepare", "infer", "write"))
-    return (str(count), kind, *seconds, f"{found['memory']:.0f}")
+    return (str(count), kind, *seconds, f"{found['memory']:.0f}", f"{found['device_memory']:.0f}")
 
 
-def _stages(folder: Path, kind: str, count: int) -> dict[str, Any]:
+def _stages(folder: Path, kind: str, device: str) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     options = {"overlap": 0.25} if kind == "lung_nodule" else {}
-    settings = EngineSettings(name="x", kind=kind, model="demo", options=options)
+    settings = EngineSettings(name="x", kind=kind, model="demo", device=device, options=options)
     engine = engine_class(kind).load(settings, ModelStore(folder / "models"))
     files = sorted(folder.glob("*.dcm"))
+    readers().warm()
     # The hybrid demonstration model is for heads; here it only has to take its time.
     marks = [time.perf_counter()]
     cases: Any = engine.prepare(files)
@@ -152,7 +154,14 @@ def _stages(folder: Path, kind: str, count: int) -> dict[str, Any]:
     marks.append(time.perf_counter())
     memory = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
     prepare, infer, write = (b - a for a, b in pairwise(marks))
-    return {"prepare": prepare, "infer": infer, "write": write, "memory": memory, "slices": count}
+    device_memory = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
+    return {
+        "prepare": prepare,
+        "infer": infer,
+        "write": write,
+        "memory": memory,
+        "device_memory": device_memory,
+    }
 
 
 if __name__ == "__main__":
