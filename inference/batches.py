@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import torch
+from inference.errors import is_out_of_memory
 
 log = logging.getLogger("overread.inference")
 
@@ -23,16 +23,16 @@ def in_batches(
 
     Raises
     ------
-    torch.OutOfMemoryError
-        If one item alone needs more memory than there is.
+    RuntimeError
+        If one item alone needs more memory than there is, or whatever else ``run`` raises.
     """
     first = 0
     while first < len(items):
         chosen = items[first : first + size]
         try:
             result = run(chosen)
-        except torch.OutOfMemoryError:
-            if len(chosen) == 1:
+        except RuntimeError as error:
+            if len(chosen) == 1 or not is_out_of_memory(error):
                 raise
             size = len(chosen) // 2
             log.warning("device_memory_short batch=%d smaller=%d", len(chosen), size)

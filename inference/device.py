@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-from inference.errors import DeviceLost, EngineMisconfigured
+from inference.errors import DeviceLost, EngineMisconfigured, is_out_of_memory
 from inference.settings import EngineSettings
 
 BACKENDS = ("auto", "torch", "openvino")
@@ -60,7 +60,7 @@ def place(settings: EngineSettings) -> Placement:
             f"engine {settings.name!r}: OpenVINO runs on the CPU, where it is installed; use backend torch."
         )
     if device.type == "cuda":
-        # Off by PyTorch's default: convolutions would round their inputs to 10 bits where fp32 is asked for.
+        # PyTorch's default is on: convolutions round their inputs to 10 bits, also where fp32 is asked for.
         torch.backends.cudnn.allow_tf32 = False
     name = "cpu" if device.type == "cpu" else f"{device} {torch.cuda.get_device_name(device)}"
     return Placement(device=device, backend=backend, dtype=dtype, name=name)
@@ -77,12 +77,13 @@ def check_answers(name: str) -> None:
         If it does not.
     """
     device = name.partition(" ")[0]
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+    if not device.startswith("cuda") and not (device == "auto" and torch.cuda.is_available()):
         return
     try:
         torch.cuda.synchronize(None if device == "auto" else device)
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise DeviceLost(name) from error
+        if not is_out_of_memory(error):
+            raise DeviceLost(name) from error
 
 
 def _device(settings: EngineSettings) -> torch.device:

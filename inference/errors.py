@@ -52,4 +52,6 @@ class DeviceLost(Exception):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of an engine says that memory ran out, on the device or here."""
     said = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in said or "alloc_failed" in said
+    if isinstance(error, MemoryError) or "out of memory" in said or "alloc_failed" in said:
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)

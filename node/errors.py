@@ -10,6 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
+
+
+def raised_at(error: BaseException) -> str:
+    """File, line and function where an error was raised: what a log may say of it, since messages quote data."""
+    places = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
+    if not places:
+        return "unknown"
+    code, line = places[-1]
+    return f"{Path(code.co_filename).name}:{line}:{code.co_name}"
 
 
 class OverreadError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from inference.errors import InferenceError, is_out_of_memory
 from inference.findings import Analysis, Refusal, mixed_patients
 from inference.output import stage_summary
 from node import artifacts
+from node.errors import raised_at
 from sr_writer.context import PredecessorReport, ReportContext
 from sr_writer.results import write_results
 
@@ -85,7 +87,13 @@ class Pipeline:
         except Exception as error:
             # Engines run foreign code, which raises what it likes; each job gets its own outcome from that.
             kind = type(error).__name__
-            log.error("inference_failed engine=%s jobs=%d error=%s", engine.settings.name, len(ready), kind)
+            log.error(
+                "inference_failed engine=%s jobs=%d error=%s at=%s",
+                engine.settings.name,
+                len(ready),
+                kind,
+                raised_at(error),
+            )
             reason = f"the engine failed on this input ({kind}): see the log"
             if is_out_of_memory(error):
                 reason = "the device has too little memory for this input alone"
@@ -103,9 +111,7 @@ class Pipeline:
         self, engine: Engine, ready: Sequence[Prepared], reason: str
     ) -> Iterator[tuple[Job, Outcome]]:
         """What becomes of a batch that failed: halves of it, or the failure of its only job."""
-        from inference.device import check_answers  # loads torch
-
-        check_answers(engine.device)
+        check_device(engine.device)
         if len(ready) > 1:
             middle = len(ready) // 2
             yield from self._infer(engine, ready[:middle])
@@ -138,7 +144,7 @@ class Pipeline:
             return Prepared(job=job, outcome=RetryAfter(seconds=RETRY_SECONDS, reason=reason))
         except Exception as error:
             # Preprocessing runs foreign code on foreign data; one input's fault is that job's alone.
-            log.error("prepare_failed job=%d error=%s", job.id, type(error).__name__)
+            log.error("prepare_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
             reason = f"the inputs cannot be prepared ({type(error).__name__})"
             return Prepared(job=job, outcome=Failed(reason=reason))
         cases = tuple(item for item in read if not isinstance(item, Refusal))
@@ -177,7 +183,7 @@ class Pipeline:
             return RetryAfter(seconds=RETRY_SECONDS, reason=reason)
         except Exception as error:
             # The report library refuses odd but legal source headers in many ways; the job is kept with the reason.
-            log.warning("report_failed job=%d error=%s", job.id, type(error).__name__)
+            log.warning("report_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
             return Failed(reason=f"the report cannot be written from this source ({type(error).__name__})")
         advised = [a.review_advised for a in analyses if a.review_advised]
         summary: dict[str, Any] = {
@@ -201,6 +207,18 @@ class Pipeline:
             before = self.queue.get(former)
             former = before.predecessor_id if before is not None else None
         return None
+
+
+def check_device(name: str) -> None:
+    """See that an engine's device still works in this process; without torch it has not been used here.
+
+    Raises:
+        DeviceLost: it does not.
+    """
+    if "torch" in sys.modules:
+        from inference.device import check_answers
+
+        check_answers(name)
 
 
 def _text(value: str | list[str] | None) -> str:

@@ -19,7 +19,8 @@ from inference.errors import DeviceLost, InferenceError, ModelAbsent, is_out_of_
 from inference.reader.pool import close_readers, limit_readers, readers
 from inference.store.store import ModelStore
 from node.config import Configuration
-from node.pipeline import Pipeline
+from node.errors import raised_at
+from node.pipeline import Pipeline, check_device
 
 log = logging.getLogger("overread.worker")
 
@@ -49,7 +50,7 @@ class Worker:
         limit_readers(configuration.reader_limits())
         self.loaded: dict[str, Engine] = {}
         self.absent: dict[str, str] = {}
-        self._load_after = 0.0
+        self._load_after: dict[str, float] = {}
         self._held: list[Job] = []
         self._progress_at = time.monotonic()
         self._held_lock = threading.Lock()
@@ -118,45 +119,48 @@ class Worker:
 
     def _load_models(self) -> None:
         """Load what is not loaded yet; engines whose model has arrived get their waiting jobs back."""
-        missing = [name for name in self.engines if name not in self.loaded]
-        if not missing or time.monotonic() < self._load_after:
-            return
-        wasted = 0.0
-        for name in missing:
-            started = time.perf_counter()
-            reason = self._load(name)
-            seconds = time.perf_counter() - started
-            if reason is not None:
-                self.absent[name] = reason
-                wasted += seconds
+        for name in self.engines:
+            if name in self.loaded or time.monotonic() < self._load_after.get(name, 0.0):
                 continue
-            self.absent.pop(name, None)
+            started = time.monotonic()
+            engine = self._load(name)
+            seconds = time.monotonic() - started
+            if engine is None:
+                pause = max(MODEL_RETRY_SECONDS, seconds / LOADING_SHARE)
+                self._load_after[name] = time.monotonic() + pause
+                continue
+            # First the jobs: where the database is away, the model is loaded again rather than they forgotten.
             woken = self.queue.wake_waiting(name)
+            self.loaded[name] = engine
+            self.absent.pop(name, None)
             log.info("model_loaded engine=%s seconds=%.1f woken=%d", name, seconds, woken)
-        self._load_after = time.monotonic() + max(MODEL_RETRY_SECONDS, wasted / LOADING_SHARE)
 
-    def _load(self, name: str) -> str | None:
-        """Load one engine's model; why its jobs have to wait where that fails."""
+    def _load(self, name: str) -> Engine | None:
+        """Load one engine's model; None, with the reason in ``absent``, where that fails.
+
+        Raises:
+            DeviceLost: this process has no use of the device any more.
+        """
         settings = self.configuration.engine_settings(name)
         try:
-            self.loaded[name] = engine_class(settings.kind).load(settings, self.store)
-            return None
+            return engine_class(settings.kind).load(settings, self.store)
         except InferenceError as error:
-            reason = str(error)
-            if self.absent.get(name) != reason:
-                level = logging.WARNING if isinstance(error, ModelAbsent) else logging.ERROR
-                log.log(level, "model_not_loaded engine=%s reason=%s", name, reason)
-            return reason
+            level = logging.WARNING if isinstance(error, ModelAbsent) else logging.ERROR
+            self._note_absent(name, level, str(error), str(error))
+            return None
         except Exception as error:
             # Loading runs foreign code on the device, which raises what it likes; other engines go on.
-            log.error("model_not_loaded engine=%s error=%s", name, type(error).__name__)
             reason = f"the model cannot be loaded ({type(error).__name__}): see the log"
             if is_out_of_memory(error):
                 reason = "the device has too little memory for the model"
-        from inference.device import check_answers  # loads torch
+            self._note_absent(name, logging.ERROR, reason, f"{type(error).__name__} at {raised_at(error)}")
+        check_device(settings.device)
+        return None
 
-        check_answers(settings.device)
-        return reason
+    def _note_absent(self, name: str, level: int, reason: str, logged: str) -> None:
+        if self.absent.get(name) != reason:
+            log.log(level, "model_not_loaded engine=%s reason=%s", name, logged)
+        self.absent[name] = reason
 
     def _renew_leases(self, stop: threading.Event) -> None:
         renewed_at = time.monotonic()

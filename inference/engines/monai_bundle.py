@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
-from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted
+from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted, is_out_of_memory
 from inference.findings import Analysis, Finding
 from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.volume import Grid, Volume
@@ -154,22 +154,19 @@ class MonaiBundleEngine(VolumeEngine):
         CPU, and windows go to the device one at a time.
 
         Raises:
-            torch.OutOfMemoryError: that is not enough either, or the inferer has no windows.
+            RuntimeError: that is not enough either, or the inferer has no windows.
         """
         import torch
         from monai.inferers.inferer import SlidingWindowInferer
 
         try:
             return cast("Tensor", inferer(image.to(self.placement.device), self.network))
-        except torch.OutOfMemoryError:
-            if not isinstance(inferer, SlidingWindowInferer):
+        except RuntimeError as error:
+            if not isinstance(inferer, SlidingWindowInferer) or not is_out_of_memory(error):
                 raise
         log.warning("device_memory_short engine=%s maps on the CPU", self.settings.name)
-        inferer.sw_device, inferer.device, inferer.sw_batch_size = (
-            self.placement.device,
-            torch.device("cpu"),
-            1,
-        )
+        inferer.sw_device, inferer.device = self.placement.device, torch.device("cpu")
+        inferer.sw_batch_size, inferer.buffer_steps = 1, None
         return cast("Tensor", inferer(image, self.network))
 
 

@@ -260,12 +260,13 @@ def test_recorded_passes_are_those_of_the_network() -> None:
         maps = network(images)
         return maps, maps.mean(dim=(2, 3))
 
-    recorded = RecordedPasses(run)
+    recorded = RecordedPasses()
     batches = [torch.randn(size, 3, 32, 32, device="cuda") for size in (1, 8, 3, 9, 1, 8)]
-    found = [recorded(batch) for batch in batches]
+    found = [recorded(run, batch) for batch in batches]
     for batch, results in zip(batches, found, strict=True):
         for ours, expected in zip(results, run(batch), strict=True):
             torch.testing.assert_close(ours, expected)
+    assert sorted(shape[0] for shape in recorded._recordings) == [1, 3, 8]
 
 
 def test_pass_that_waits_for_the_device_runs_unrecorded(caplog: pytest.LogCaptureFixture) -> None:
@@ -273,11 +274,12 @@ def test_pass_that_waits_for_the_device_runs_unrecorded(caplog: pytest.LogCaptur
         total = images.sum().item()
         return images, images + total
 
-    recorded = RecordedPasses(run)
+    recorded = RecordedPasses()
     for value in (1.0, 2.0):
-        _, found = recorded(torch.full((1, 2), value, device="cuda"))
+        _, found = recorded(run, torch.full((1, 2), value, device="cuda"))
         assert found.tolist() == [[3 * value, 3 * value]]
-    assert caplog.text.count("pass_not_recorded") == 1
+    assert caplog.text.count("passes_not_recorded") == 1
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     check_answers("cuda:0")
 
 
