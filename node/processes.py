@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from handlers.folders import make_durable
 from node.config import Configuration
+from node.errors import CommandError
+
+log = logging.getLogger("overread.processes")
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when its parent dies."""
@@ -22,6 +27,9 @@ PR_SET_PDEATHSIG = 1
 M_MMAP_THRESHOLD = -3
 """mallopt(3): blocks from this size on are mapped, and go back to the system when they are freed."""
 MAPPED_BYTES = 192 * 1024
+
+FORMER_NODE_SECONDS = 45.0
+"""Longer than a receiver takes to drain and a worker to finish its batch, as a rule."""
 
 
 def process_name(configuration: Configuration, role: str, number: int = 0) -> str:
@@ -86,6 +94,34 @@ def give_memory_back() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def hold_data_folder(configuration: Configuration) -> int:
+    """Keep other nodes off the data folder as long as the returned descriptor is open, here or in a child.
+
+    A former node that was killed has processes that finish what they do; they are waited for.
+
+    Raises:
+        CommandError: another node holds the folder.
+    """
+    configuration.run_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(configuration.run_dir / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + FORMER_NODE_SECONDS
+    waited = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise CommandError(
+                    f"Another node uses {configuration.data_dir}: stop it first, or give this one another data folder."
+                ) from None
+        if not waited:
+            log.warning("former_node_runs_still waiting=%.0f", FORMER_NODE_SECONDS)
+            waited = True
+        time.sleep(0.1)
 
 
 def make_folders(configuration: Configuration) -> None:

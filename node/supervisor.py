@@ -39,7 +39,9 @@ class Child:
 class Supervisor:
     """Keeps the processes of a node running."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, lock: int) -> None:
+        """``lock`` is the descriptor that holds the data folder; every process keeps it."""
+        self._lock = lock
         self._take(configuration)
 
     def _take(self, configuration: Configuration) -> None:
@@ -77,26 +79,33 @@ class Supervisor:
     def _look_after(self, child: Child) -> None:
         now = time.monotonic()
         if child.process is None:
-            if now >= child.start_after:
+            if now < child.start_after:
+                return
+            child.started_at = now
+            try:
                 child.process = self._start(child)
-                child.started_at = now
+            except OSError as error:
+                self._start_later(child, now, f"not started: {error.strerror}")
             return
         status = child.process.poll()
-        if status is None:
-            return
+        if status is not None:
+            child.process = None
+            self._start_later(child, now, f"status {status}")
+
+    @staticmethod
+    def _start_later(child: Child, now: float, what: str) -> None:
         child.failures = 0 if now - child.started_at >= STEADY_SECONDS else child.failures + 1
         pause = 0.0
         if child.failures > 1:
-            pause = min(RESTART_FIRST_SECONDS * 2 ** (child.failures - 2), RESTART_CEILING_SECONDS)
-        log.error(
-            "process_died role=%s-%d status=%d restart_in=%.1f", child.role, child.number, status, pause
-        )
-        child.process = None
+            doubled = min(child.failures - 2, 16)
+            pause = min(RESTART_FIRST_SECONDS * 2**doubled, RESTART_CEILING_SECONDS)
+        log.error("process_died role=%s-%d %s restart_in=%.1f", child.role, child.number, what, pause)
         child.start_after = now + pause
 
     def _start(self, child: Child) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "node.child", str(self.configuration.file)]
-        return subprocess.Popen([*command, "--role", child.role.value, "--number", str(child.number)])
+        command += ["--role", child.role.value, "--number", str(child.number)]
+        return subprocess.Popen(command, pass_fds=[self._lock])
 
     def _stop_all(self) -> None:
         running = [child for child in self.children if child.process is not None]

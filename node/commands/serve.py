@@ -15,6 +15,7 @@ from node.config import Configuration
 from node.errors import CommandError
 from node.processes import (
     configure_log,
+    hold_data_folder,
     keep_caches,
     make_folders,
     reload_event_on_signal,
@@ -36,15 +37,16 @@ def serve(
     configuration = load_configuration(config)
     configure_log()
     keep_caches(configuration)
+    held = hold_data_folder(configuration) if role is None else None
     prepare(configuration, with_spool=role is None)
     audit = AuditTrail(configuration.audit_settings())
     audit.activity(Event.APPLICATION_START)
     try:
         if role is not None:
             serve_role(configuration, role)
-        else:
+        elif held is not None:
             stop = stop_event_on_signals()
-            Supervisor(configuration).serve(stop, reload_event_on_signal())
+            Supervisor(configuration, held).serve(stop, reload_event_on_signal())
     finally:
         audit.activity(Event.APPLICATION_STOP)
         audit.close()

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from node.config import load
+from node.errors import CommandError, raised_at
+from node.processes import hold_data_folder
 
 ODD_VALUE = """
 from node.processes import configure_log
@@ -23,3 +31,29 @@ def test_odd_values_are_not_quoted_in_the_log() -> None:
     done = subprocess.run([sys.executable, "-c", ODD_VALUE], capture_output=True, text=True, check=True)
     assert "Canary" in done.stdout
     assert done.stderr == ""
+
+
+def test_data_folder_is_for_one_node_and_the_processes_that_it_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.processes.FORMER_NODE_SECONDS", 0.3)
+    (tmp_path / "config.toml").write_text("")
+    configuration = load(tmp_path / "config.toml")
+    held = hold_data_folder(configuration)
+    with pytest.raises(CommandError, match="Another node uses"):
+        hold_data_folder(configuration)
+    left = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, pass_fds=[held])
+    os.close(held)
+    with pytest.raises(CommandError, match="Another node uses"):
+        hold_data_folder(configuration)
+    left.communicate()
+    os.close(hold_data_folder(configuration))
+
+
+def test_place_of_an_error_is_named_without_its_message() -> None:
+    try:
+        int("Canary")
+    except ValueError as error:
+        assert raised_at(error).startswith("test_processes.py:")
+        assert raised_at(error).endswith("test_place_of_an_error_is_named_without_its_message")
+    assert raised_at(ValueError("never raised")) == "unknown"

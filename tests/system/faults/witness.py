@@ -225,7 +225,7 @@ class Witness:
         return held is not None and not held.exceeds(self._baseline, handles=MORE_HANDLES, memory=MORE_MEMORY)
 
     def _sockets_of_the_dead(self) -> list[Path]:
-        sockets = (self.node.data_dir / "run").iterdir()
+        sockets = (self.node.data_dir / "run").glob("*.sock")
         return [path for path in sockets if not Path("/proc", path.name.split(".")[1]).exists()]
 
 

@@ -1,0 +1,50 @@
+"""The supervisor and processes that do not stay."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from node.config import load
+from node.roles import Role
+from node.supervisor import RESTART_CEILING_SECONDS, Child, Supervisor
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Supervisor:
+    file = tmp_path / "config.toml"
+    file.write_text("")
+    return Supervisor(load(file), lock=0)
+
+
+def ended() -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(["/bin/false"])
+    process.wait(10)
+    return process
+
+
+def test_process_that_has_died_a_thousand_times_is_started_again(supervisor: Supervisor) -> None:
+    child = Child(role=Role.WEB, number=0, failures=5000)
+    child.process, child.started_at = ended(), float("inf")
+    supervisor._look_after(child)
+    assert child.process is None
+    assert 0 < child.start_after
+    assert child.failures == 5001
+    assert RESTART_CEILING_SECONDS == 30.0
+
+
+def test_process_that_cannot_be_started_is_tried_again(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(_: Child) -> subprocess.Popen[bytes]:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(supervisor, "_start", no_memory)
+    child = Child(role=Role.WEB, number=0)
+    for _ in range(3):
+        child.start_after = 0.0
+        supervisor._look_after(child)
+    assert child.process is None
+    assert child.failures == 3
