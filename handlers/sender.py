@@ -218,20 +218,26 @@ def open_association(
             secured = client_context(destination.tls), destination.tls_name or destination.host
         except TlsMisconfigured as error:
             raise AssociationFailed(str(error), transient=True) from None
-    association = entity.associate(
-        destination.host,
-        destination.port,
-        contexts=contexts,
-        ae_title=destination.ae_title,
-        tls_args=secured,
-        ext_neg=list(roles),
-        evt_handlers=list(handlers),
-    )
+    where = f"{destination.host}:{destination.port}"
+    try:
+        association = entity.associate(
+            destination.host,
+            destination.port,
+            contexts=contexts,
+            ae_title=destination.ae_title,
+            tls_args=secured,
+            ext_neg=list(roles),
+            evt_handlers=list(handlers),
+        )
+    except OSError as error:
+        # A name that cannot be resolved now, above all.
+        raise AssociationFailed(f"no association with {where}: {error.strerror}", transient=True) from None
     if association.is_established:
         connection = association.dul.socket
-        if connection is not None and connection.socket is not None:
+        bare = None if connection is None else connection.socket
+        if bare is not None:
             # pynetdicom takes the timeout off after connecting: a peer that stops reading would hold us.
-            connection.socket.settimeout(timeouts.network)
+            bare.settimeout(timeouts.network)
         return association
     if association.is_rejected:
         rejection = association.acceptor.primitive
@@ -242,7 +248,6 @@ def open_association(
         raise AssociationFailed(
             f"the association was rejected ({rejection.result_str}: {rejection.reason_str})", transient=True
         )
-    where = f"{destination.host}:{destination.port}"
     if association.rejected_contexts:
         raise NothingAccepted
     if secured is not None and secured[0].failure is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Iterator
 
 from db.database import Database
@@ -25,6 +26,7 @@ from handlers.sender import FileToSend, Sender, SendResult
 from handlers.settings import Destination
 from node.commitments import DestinationCommitments
 from node.config import Configuration
+from node.errors import raised_at
 from node.pauses import backoff_seconds
 
 log = logging.getLogger("overread.courier")
@@ -33,6 +35,8 @@ LEASE_SECONDS = 900.0
 """Longer than the slowest peer can take over one batch."""
 POLL_SECONDS = 1.0
 BATCH_SIZE = 12
+PAUSE_CEILING_SECONDS = 30.0
+"""So long at most a destination that cannot be reached is left alone, also by new results."""
 
 
 def outcome_of(result: SendResult, attempts: int, jitter: float) -> DeliveryOutcome:
@@ -65,33 +69,44 @@ class DestinationCourier:
         self.name = f"{name}:{destination.name}"
         self.wake = threading.Event()
         self.commitments = DestinationCommitments(configuration, database, destination)
+        self._failures = 0
+        """Batches in a row that did not reach the destination."""
+        self._not_before = 0.0
         self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
     def serve(self, stop: threading.Event) -> None:
         """Send until ``stop`` is set."""
-        self.outbox.release_sender(self.name)
-        broke_off = False
+        broke_off: str | None = "its sender died"
         while not stop.is_set():
             try:
-                if broke_off:
-                    self.outbox.release_sender(self.name, "the database was away")
-                    broke_off = False
+                if broke_off is not None:
+                    self.outbox.release_sender(self.name, broke_off)
+                    broke_off = None
                 sent = self.step(stop) or self.commitments.step(lambda: stop.is_set() or self.wake.is_set())
             except DatabaseUnavailable as error:
                 log.error("database_unavailable destination=%s error=%s", self.destination.name, error)
-                broke_off, sent = True, False
+                broke_off, sent = "the database was away", False
+            except Exception as error:
+                # A fault of ours or of a library must not end this thread: nobody else serves the destination.
+                kind, place = type(error).__name__, raised_at(error)
+                log.error("courier_failed destination=%s error=%s at=%s", self.destination.name, kind, place)
+                broke_off, sent = f"the courier failed ({kind})", False
             if not sent:
                 self.wake.wait(POLL_SECONDS)
                 self.wake.clear()
 
     def step(self, stop: threading.Event) -> bool:
         """Send one batch over one association; False where nothing was due."""
+        if time.monotonic() < self._not_before:
+            return False
         deliveries = self.outbox.claim(self.destination.name, self.name, BATCH_SIZE, LEASE_SECONDS)
         if not deliveries:
             return False
         delivered: list[Delivery] = []
+        answered = False
         try:
             for delivery, result in self._send(deliveries):
+                answered = answered or result.status is not None or not result.transient
                 if result.delivered:
                     delivered.append(delivery)
                 self._settle(delivery, result)
@@ -101,7 +116,15 @@ class DestinationCourier:
             # Also where the database broke off: the destination has them all the same.
             if delivered:
                 self._record_sent(delivered)
+        self._pause_unless(answered)
         return True
+
+    def _pause_unless(self, answered: bool) -> None:
+        """Leave a destination alone for a while that cannot be reached: every object that waits would try it."""
+        self._failures = 0 if answered else self._failures + 1
+        if self._failures:
+            pause = min(backoff_seconds(self._failures, self._jitter.random()), PAUSE_CEILING_SECONDS)
+            self._not_before = time.monotonic() + pause
 
     def _settle(self, delivery: Delivery, result: SendResult) -> None:
         if not result.delivered or result.status:

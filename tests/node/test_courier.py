@@ -1,0 +1,123 @@
+"""A destination's thread: it outlives faults, and leaves a destination alone that cannot be reached."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from db.database import Database
+from db.outbox import Outbox
+from db.queue import Queue
+from db.records import Delivery, Done
+from handlers.audit import AuditTrail
+from node.config import Configuration, load
+from node.courier import DestinationCourier
+from node.processes import make_folders
+from tests.db.conftest import new_result, queued_job
+from tests.handlers.conftest import write_object
+from tests.peers.scripted import in_turn, scripted_pacs
+from tests.peers.waiting import free_port, wait_until
+
+CONFIGURATION = """\
+[[destination]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {port}
+"""
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    file = tmp_path / "config.toml"
+    file.write_text(CONFIGURATION.format(port=free_port()))
+    configuration = load(file)
+    make_folders(configuration)
+    return configuration
+
+
+@pytest.fixture
+def database(configuration: Configuration) -> Iterator[Database]:
+    opened = Database.open(configuration.database_settings())
+    opened.upgrade()
+    yield opened
+    opened.close()
+
+
+def courier_of(configuration: Configuration, database: Database, **changes: object) -> DestinationCourier:
+    (destination,) = configuration.destinations()
+    destination = replace(destination, **changes)  # type: ignore[arg-type]
+    return DestinationCourier(configuration, database, "c", destination, AuditTrail(None))
+
+
+def waiting_result(configuration: Configuration, database: Database, study: str) -> int:
+    """A job with one result for the destination."""
+    queued_job(database, study)
+    (held,) = Queue(database).claim("w", ["cxr"], 1, 60)
+    result = new_result(study)
+    written = write_object(configuration.data_dir / result.path, SOPInstanceUID=result.sop_instance_uid)
+    Queue(database).settle(
+        held, Done(model_version="m", results=(replace(result, sop_class_uid=str(written.SOPClassUID)),))
+    )
+    return held.id
+
+
+def test_fault_does_not_end_the_thread(
+    configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = waiting_result(configuration, database, "1.1")
+    with scripted_pacs(in_turn(0x0000)) as pacs:
+        courier = courier_of(configuration, database, port=pacs.port)
+        send = courier._send
+        calls: list[int] = []
+
+        def failing_first(deliveries: list[Delivery]) -> object:
+            calls.append(len(deliveries))
+            if len(calls) == 1:
+                raise AttributeError("'NoneType' object has no attribute 'settimeout'")
+            return send(deliveries)
+
+        monkeypatch.setattr(courier, "_send", failing_first)
+        stop = threading.Event()
+        thread = threading.Thread(target=courier.serve, args=(stop,))
+        thread.start()
+        try:
+            wait_until(
+                lambda: [d.state for d in Outbox(database).of_job(job)] == ["sent"], 20, "the result is sent"
+            )
+        finally:
+            stop.set()
+            courier.wake.set()
+            thread.join()
+    assert calls == [1, 1]
+
+
+def test_destination_that_cannot_be_reached_is_left_alone_for_a_while(
+    configuration: Configuration, database: Database
+) -> None:
+    first = waiting_result(configuration, database, "1.1")
+    courier = courier_of(configuration, database)
+    assert courier.step(threading.Event())
+    second = waiting_result(configuration, database, "1.2")
+    assert not courier.step(threading.Event())
+    courier._not_before = 0.0
+    with scripted_pacs(in_turn(0x0000)) as pacs:
+        reachable = courier_of(configuration, database, port=pacs.port)
+        courier.sender = reachable.sender
+        assert courier.step(threading.Event())
+    assert courier._failures == 0
+    attempts = [[(d.state, d.attempts) for d in Outbox(database).of_job(job)] for job in (first, second)]
+    assert attempts == [[("pending", 1)], [("sent", 1)]]
+
+
+def test_name_that_cannot_be_resolved_is_no_fault(configuration: Configuration, database: Database) -> None:
+    job = waiting_result(configuration, database, "1.1")
+    courier = courier_of(configuration, database, host="no-such-host.invalid")
+    assert courier.step(threading.Event())
+    (delivery,) = Outbox(database).of_job(job)
+    assert delivery.state == "pending"
+    assert "no association with no-such-host.invalid" in str(delivery.reason)
