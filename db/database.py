@@ -28,9 +28,14 @@ log = logging.getLogger("overread.database")
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """The write-ahead log is brought into the database file when it is filled beyond this."""
+CHECKPOINT_AGAIN_SECONDS = 1.0
+"""So long a checkpoint is not tried again that a reader was in the way of."""
 CHECKPOINT = "PRAGMA wal_checkpoint(RESTART)"
 LOG_BYTES = 4 * CHECKPOINT_BYTES
 """A log that grew beyond this, while a long read held up checkpoints, is cut when it is used from its start again."""
+
+SILENCE_SECONDS = 30
+"""So long Postgres' machine may not answer at all before its connection counts as broken."""
 
 SHORT_SECONDS = 0.02
 """Most transactions are over within this: so long a waiting writer looks very often, and then less often."""
@@ -63,6 +68,7 @@ class Database:
             _WriteLock(_sqlite_file(settings.url), settings.wait_seconds) if self.is_sqlite else None
         )
         self._extended = False
+        self._checkpoint_after = 0.0
 
     @classmethod
     def open(cls, settings: DatabaseSettings) -> Database:
@@ -86,6 +92,11 @@ class Database:
                 pool_timeout=settings.wait_seconds,
                 connect_args={
                     "connect_timeout": max(2, int(settings.wait_seconds)),
+                    # A server that is gone without a word is noticed: by what it leaves unanswered, or when idle.
+                    "tcp_user_timeout": 1000 * SILENCE_SECONDS,
+                    "keepalives_idle": SILENCE_SECONDS // 3,
+                    "keepalives_interval": SILENCE_SECONDS // 3,
+                    "keepalives_count": 2,
                     "options": f"-c lock_timeout={int(settings.wait_seconds * 1000)}",
                 },
             )
@@ -140,10 +151,19 @@ class Database:
                 extend(log_file, CHECKPOINT_BYTES + CHECKPOINT_BYTES // 8)
             if not filled_beyond(log_file, CHECKPOINT_BYTES):
                 return
+            if time.monotonic() < self._checkpoint_after:
+                return
             with _translated(), self.engine.connect() as connection:
                 raw: Any = connection.connection.dbapi_connection
-                # The file keeps its length, so that syncs of what is written over it need not sync its length.
-                raw.execute(CHECKPOINT)
+                # A long read keeps the log from beginning anew: writers must not wait for that.
+                raw.execute("PRAGMA busy_timeout = 0")
+                try:
+                    # The file keeps its length, so that syncs of what is written over it need not sync its length.
+                    (blocked, *_) = raw.execute(CHECKPOINT).fetchone()
+                finally:
+                    raw.execute(f"PRAGMA busy_timeout = {int(1000 * self.settings.wait_seconds)}")
+            if blocked:
+                self._checkpoint_after = time.monotonic() + CHECKPOINT_AGAIN_SECONDS
         except (sqlite3.Error, DatabaseError, OSError) as error:
             log.error("checkpoint_failed error=%s", error)
 

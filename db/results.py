@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
@@ -41,7 +41,7 @@ class Results:
         accession_number: str | None = None,
         study_date_from: str | None = None,
         study_date_to: str | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Results that satisfy all given filters, oldest first; dates are inclusive, as YYYYMMDD."""
         statement = select(results).order_by(results.c.id)
         for column, uids in (

@@ -8,8 +8,10 @@ References: PS3.4 sections C.4.1 (C-FIND), C.2.2.2 (matching); statuses in table
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 
 from pydicom.datadict import dictionary_VR
 
@@ -39,6 +41,14 @@ PENDING = 0xFF00
 CANCELLED = 0xFE00
 OUT_OF_RESOURCES = 0xA700
 IDENTIFIER_DOES_NOT_MATCH = 0xA900
+
+
+MOST_CANDIDATES = 20_000
+"""So many results are looked at for one query: they are in memory at once."""
+
+
+class TooManyCandidates(Exception):
+    """A query is so wide that its answer would take the receiver's memory."""
 
 
 @dataclass(kw_only=True)
@@ -104,6 +114,8 @@ class Query:
                 )
         except IdentifierError as error:
             status, comment = IDENTIFIER_DOES_NOT_MATCH, str(error)[:64]
+        except TooManyCandidates:
+            status, comment = OUT_OF_RESOURCES, f"over {MOST_CANDIDATES} objects: narrow the query"
         except DatabaseError as error:
             log.error("query_failed association=%s error=%s", association.identifier, error)
             status, comment = OUT_OF_RESOURCES, "the database does not answer"
@@ -119,20 +131,28 @@ class Query:
         )
 
     def answers(self, identifier: Identifier) -> Iterator[dict[str, str | list[str]]]:
-        """The identifiers to answer with, one for each entity of the level that matches."""
+        """The identifiers to answer with, one for each entity of the level that matches.
+
+        Raises:
+            TooManyCandidates: the keys that the database knows let too many objects through.
+        """
         asked = [
             keyword
             for level in LEVELS[: LEVELS.index(identifier.level) + 1]
             for keyword in LEVEL_KEYS[level]
             if keyword in identifier.keys
         ]
-        for entity in entities(candidates(self.results, identifier), identifier.level):
+        with closing(candidates(self.results, identifier)) as matching:
+            found = list(islice(matching, MOST_CANDIDATES + 1))
+        if len(found) > MOST_CANDIDATES:
+            raise TooManyCandidates
+        for entity in entities(found, identifier.level):
             values = {keyword: entity.values(keyword) for keyword in asked}
             if all(_matches(keyword, identifier, values[keyword]) for keyword in asked):
                 yield {"QueryRetrieveLevel": identifier.level, "RetrieveAETitle": self.ae_title, **values}
 
 
-def candidates(results: Results, identifier: Identifier) -> Iterator[Result]:
+def candidates(results: Results, identifier: Identifier) -> Generator[Result, None, None]:
     """The results that the keys which the database knows let through."""
     patient, accession = identifier.values("PatientID"), identifier.values("AccessionNumber")
     dates = identifier.values("StudyDate")

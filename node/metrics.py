@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -16,6 +18,9 @@ from db.states import DeliveryState, JobState
 from db.statistics import Latency, Statistics, gather
 from node.config import Configuration
 
+GATHERING_SHARE = 0.05
+"""Most of the time that is spent on gathering numbers, however often they are asked for."""
+
 
 class DatabaseCollector(Collector):
     """Gives the numbers of all processes together; ``overread_up`` is 0 while the database is away."""
@@ -23,6 +28,9 @@ class DatabaseCollector(Collector):
     def __init__(self, configuration: Configuration, database: Database) -> None:
         self.configuration = configuration
         self.database = database
+        self._lock = threading.Lock()
+        self._statistics: Statistics | None = None
+        self._fresh_until = 0.0
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: registering the collector must not need the database."""
@@ -32,7 +40,7 @@ class DatabaseCollector(Collector):
         """Every metric, once for each scrape."""
         up = GaugeMetricFamily("overread_up", "1 if the database answers.")
         try:
-            statistics = gather(self.database)
+            statistics = self._gather()
         except DatabaseError:
             up.add_metric([], 0)
             yield up
@@ -46,6 +54,15 @@ class DatabaseCollector(Collector):
         disk = GaugeMetricFamily("overread_disk_free_bytes", "Free space below the data folder.")
         disk.add_metric([], shutil.disk_usage(self.configuration.data_dir).free)
         yield disk
+
+    def _gather(self) -> Statistics:
+        """The numbers; those of a moment ago where gathering them takes long, and never twice at once."""
+        with self._lock:
+            started = time.monotonic()
+            if self._statistics is None or started >= self._fresh_until:
+                self._statistics = gather(self.database)
+                self._fresh_until = started + (time.monotonic() - started) / GATHERING_SHARE
+            return self._statistics
 
     def _deliveries(self, statistics: Statistics) -> Iterator[Metric]:
         deliveries = GaugeMetricFamily(

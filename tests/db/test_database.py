@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -57,6 +58,16 @@ def test_server_that_is_away_is_reported_and_used_again_when_it_is_back(tmp_path
         index.record([new_instance()])
         assert len(index.instances("1.1")) == 2
         database.close()
+
+
+def test_server_that_is_gone_without_a_word_is_noticed(postgres: Postgres) -> None:
+    database = Database.open(DatabaseSettings(url=postgres.create("silent"), wait_seconds=2))
+    with database.read() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        parameters = driver.info.get_parameters()
+    database.close()
+    assert parameters["tcp_user_timeout"] == "30000"
+    assert parameters["keepalives_idle"] == "10"
 
 
 def test_no_value_is_in_the_error_of_a_failed_statement(database: Database) -> None:
@@ -109,7 +120,9 @@ def test_log_that_a_long_read_made_long_is_short_again(
 ) -> None:
     monkeypatch.setattr("db.database.CHECKPOINT_BYTES", 100_000)
     monkeypatch.setattr("db.database.LOG_BYTES", 400_000)
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}", wait_seconds=0.01))
+    monkeypatch.setattr("db.database.CHECKPOINT_AGAIN_SECONDS", 0.0)
+    # Writers that waited for the reader would not be done before the test's own limit.
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}", wait_seconds=60))
     database.upgrade()
     index = Index(database)
     log = tmp_path / "test.db-wal"

@@ -1,0 +1,43 @@
+"""Queries that would take the receiver's memory are refused; others are answered. By DCMTK in test_roundtrip.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from db.database import Database, DatabaseSettings
+from db.queue import Queue
+from db.records import Done
+from handlers.audit import AuditTrail
+from handlers.identifiers import Identifier
+from handlers.query import Query, TooManyCandidates
+from tests.db.conftest import new_result, queued_job
+
+
+@pytest.fixture
+def query(tmp_path: Path) -> Iterator[Query]:
+    """Over the results of three studies."""
+    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
+    database.upgrade()
+    for study in ("1.1", "1.2", "1.3"):
+        queued_job(database, study)
+        (job,) = Queue(database).claim("w", ["cxr"], 1, 60)
+        Queue(database).settle(
+            job, Done(model_version="m", results=(new_result(study, StudyInstanceUID=study),))
+        )
+    yield Query(database, "OVERREAD", AuditTrail(None))
+    database.close()
+
+
+def test_query_that_lets_too_many_objects_through_is_refused(
+    query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = Identifier(level="STUDY", keys={"StudyInstanceUID": None, "PatientName": None})
+    assert len(list(query.answers(everything))) == 3
+    monkeypatch.setattr("handlers.query.MOST_CANDIDATES", 2)
+    with pytest.raises(TooManyCandidates):
+        list(query.answers(everything))
+    narrow = Identifier(level="STUDY", keys={"StudyInstanceUID": ["1.1", "1.2"]})
+    assert len(list(query.answers(narrow))) == 2

@@ -1,0 +1,39 @@
+"""Metrics of a large node: the database is not read more often than it can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from db.database import Database
+from db.statistics import Statistics, gather
+from node.config import load
+from node.metrics import DatabaseCollector
+from node.processes import make_folders
+
+
+def test_numbers_that_take_long_to_gather_are_kept_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.toml").write_text("")
+    configuration = load(tmp_path / "config.toml")
+    make_folders(configuration)
+    database = Database.open(configuration.database_settings())
+    database.upgrade()
+    clock = [100.0]
+    gathered: list[float] = []
+
+    def slow(of: Database) -> Statistics:
+        gathered.append(clock[0])
+        clock[0] += 5.0
+        return gather(of)
+
+    monkeypatch.setattr("node.metrics.gather", slow)
+    monkeypatch.setattr("node.metrics.time.monotonic", lambda: clock[0])
+    collector = DatabaseCollector(configuration, database)
+    for moment in (100.0, 110.0, 190.0, 205.0):
+        clock[0] = max(clock[0], moment)
+        assert list(collector.collect())
+    database.close()
+    assert gathered == [100.0, 205.0]
