@@ -24,11 +24,13 @@ from db.records import (
     WaitingFor,
 )
 from db.states import JobEvent, JobState
-from db.tables import history, jobs, studies
+from db.tables import history, instances, jobs, studies
 from db.transitions import JOBS, change, record
 
 MAX_ATTEMPTS = 5
 """A job that was claimed this often without an outcome is given up."""
+
+CAME_TOO_LATE = "images came after those of this job were removed by age: not analysed without them"
 
 PLANNER = "planner"
 OPERATOR = "operator"
@@ -49,7 +51,8 @@ class Queue:
 
         A planned job whose series, engine and inputs equal a live job's changes nothing. Any other one is
         created in the next revision and supersedes the live job of its series and engine, if there is one.
-        Live jobs that the plan no longer has are superseded.
+        Live jobs that the plan no longer has are superseded. A job whose inputs were removed by age since then
+        stays as it is: the plan sees only what came later.
 
         Returns:
             The new jobs, or None where an instance arrived since the plan was made: plan again.
@@ -68,11 +71,34 @@ class Queue:
                     )
                 )
             }
-            fresh = [p for p in plan if not self._unchanged(live.get((p.series_instance_uid, p.engine)), p)]
+            held: dict[str, int] = {
+                series: count
+                for series, count in connection.execute(
+                    select(instances.c.series_instance_uid, func.count())
+                    .where(instances.c.study_instance_uid == study_instance_uid)
+                    .group_by(instances.c.series_instance_uid)
+                )
+            }
+            # Instances go only by age, and then all of a study.
+            removed = {
+                key
+                for key, row in live.items()
+                if held.get(row.series_instance_uid, 0) < len(json.loads(row.inputs))
+            }
+            planned = {(p.series_instance_uid, p.engine): p for p in plan}
+            for key in removed & planned.keys():
+                state = live[key].state
+                record(
+                    connection, JOBS, live[key].id, who=PLANNER, was=state, becomes=state, why=CAME_TOO_LATE
+                )
+            fresh = [
+                p
+                for key, p in planned.items()
+                if key not in removed and not self._unchanged(live.get(key), p)
+            ]
             revision = study.revision + bool(fresh)
-            planned = {(p.series_instance_uid, p.engine) for p in plan}
             for key, row in live.items():
-                if key not in planned:
+                if key not in planned and key not in removed:
                     self._supersede(
                         connection, row, "the study changed and its rules no longer ask for this job"
                     )
@@ -295,6 +321,16 @@ class Queue:
                     values |= {"reason": why, "finished_at": time_text(now())}
                 change(connection, JOBS, row.id, JobState.RUNNING, event, who=who, why=why, values=values)
             return len(rows)
+
+    def waiting_by_engine(self) -> dict[str, int]:
+        """How many jobs are queued or wait for a model, by engine."""
+        with self.database.read() as connection:
+            rows = connection.execute(
+                select(jobs.c.engine, func.count())
+                .where(jobs.c.state.in_([str(JobState.QUEUED), str(JobState.WAITING)]))
+                .group_by(jobs.c.engine)
+            ).all()
+        return {str(engine): count for engine, count in rows}
 
     def wake_waiting(self, engine: str) -> int:
         """Queue the jobs that waited for this engine's model; how many there were."""

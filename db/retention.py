@@ -6,10 +6,11 @@ without its file.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import delete, exists, or_, select
+from sqlalchemy import delete, exists, or_, select, update
 
 from db.database import Database, time_text
 from db.states import DeliveryState, JobState
@@ -17,7 +18,8 @@ from db.tables import deliveries, instances, jobs, results, studies
 
 LIVE = (str(JobState.QUEUED), str(JobState.RUNNING), str(JobState.WAITING))
 UNDELIVERED = (str(DeliveryState.PENDING), str(DeliveryState.SENDING), str(DeliveryState.FAILED))
-ROWS_AT_ONCE = 1000
+STUDIES_AT_ONCE = 100
+ROWS_AT_ONCE = 500
 
 
 class Retention:
@@ -34,13 +36,25 @@ class Retention:
         old = select(studies.c.study_instance_uid).where(
             studies.c.state != "receiving", studies.c.last_instance_at < time_text(before), ~busy
         )
+        held = exists().where(instances.c.study_instance_uid == studies.c.study_instance_uid)
+        # All studies are looked at, which must not hold up those who write.
+        with self.database.read() as connection:
+            uids = connection.execute(old.where(held).limit(STUDIES_AT_ONCE)).scalars().all()
+        if not uids:
+            return []
         with self.database.write() as connection:
             rows = connection.execute(
-                select(instances.c.id, instances.c.path)
-                .where(instances.c.study_instance_uid.in_(old))
+                select(instances.c.id, instances.c.path, instances.c.study_instance_uid)
+                .where(instances.c.study_instance_uid.in_(old.where(studies.c.study_instance_uid.in_(uids))))
                 .limit(ROWS_AT_ONCE)
             ).all()
             connection.execute(delete(instances).where(instances.c.id.in_([row.id for row in rows])))
+            for uid, count in Counter(row.study_instance_uid for row in rows).items():
+                connection.execute(
+                    update(studies)
+                    .where(studies.c.study_instance_uid == uid)
+                    .values(instance_count=studies.c.instance_count - count)
+                )
         return [row.path for row in rows]
 
     def forget_results(self, before: datetime, committing: Collection[str] = ()) -> list[str]:
@@ -55,12 +69,16 @@ class Retention:
                 (deliveries.c.state == str(DeliveryState.SENT)) & deliveries.c.destination.in_(committing),
             ),
         )
+        old = select(results.c.id, results.c.path).where(
+            results.c.created_at < time_text(before), ~undelivered
+        )
+        # As above.
+        with self.database.read() as connection:
+            found = [row.id for row in connection.execute(old.limit(ROWS_AT_ONCE))]
+        if not found:
+            return []
         with self.database.write() as connection:
-            rows = connection.execute(
-                select(results.c.id, results.c.path)
-                .where(results.c.created_at < time_text(before), ~undelivered)
-                .limit(ROWS_AT_ONCE)
-            ).all()
+            rows = connection.execute(old.where(results.c.id.in_(found))).all()
             identifiers = [row.id for row in rows]
             connection.execute(delete(deliveries).where(deliveries.c.result_id.in_(identifiers)))
             connection.execute(delete(results).where(results.c.id.in_(identifiers)))

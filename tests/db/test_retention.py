@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from db.database import Database
 from db.index import Index
 from db.outbox import Outbox
-from db.queue import Queue
+from db.queue import CAME_TOO_LATE, Queue
 from db.records import DeliveryFailed, Done, Sent, Skipped
 from db.results import Results
 from db.retention import Retention
-from tests.db.conftest import new_result, queued_job
+from db.states import JobState
+from tests.db.conftest import new_instance, new_result, planned, queued_job
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 
@@ -47,3 +48,22 @@ def test_results_are_forgotten_only_when_every_destination_has_them(database: Da
     outbox.settle(delivery, Sent(status=0))
     assert len(retention.forget_results(LATER)) == 1
     assert Results(database).of_job(job.id) == []
+
+
+def test_late_image_after_retention_leaves_former_jobs_as_they_are(database: Database) -> None:
+    index, queue, retention = Index(database), Queue(database), Retention(database)
+    index.record([new_instance("1.1", "1.1.1"), new_instance("1.1", "1.1.1"), new_instance("1.1", "1.1.2")])
+    plan = [planned("1.1.1", inputs=("1", "2")), planned("1.1.2", inputs=("3",))]
+    former = queue.complete_study("1.1", 3, plan)
+    assert former is not None
+    for job in queue.claim("w", ["cxr"], 9, 60):
+        queue.settle(job, Done(model_version="m", results=()))
+    assert len(retention.forget_received(LATER)) == 3
+    index.record([new_instance("1.1", "1.1.1")])
+    study = index.study("1.1")
+    assert study is not None
+    assert study.instance_count == 1
+    assert queue.complete_study("1.1", 1, [planned("1.1.1", "d2", inputs=("4",))]) == []
+    assert [queue.get(job.id).state for job in former] == [JobState.SUCCEEDED] * 2  # type: ignore[union-attr]
+    assert CAME_TOO_LATE in [entry.why for entry in queue.history(former[0].id)]
+    assert CAME_TOO_LATE not in [entry.why for entry in queue.history(former[1].id)]
