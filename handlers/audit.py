@@ -7,6 +7,7 @@ References: PS3.15 section A.5 (audit trail message format profile), PS3.16 CID 
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import os
@@ -134,6 +135,8 @@ class AuditTrail:
         self._lock = threading.Lock()
         self._day: date | None = None
         self._file: int | None = None
+        self._cut = False
+        """The last line is not whole; the next one begins with an end of line."""
         self._syslog: SyslogSender | None = None
         if settings is not None:
             settings.folder.mkdir(parents=True, exist_ok=True)
@@ -226,9 +229,12 @@ class AuditTrail:
                 opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
                 if self._file is not None:
                     os.close(self._file)
-                self._file, self._day = opened, day
+                self._file, self._day, self._cut = opened, day, False
             # One write of one line: the kernel keeps appends of several processes apart.
-            os.write(self._file, line)
+            whole = b"\n" + line if self._cut else line
+            self._cut = os.write(self._file, whole) < len(whole)
+            if self._cut:
+                raise OSError(errno.ENOSPC, "the line was cut off, as on a full disk")
 
 
 def _message(

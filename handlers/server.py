@@ -21,7 +21,7 @@ from handlers.guesses import Guesses
 from handlers.settings import ReceiverSettings
 from handlers.spool import make_folders
 from handlers.storage import Storage
-from handlers.tls import server_context
+from handlers.tls import ServerCertificates
 from handlers.verification import verify
 
 log = logging.getLogger("overread.server")
@@ -51,6 +51,7 @@ class Server:
         self.storage = Storage(database, settings, run_directory, self.audit)
         self._guesses = Guesses()
         self.services: dict[int, Service] = {C_STORE_RQ: self.storage, C_ECHO_RQ: verify, **services}
+        self._certificates = None if settings.tls is None else ServerCertificates(settings.tls)
         self._listeners = _listen(settings)
         self._stopping = threading.Event()
         self._deadline = 0.0
@@ -78,9 +79,11 @@ class Server:
             for listener, tls in self._listeners:
                 selector.register(listener, selectors.EVENT_READ, tls)
             while not self._stopping.is_set():
+                if self._certificates is not None:
+                    self._certificates.renew()
                 for key, _ in selector.select(ACCEPT_SECONDS):
                     assert isinstance(key.fileobj, socket.socket)
-                    self._accept(key.fileobj, key.data)
+                    self._accept(key.fileobj, self._certificates if key.data else None)
         for listener, _ in self._listeners:
             listener.close()
         self._drain()
@@ -91,7 +94,7 @@ class Server:
         self._deadline = time.monotonic() + deadline_seconds
         self._stopping.set()
 
-    def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def _accept(self, listener: socket.socket, certificates: ServerCertificates | None) -> None:
         try:
             connection, peer = listener.accept()
         except BlockingIOError:
@@ -100,7 +103,7 @@ class Server:
             log.error("accept_failed error=%s", error.strerror)
             self._stopping.wait(ACCEPT_SECONDS)
             return
-        self._start(connection, peer[0], tls)
+        self._start(connection, peer[0], None if certificates is None else certificates.context)
 
     def _start(self, connection: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
         if not self._make_room():
@@ -257,14 +260,13 @@ class Server:
                 return
 
 
-def _listen(settings: ReceiverSettings) -> list[tuple[socket.socket, ssl.SSLContext | None]]:
-    """The listening sockets, each with what its connections shake hands with."""
+def _listen(settings: ReceiverSettings) -> list[tuple[socket.socket, bool]]:
+    """The listening sockets, and whether each speaks TLS."""
     tls = settings.tls
-    context = None if tls is None else server_context(tls)
-    ports: list[tuple[int, ssl.SSLContext | None]] = [(settings.port, context)]
+    ports = [(settings.port, tls is not None)]
     if tls is not None and tls.port is not None:
-        ports = [(settings.port, None), (tls.port, context)]
-    listeners: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        ports = [(settings.port, False), (tls.port, True)]
+    listeners: list[tuple[socket.socket, bool]] = []
     try:
         for port, chosen in ports:
             listener = socket.create_server(

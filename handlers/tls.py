@@ -5,10 +5,16 @@ References: PS3.15 sections B.9 and B.10 (BCP 195 and non-downgrading profiles),
 
 from __future__ import annotations
 
+import logging
 import ssl
+import time
 
 from handlers.errors import TlsMisconfigured
 from handlers.settings import Tls
+
+log = logging.getLogger("overread.tls")
+
+LOOK_SECONDS = 60.0
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 """For TLS 1.2 (RFC 9325 section 4.2); the suites of TLS 1.3 are all fit."""
@@ -25,6 +31,39 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     if tls.require_client_certificate:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+class ServerCertificates:
+    """What a receiver shakes hands with, made anew when a file is replaced, as renewed certificates are."""
+
+    def __init__(self, tls: Tls) -> None:
+        """Raises TlsMisconfigured as ``server_context`` does."""
+        self._tls = tls
+        self._seen = self._versions()
+        self._looked_at = time.monotonic()
+        self.context = server_context(tls)
+
+    def renew(self) -> None:
+        """Look at the files, once a minute; those that do not fit together leave the former context in use."""
+        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        try:
+            found = self._versions()
+            if found == self._seen:
+                return
+            self.context = server_context(self._tls)
+        except (OSError, TlsMisconfigured) as error:
+            # Between the replacement of the certificate and that of its key, for example.
+            log.error("certificate_not_renewed error=%s", error)
+            return
+        self._seen = found
+        log.info("certificate_renewed")
+
+    def _versions(self) -> list[tuple[int, int, int]]:
+        files = (self._tls.certificate, self._tls.key, self._tls.ca)
+        found = [file.stat() for file in files if file is not None and file.exists()]
+        return [(status.st_ino, status.st_mtime_ns, status.st_size) for status in found]
 
 
 class ClientContext(ssl.SSLContext):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -128,6 +129,23 @@ def test_every_day_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     trail.close()
     names = sorted(path.name for path in (tmp_path / "audit").iterdir())
     assert names == ["audit-2026-01-01.log", "audit-2026-01-02.log"]
+
+
+def test_line_that_a_full_disk_cut_off_takes_no_other_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trail = AuditTrail(kept_in(tmp_path))
+    write = os.write
+    trail.activity(Event.APPLICATION_START)
+    with monkeypatch.context() as patch:
+        patch.setattr(audit.os, "write", lambda file, data: write(file, data[:100]))
+        trail.activity(Event.APPLICATION_START)
+    trail.activity(Event.APPLICATION_STOP)
+    trail.close()
+    assert "audit_not_written" in caplog.text
+    (file,) = (tmp_path / "audit").iterdir()
+    lines = file.read_bytes().splitlines()
+    assert [line.endswith(b"</AuditMessage>") for line in lines] == [True, False, True]
 
 
 def test_guesses_wait_longer_and_longer() -> None:

@@ -108,6 +108,33 @@ def test_stalled_handshake_blocks_nobody(
         connection.close()
 
 
+def test_renewed_certificate_is_used_without_a_restart(
+    start_receiver: StartReceiver, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.tls.LOOK_SECONDS", 0.0)
+    receiver = start_receiver(tls=tls_of(authority, "renewed", require_client_certificate=False))
+    certificate, key = (authority.folder / f"renewed.{end}" for end in ("pem", "key"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority.certificate)
+
+    def shown() -> str:
+        with (
+            socket.create_connection(("127.0.0.1", receiver.port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+        ):
+            return ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True) or b"").strip()
+
+    former = certificate.read_text().strip()
+    assert shown() == former
+    good_key = key.read_text()
+    key.write_text("half a key")
+    assert shown() == former
+    key.write_text(good_key)
+    authority.issue("renewed")
+    assert former != certificate.read_text().strip()
+    wait_until(lambda: shown() == certificate.read_text().strip(), 10, "the new certificate is shown")
+
+
 def test_versions_before_tls_1_2_are_refused(start_receiver: StartReceiver, authority: Authority) -> None:
     receiver = start_receiver(tls=tls_of(authority, "node", require_client_certificate=False))
 
