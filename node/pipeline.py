@@ -28,6 +28,7 @@ from sr_writer.results import write_results
 log = logging.getLogger("overread.pipeline")
 
 RETRY_SECONDS = 5.0
+DISK_GROWTH = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ class Pipeline:
         except OSError as error:
             log.warning("inputs_not_read job=%d error=%s", job.id, error.strerror)
             reason = f"the inputs cannot be read: {error.strerror}"
-            return Prepared(job=job, outcome=RetryAfter(seconds=RETRY_SECONDS, reason=reason))
+            return Prepared(job=job, outcome=RetryAfter(seconds=disk_pause(job.attempts), reason=reason))
         except Exception as error:
             # Preprocessing runs foreign code on foreign data; one input's fault is that job's alone.
             log.error("prepare_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
@@ -180,7 +181,7 @@ class Pipeline:
         except OSError as error:
             log.warning("results_not_written job=%d error=%s", job.id, error.strerror)
             reason = f"the results cannot be written: {error.strerror}"
-            return RetryAfter(seconds=RETRY_SECONDS, reason=reason)
+            return RetryAfter(seconds=disk_pause(job.attempts), reason=reason)
         except Exception as error:
             # The report library refuses odd but legal source headers in many ways; the job is kept with the reason.
             log.warning("report_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
@@ -210,15 +211,21 @@ class Pipeline:
 
 
 def check_device(name: str) -> None:
-    """See that an engine's device still works in this process; without torch it has not been used here.
+    """See that an engine's device still works in this process.
 
     Raises:
         DeviceLost: it does not.
     """
-    if "torch" in sys.modules:
+    # Without torch no device but CUDA can have been used here.
+    if name.startswith("cuda") or "torch" in sys.modules:
         from inference.device import check_answers
 
         check_answers(name)
+
+
+def disk_pause(attempts: int) -> float:
+    """Seconds until a job is tried again that the disk failed: 5, 30, 180, 1080, so that it outlasts an outage."""
+    return RETRY_SECONDS * DISK_GROWTH ** (max(attempts, 1) - 1)
 
 
 def _text(value: str | list[str] | None) -> str:

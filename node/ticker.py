@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -16,6 +18,7 @@ from db.outbox import Outbox
 from db.queue import Queue
 from db.records import StudyProgress
 from db.retention import Retention
+from db.states import DeliveryState
 from db.wakeup import Wakeup, notify
 from node.config import Configuration
 from node.planning import plan_study
@@ -35,7 +38,8 @@ def is_complete(study: StudyProgress, now: datetime, quiet_seconds: float) -> bo
         return True
     if study.released and study.modalities and SINGLE_IMAGE_MODALITIES.issuperset(study.modalities):
         return True
-    return now - study.last_instance_at >= timedelta(seconds=quiet_seconds)
+    # An instance that came long after now came before the clock was set back.
+    return abs(now - study.last_instance_at) >= timedelta(seconds=quiet_seconds)
 
 
 class Ticker:
@@ -69,6 +73,7 @@ class Ticker:
             next_run_time=datetime.now(UTC),
         )
         scheduler.start()
+        self.warn_of_strangers()
         wakeup = Wakeup(self.configuration.run_dir, "ticker")
         log.info("ticker_started")
         try:
@@ -101,6 +106,23 @@ class Ticker:
             notify(self.configuration.run_dir, "worker")
         return completed
 
+    def warn_of_strangers(self) -> None:
+        """Log what waits for a destination or an engine that the configuration does not have (any more)."""
+        destinations = {d.name for d in self.configuration.destination}
+        engines = {e.name for e in self.configuration.engine}
+        try:
+            pending = self.outbox.counts()
+            waiting = self.queue.waiting_by_engine()
+        except DatabaseUnavailable as error:
+            log.error("database_unavailable error=%s", error)
+            return
+        for (name, state), count in pending.items():
+            if name not in destinations and state == DeliveryState.PENDING:
+                log.warning("deliveries_wait destination=%s count=%d reason=not configured", name, count)
+        for name, count in waiting.items():
+            if name not in engines:
+                log.warning("jobs_wait engine=%s count=%d reason=not configured", name, count)
+
     def reclaim(self) -> None:
         """Give back what processes that no longer answer had claimed."""
         now = datetime.now(UTC)
@@ -127,9 +149,21 @@ class Ticker:
             ):
                 while days is not None and (paths := forget(now - timedelta(days=days))):
                     for path in paths:
-                        (self.configuration.data_dir / path).unlink(missing_ok=True)
+                        remove_file(self.configuration.data_dir / path, self.configuration.results_dir)
                     log.info("retention_removed files=%d", len(paths))
         except DatabaseUnavailable as error:
             log.error("database_unavailable error=%s", error)
         except OSError as error:
             log.error("file_not_removed error=%s", error.strerror)
+
+
+def remove_file(path: Path, results: Path) -> None:
+    """Remove a file, and the folder of a job's results with its last one.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    path.unlink(missing_ok=True)
+    if path.is_relative_to(results) and path.parent != results:
+        with contextlib.suppress(OSError):  # other results are in it
+            path.parent.rmdir()

@@ -16,7 +16,7 @@ from inference.errors import DeviceLost
 def test_batch_that_does_not_fit_is_tried_again_smaller(fitting: int, sizes: list[int]) -> None:
     def double(chosen: Sequence[int]) -> list[int]:
         if len(chosen) > fitting:
-            raise torch.OutOfMemoryError
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return [2 * item for item in chosen]
 
     parts = list(in_batches(range(10), 8, double))
@@ -26,7 +26,7 @@ def test_batch_that_does_not_fit_is_tried_again_smaller(fitting: int, sizes: lis
 
 def test_one_that_does_not_fit_alone_is_an_error() -> None:
     def too_large(_: Sequence[int]) -> None:
-        raise torch.OutOfMemoryError
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
         list(in_batches([1, 2], 2, too_large))

@@ -422,7 +422,7 @@ def test_maps_of_a_bundle_that_do_not_fit_on_the_device_are_put_together_on_the_
 
     def short_of_memory(self: SlidingWindowInferer, *arguments: Any) -> Tensor:
         if self.device is None:
-            raise torch.OutOfMemoryError
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, *arguments)
 
     monkeypatch.setattr(SlidingWindowInferer, "__call__", short_of_memory)

@@ -14,7 +14,7 @@ from db.database import Database
 from db.errors import DatabaseUnavailable
 from db.outbox import Outbox
 from db.queue import Queue
-from db.records import Done
+from db.records import Done, WaitingFor
 from db.states import JobState
 from handlers.audit import AuditTrail
 from handlers.settings import AuditSettings
@@ -131,6 +131,21 @@ def test_what_was_delivered_when_the_database_broke_off_is_in_the_audit_trail(
     assert pacs.received == [result.sop_instance_uid]
     (trail,) = (tmp_path / "audit").iterdir()
     assert result.study_instance_uid in trail.read_text()
+
+
+def test_jobs_that_wait_are_woken_though_the_database_was_away(
+    configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued_job(database)
+    (job,) = Queue(database).claim("w", ["cxr"], 1, 60)
+    Queue(database).settle(job, WaitingFor(reason="no model"))
+    worker = Worker(configuration, database, "w", ["cxr"])
+    monkeypatch.setattr(worker, "_load", lambda _: object())
+    monkeypatch.setattr(worker.queue, "wake_waiting", failing_once(worker.queue.wake_waiting))
+    with pytest.raises(DatabaseUnavailable):
+        worker._load_models()
+    worker._load_models()
+    assert _state(database, job.id) is JobState.QUEUED
 
 
 def _state(database: Database, job: int) -> JobState | None:

@@ -1,0 +1,64 @@
+"""The ticker: when a study is complete, and what waits for names that the configuration does not have."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from db.database import Database
+from db.queue import Queue
+from db.records import Done, StudyProgress
+from node.config import load
+from node.pipeline import disk_pause
+from node.processes import make_folders
+from node.ticker import Ticker, is_complete
+from tests.db.conftest import new_result, queued_job
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def study(last: datetime, **changes: object) -> StudyProgress:
+    values: dict[str, object] = {
+        "study_instance_uid": "1.1",
+        "revision": 0,
+        "instance_count": 5,
+        "last_instance_at": last,
+        "released": True,
+        "modalities": ("CT",),
+        "expected_instances": None,
+    }
+    return StudyProgress(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "complete"),
+    [(1, False), (29, False), (30, True), (-29, False), (-3600, True)],
+)
+def test_silence_completes_a_study_also_where_the_clock_was_set_back(seconds: float, complete: bool) -> None:
+    assert is_complete(study(NOW - timedelta(seconds=seconds)), NOW, 30) == complete
+
+
+def test_what_waits_for_names_that_are_not_configured_is_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.toml").write_text("")
+    configuration = load(tmp_path / "config.toml")
+    make_folders(configuration)
+    database = Database.open(configuration.database_settings())
+    database.upgrade()
+    queued_job(database, "1.1", destinations=("gone",))
+    (job,) = Queue(database).claim("w", ["cxr"], 1, 60)
+    Queue(database).settle(job, Done(model_version="m", results=(new_result("1.1"),)))
+    queued_job(database, "1.2", engine="renamed")
+    with caplog.at_level(logging.WARNING):
+        Ticker(configuration, database).warn_of_strangers()
+    database.close()
+    assert "deliveries_wait destination=gone count=1" in caplog.text
+    assert "jobs_wait engine=renamed count=1" in caplog.text
+
+
+def test_disk_that_fails_has_time_to_come_back() -> None:
+    assert [disk_pause(attempts) for attempts in (1, 2, 3, 4)] == [5, 30, 180, 1080]
