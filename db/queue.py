@@ -51,8 +51,8 @@ class Queue:
 
         A planned job whose series, engine and inputs equal a live job's changes nothing. Any other one is
         created in the next revision and supersedes the live job of its series and engine, if there is one.
-        Live jobs that the plan no longer has are superseded. A job whose inputs were removed by age since then
-        stays as it is: the plan sees only what came later.
+        Live jobs that the plan no longer has are superseded. A job that succeeded on inputs which were removed
+        by age since then stays as it is: the plan sees only what came later.
 
         Returns:
             The new jobs, or None where an instance arrived since the plan was made: plan again.
@@ -71,19 +71,18 @@ class Queue:
                     )
                 )
             }
-            held: dict[str, int] = {
-                series: count
-                for series, count in connection.execute(
-                    select(instances.c.series_instance_uid, func.count())
-                    .where(instances.c.study_instance_uid == study_instance_uid)
-                    .group_by(instances.c.series_instance_uid)
-                )
-            }
-            # Instances go only by age, and then all of a study.
+            held = set(
+                connection.execute(
+                    select(instances.c.sop_instance_uid).where(
+                        instances.c.study_instance_uid == study_instance_uid
+                    )
+                ).scalars()
+            )
+            # Instances go only by age.
             removed = {
                 key
                 for key, row in live.items()
-                if held.get(row.series_instance_uid, 0) < len(json.loads(row.inputs))
+                if row.state == str(JobState.SUCCEEDED) and not held.issuperset(json.loads(row.inputs))
             }
             planned = {(p.series_instance_uid, p.engine): p for p in plan}
             for key in removed & planned.keys():

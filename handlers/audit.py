@@ -135,8 +135,6 @@ class AuditTrail:
         self._lock = threading.Lock()
         self._day: date | None = None
         self._file: int | None = None
-        self._cut = False
-        """The last line is not whole; the next one begins with an end of line."""
         self._syslog: SyslogSender | None = None
         if settings is not None:
             settings.folder.mkdir(parents=True, exist_ok=True)
@@ -226,15 +224,21 @@ class AuditTrail:
         with self._lock:
             if self._file is None or day != self._day:
                 path = settings.folder / f"audit-{day.isoformat()}.log"
-                opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+                opened = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
                 if self._file is not None:
                     os.close(self._file)
-                self._file, self._day, self._cut = opened, day, False
+                self._file, self._day = opened, day
             # One write of one line: the kernel keeps appends of several processes apart.
-            whole = b"\n" + line if self._cut else line
-            self._cut = os.write(self._file, whole) < len(whole)
-            if self._cut:
+            if _ends_within_a_line(self._file):
+                line = b"\n" + line
+            if os.write(self._file, line) < len(line):
                 raise OSError(errno.ENOSPC, "the line was cut off, as on a full disk")
+
+
+def _ends_within_a_line(file: int) -> bool:
+    """Whether the last line was cut off, by this process or by another one."""
+    size = os.fstat(file).st_size
+    return size > 0 and os.pread(file, 1, size - 1) != b"\n"
 
 
 def _message(

@@ -43,11 +43,13 @@ OUT_OF_RESOURCES = 0xA700
 IDENTIFIER_DOES_NOT_MATCH = 0xA900
 
 
-MOST_CANDIDATES = 20_000
-"""So many results are looked at for one query: they are in memory at once."""
+GATHERED = {*COUNTS, "ModalitiesInStudy", "SOPClassesInStudy"}
+"""Keys whose values come from all results of an entity."""
+MOST_RESULTS = 20_000
+"""So many results may match a query: they are in memory at once."""
 
 
-class TooManyCandidates(Exception):
+class TooManyResults(Exception):
     """A query is so wide that its answer would take the receiver's memory."""
 
 
@@ -114,8 +116,8 @@ class Query:
                 )
         except IdentifierError as error:
             status, comment = IDENTIFIER_DOES_NOT_MATCH, str(error)[:64]
-        except TooManyCandidates:
-            status, comment = OUT_OF_RESOURCES, f"over {MOST_CANDIDATES} objects: narrow the query"
+        except TooManyResults:
+            status, comment = OUT_OF_RESOURCES, f"over {MOST_RESULTS} objects match: narrow the query"
         except DatabaseError as error:
             log.error("query_failed association=%s error=%s", association.identifier, error)
             status, comment = OUT_OF_RESOURCES, "the database does not answer"
@@ -134,7 +136,7 @@ class Query:
         """The identifiers to answer with, one for each entity of the level that matches.
 
         Raises:
-            TooManyCandidates: the keys that the database knows let too many objects through.
+            TooManyResults: more match than are answered for.
         """
         asked = [
             keyword
@@ -142,10 +144,18 @@ class Query:
             for keyword in LEVEL_KEYS[level]
             if keyword in identifier.keys
         ]
-        with closing(candidates(self.results, identifier)) as matching:
-            found = list(islice(matching, MOST_CANDIDATES + 1))
-        if len(found) > MOST_CANDIDATES:
-            raise TooManyCandidates
+        single = [keyword for keyword in asked if keyword not in GATHERED]
+        with closing(candidates(self.results, identifier)) as stored:
+            matching = (
+                result
+                for result in stored
+                if all(
+                    _matches(k, identifier, Entity(attributes=result.attributes).values(k)) for k in single
+                )
+            )
+            found = list(islice(matching, MOST_RESULTS + 1))
+        if len(found) > MOST_RESULTS:
+            raise TooManyResults
         for entity in entities(found, identifier.level):
             values = {keyword: entity.values(keyword) for keyword in asked}
             if all(_matches(keyword, identifier, values[keyword]) for keyword in asked):

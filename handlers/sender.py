@@ -78,6 +78,8 @@ class SendResult:
     reason: str
     status: int | None
     """The peer's answer; None where there was none."""
+    reached: bool = True
+    """False where the peer could not be reached, or was lost before it answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,9 @@ class Sender:
                 continue
             except AssociationFailed as failure:
                 for file in waiting:
-                    yield _undelivered(file, str(failure), transient=failure.transient)
+                    yield _undelivered(
+                        file, str(failure), transient=failure.transient, reached=not failure.transient
+                    )
                 return
             try:
                 for file in batch:
@@ -163,7 +167,7 @@ class Sender:
                 close_association(association)
             if lost >= LOST_IN_A_ROW:
                 for file in waiting:
-                    yield _undelivered(file, "the association was lost", transient=True)
+                    yield _undelivered(file, "the association was lost", transient=True, reached=False)
                 return
 
 
@@ -229,9 +233,10 @@ def open_association(
             ext_neg=list(roles),
             evt_handlers=list(handlers),
         )
-    except OSError as error:
-        # A name that cannot be resolved now, above all.
-        raise AssociationFailed(f"no association with {where}: {error.strerror}", transient=True) from None
+    except (OSError, UnicodeError) as error:
+        # A name that cannot be resolved now, or is none.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AssociationFailed(f"no association with {where}: {reason}", transient=True) from None
     if association.is_established:
         connection = association.dul.socket
         bare = None if connection is None else connection.socket
@@ -306,10 +311,10 @@ def _send_one(association: Association, file: FileToSend, originator: MoveOrigin
         log.warning("file_not_sent error=%s", type(error).__name__)
         return _undelivered(file, f"the file cannot be sent ({type(error).__name__})", transient=False)
     except RuntimeError:
-        return _undelivered(file, "the association was lost", transient=True)
+        return _undelivered(file, "the association was lost", transient=True, reached=False)
     if "Status" not in response:
         reason = "the peer did not answer in time or broke the association off"
-        return _undelivered(file, reason, transient=True)
+        return _undelivered(file, reason, transient=True, reached=False)
     answer = meaning(response.Status)
     return SendResult(
         file=file,
@@ -320,8 +325,10 @@ def _send_one(association: Association, file: FileToSend, originator: MoveOrigin
     )
 
 
-def _undelivered(file: FileToSend, reason: str, *, transient: bool) -> SendResult:
-    return SendResult(file=file, delivered=False, transient=transient, reason=reason, status=None)
+def _undelivered(file: FileToSend, reason: str, *, transient: bool, reached: bool = True) -> SendResult:
+    return SendResult(
+        file=file, delivered=False, transient=transient, reason=reason, status=None, reached=reached
+    )
 
 
 def close_association(association: Association) -> None:

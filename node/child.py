@@ -1,6 +1,6 @@
 """A process that the supervisor starts: one role without the command line, which would cost it time and memory.
 
-Usage: python -m node.child FILE --role ROLE --number N
+Usage: python -m node.child FILE --role ROLE --number N --parent PID
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--role", type=Role, required=True)
     parser.add_argument("--number", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process ID of the supervisor")
     arguments = parser.parse_args()
     if not arguments.role.reads_pixels:
         hide_pixel_libraries()
@@ -32,7 +33,7 @@ def main() -> None:
         sys.exit(str(error))
     configure_log()
     keep_caches(configuration)
-    die_with_parent()
+    die_with_parent(arguments.parent)
     serve_role(configuration, arguments.role, arguments.number)
 
 

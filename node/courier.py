@@ -82,7 +82,9 @@ class DestinationCourier:
                 if broke_off is not None:
                     self.outbox.release_sender(self.name, broke_off)
                     broke_off = None
-                sent = self.step(stop) or self.commitments.step(lambda: stop.is_set() or self.wake.is_set())
+                sent = time.monotonic() >= self._not_before and (
+                    self.step(stop) or self.commitments.step(lambda: stop.is_set() or self.wake.is_set())
+                )
             except DatabaseUnavailable as error:
                 log.error("database_unavailable destination=%s error=%s", self.destination.name, error)
                 broke_off, sent = "the database was away", False
@@ -91,22 +93,23 @@ class DestinationCourier:
                 kind, place = type(error).__name__, raised_at(error)
                 log.error("courier_failed destination=%s error=%s at=%s", self.destination.name, kind, place)
                 broke_off, sent = f"the courier failed ({kind})", False
+                self._pause_unless(False)
             if not sent:
                 self.wake.wait(POLL_SECONDS)
                 self.wake.clear()
 
     def step(self, stop: threading.Event) -> bool:
         """Send one batch over one association; False where nothing was due."""
-        if time.monotonic() < self._not_before:
-            return False
-        deliveries = self.outbox.claim(self.destination.name, self.name, BATCH_SIZE, LEASE_SECONDS)
+        # One of them shows whether a destination is back that could not be reached.
+        size = 1 if self._failures else BATCH_SIZE
+        deliveries = self.outbox.claim(self.destination.name, self.name, size, LEASE_SECONDS)
         if not deliveries:
             return False
         delivered: list[Delivery] = []
         answered = False
         try:
             for delivery, result in self._send(deliveries):
-                answered = answered or result.status is not None or not result.transient
+                answered = answered or result.reached
                 if result.delivered:
                     delivered.append(delivery)
                 self._settle(delivery, result)
@@ -164,8 +167,21 @@ class DestinationCourier:
             )
             for d in deliveries
         ]
-        for result in self.sender.send(files):
-            yield by_uid[result.file.sop_instance_uid], result
+        left = dict(by_uid)
+        try:
+            for result in self.sender.send(files):
+                yield left.pop(result.file.sop_instance_uid), result
+        except Exception as error:
+            # A library's fault on one object must not keep those behind it waiting: these are tried later.
+            kind, place = type(error).__name__, raised_at(error)
+            log.error("sending_failed destination=%s error=%s at=%s", self.destination.name, kind, place)
+            reason = f"sending failed ({kind}): see the log"
+            for file in files:
+                if (delivery := left.get(file.sop_instance_uid)) is not None:
+                    yield (
+                        delivery,
+                        SendResult(file=file, delivered=False, transient=True, reason=reason, status=None),
+                    )
 
 
 class Courier:

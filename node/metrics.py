@@ -62,6 +62,8 @@ class DatabaseCollector(Collector):
             if self._statistics is None or started >= self._fresh_until:
                 self._statistics = gather(self.database)
                 self._fresh_until = started + (time.monotonic() - started) / GATHERING_SHARE
+            else:
+                self.database.schema_status()  # which tells whether the database answers
             return self._statistics
 
     def _deliveries(self, statistics: Statistics) -> Iterator[Metric]:

@@ -28,8 +28,12 @@ M_MMAP_THRESHOLD = -3
 """mallopt(3): blocks from this size on are mapped, and go back to the system when they are freed."""
 MAPPED_BYTES = 192 * 1024
 
-FORMER_NODE_SECONDS = 45.0
-"""Longer than a receiver takes to drain and a worker to finish its batch, as a rule."""
+ORPHAN_STATUS = 70
+"""Exit status of a process that ended itself because its supervisor was gone (EX_SOFTWARE of sysexits)."""
+
+ORPHAN_SECONDS = 40.0
+"""So long a process goes on whose supervisor has died: the time that it has to stop in order."""
+FORMER_NODE_SECONDS = ORPHAN_SECONDS + 20.0
 
 
 def process_name(configuration: Configuration, role: str, number: int = 0) -> str:
@@ -72,12 +76,23 @@ def reload_event_on_signal() -> threading.Event:
     return reload
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the supervisor dies, so that no orphan keeps a port or a lease."""
-    parent = os.getppid()
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel for SIGTERM when the supervisor dies, so that no orphan keeps a port, a lease or the data folder.
+
+    What has not stopped a while later is ended.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_end_without, args=(parent,), name="parent", daemon=True).start()
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    time.sleep(ORPHAN_SECONDS)
+    log.critical("ended_without_supervisor")
+    os._exit(ORPHAN_STATUS)
 
 
 def keep_caches(configuration: Configuration) -> None:
@@ -96,10 +111,11 @@ def give_memory_back() -> None:
         mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
-def hold_data_folder(configuration: Configuration) -> int:
+def hold_data_folder(configuration: Configuration, *, whole: bool) -> int:
     """Keep other nodes off the data folder as long as the returned descriptor is open, here or in a child.
 
-    A former node that was killed has processes that finish what they do; they are waited for.
+    A ``whole`` node is alone there; single roles may be several. A former node that was killed has processes that
+    finish what they do; they are waited for.
 
     Raises:
         CommandError: another node holds the folder.
@@ -110,7 +126,7 @@ def hold_data_folder(configuration: Configuration) -> int:
     waited = False
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if whole else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             return descriptor
         except BlockingIOError:
             if time.monotonic() > deadline:

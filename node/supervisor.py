@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -72,6 +73,9 @@ class Supervisor:
         except ConfigurationError as error:
             log.error("configuration_refused the former one stays: %s", error)
             return
+        if configuration.data_dir != self.configuration.data_dir:
+            log.error("configuration_refused the former one stays: node.data_dir needs a new start")
+            return
         log.info("configuration_reloaded")
         self._stop_all()
         self._take(configuration)
@@ -104,7 +108,7 @@ class Supervisor:
 
     def _start(self, child: Child) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "node.child", str(self.configuration.file)]
-        command += ["--role", child.role.value, "--number", str(child.number)]
+        command += ["--role", child.role.value, "--number", str(child.number), "--parent", str(os.getpid())]
         return subprocess.Popen(command, pass_fds=[self._lock])
 
     def _stop_all(self) -> None:

@@ -28,6 +28,8 @@ log = logging.getLogger("overread.ticker")
 POLL_SECONDS = 0.25
 LEASE_CHECK_SECONDS = 5.0
 RETENTION_SECONDS = 600.0
+SET_BACK_SECONDS = 60.0
+"""Clocks of several machines are closer together than this."""
 SINGLE_IMAGE_MODALITIES = frozenset({"CR", "DX", "MG", "PX", "IO"})
 """Modalities that send all their images in one association: its release completes the study."""
 
@@ -38,8 +40,9 @@ def is_complete(study: StudyProgress, now: datetime, quiet_seconds: float) -> bo
         return True
     if study.released and study.modalities and SINGLE_IMAGE_MODALITIES.issuperset(study.modalities):
         return True
+    waited = (now - study.last_instance_at).total_seconds()
     # An instance that came long after now came before the clock was set back.
-    return abs(now - study.last_instance_at) >= timedelta(seconds=quiet_seconds)
+    return waited >= quiet_seconds or -waited >= max(quiet_seconds, SET_BACK_SECONDS)
 
 
 class Ticker:

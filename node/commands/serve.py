@@ -37,14 +37,14 @@ def serve(
     configuration = load_configuration(config)
     configure_log()
     keep_caches(configuration)
-    held = hold_data_folder(configuration) if role is None else None
+    held = hold_data_folder(configuration, whole=role is None)
     prepare(configuration, with_spool=role is None)
     audit = AuditTrail(configuration.audit_settings())
     audit.activity(Event.APPLICATION_START)
     try:
         if role is not None:
             serve_role(configuration, role)
-        elif held is not None:
+        else:
             stop = stop_event_on_signals()
             Supervisor(configuration, held).serve(stop, reload_event_on_signal())
     finally:

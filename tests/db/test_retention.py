@@ -50,20 +50,30 @@ def test_results_are_forgotten_only_when_every_destination_has_them(database: Da
     assert Results(database).of_job(job.id) == []
 
 
-def test_late_image_after_retention_leaves_former_jobs_as_they_are(database: Database) -> None:
+def test_late_images_after_retention_leave_what_succeeded_as_it_is(database: Database) -> None:
     index, queue, retention = Index(database), Queue(database), Retention(database)
-    index.record([new_instance("1.1", "1.1.1"), new_instance("1.1", "1.1.1"), new_instance("1.1", "1.1.2")])
-    plan = [planned("1.1.1", inputs=("1", "2")), planned("1.1.2", inputs=("3",))]
-    former = queue.complete_study("1.1", 3, plan)
-    assert former is not None
-    for job in queue.claim("w", ["cxr"], 9, 60):
-        queue.settle(job, Done(model_version="m", results=()))
+    first, second, third = (new_instance("1.1", series) for series in ("1.1.1", "1.1.2", "1.1.3"))
+    index.record([first, second, third])
+    plan = [planned(i.series_instance_uid, inputs=(i.sop_instance_uid,)) for i in (first, second, third)]
+    jobs = queue.complete_study("1.1", 3, plan)
+    assert jobs is not None
+    outcomes = (
+        Done(model_version="m", results=()),
+        Done(model_version="m", results=()),
+        Skipped(reason="few"),
+    )
+    for job, outcome in zip(queue.claim("w", ["cxr"], 9, 60), outcomes, strict=True):
+        queue.settle(job, outcome)
     assert len(retention.forget_received(LATER)) == 3
-    index.record([new_instance("1.1", "1.1.1")])
+    late = [new_instance("1.1", series) for series in ("1.1.1", "1.1.3")]
+    index.record(late)
     study = index.study("1.1")
     assert study is not None
-    assert study.instance_count == 1
-    assert queue.complete_study("1.1", 1, [planned("1.1.1", "d2", inputs=("4",))]) == []
-    assert [queue.get(job.id).state for job in former] == [JobState.SUCCEEDED] * 2  # type: ignore[union-attr]
-    assert CAME_TOO_LATE in [entry.why for entry in queue.history(former[0].id)]
-    assert CAME_TOO_LATE not in [entry.why for entry in queue.history(former[1].id)]
+    assert study.instance_count == 2
+    plan = [planned(i.series_instance_uid, "d2", inputs=(i.sop_instance_uid,)) for i in late]
+    (fresh,) = queue.complete_study("1.1", 2, plan) or []
+    assert (fresh.series_instance_uid, fresh.predecessor_id) == ("1.1.3", jobs[2].id)
+    now = [queue.get(job.id) for job in jobs]
+    assert [job.state for job in now if job] == [JobState.SUCCEEDED, JobState.SUCCEEDED, JobState.SUPERSEDED]
+    whys = [[entry.why for entry in queue.history(job.id)] for job in jobs]
+    assert [CAME_TOO_LATE in why for why in whys] == [True, False, False]

@@ -140,7 +140,9 @@ def test_line_that_a_full_disk_cut_off_takes_no_other_along(
     with monkeypatch.context() as patch:
         patch.setattr(audit.os, "write", lambda file, data: write(file, data[:100]))
         trail.activity(Event.APPLICATION_START)
-    trail.activity(Event.APPLICATION_STOP)
+    another = AuditTrail(kept_in(tmp_path))
+    another.activity(Event.APPLICATION_STOP)
+    another.close()
     trail.close()
     assert "audit_not_written" in caplog.text
     (file,) = (tmp_path / "audit").iterdir()

@@ -12,7 +12,7 @@ from db.queue import Queue
 from db.records import Done
 from handlers.audit import AuditTrail
 from handlers.identifiers import Identifier
-from handlers.query import Query, TooManyCandidates
+from handlers.query import Query, TooManyResults
 from tests.db.conftest import new_result, queued_job
 
 
@@ -24,9 +24,8 @@ def query(tmp_path: Path) -> Iterator[Query]:
     for study in ("1.1", "1.2", "1.3"):
         queued_job(database, study)
         (job,) = Queue(database).claim("w", ["cxr"], 1, 60)
-        Queue(database).settle(
-            job, Done(model_version="m", results=(new_result(study, StudyInstanceUID=study),))
-        )
+        result = new_result(study, StudyInstanceUID=study, PatientName=f"Canary^{study}")
+        Queue(database).settle(job, Done(model_version="m", results=(result,)))
     yield Query(database, "OVERREAD", AuditTrail(None))
     database.close()
 
@@ -36,8 +35,11 @@ def test_query_that_lets_too_many_objects_through_is_refused(
 ) -> None:
     everything = Identifier(level="STUDY", keys={"StudyInstanceUID": None, "PatientName": None})
     assert len(list(query.answers(everything))) == 3
-    monkeypatch.setattr("handlers.query.MOST_CANDIDATES", 2)
-    with pytest.raises(TooManyCandidates):
+    monkeypatch.setattr("handlers.query.MOST_RESULTS", 2)
+    with pytest.raises(TooManyResults):
         list(query.answers(everything))
-    narrow = Identifier(level="STUDY", keys={"StudyInstanceUID": ["1.1", "1.2"]})
-    assert len(list(query.answers(narrow))) == 2
+    by_uid = {"StudyInstanceUID": ["1.1", "1.2"]}
+    by_name = {"StudyInstanceUID": None, "PatientName": "*1.3"}
+    for keys, expected in ((by_uid, 2), (by_name, 1)):
+        found = list(query.answers(Identifier(level="STUDY", keys=keys)))
+        assert len(found) == expected

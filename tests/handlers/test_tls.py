@@ -128,7 +128,8 @@ def test_renewed_certificate_is_used_without_a_restart(
     assert shown() == former
     good_key = key.read_text()
     key.write_text("half a key")
-    assert shown() == former
+    # The first connection may be accepted before the files are looked at.
+    assert [shown() for _ in range(2)] == [former] * 2
     key.write_text(good_key)
     authority.issue("renewed")
     assert former != certificate.read_text().strip()

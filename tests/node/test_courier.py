@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 from db.database import Database
 from db.outbox import Outbox
 from db.queue import Queue
-from db.records import Delivery, Done
+from db.records import Done
 from handlers.audit import AuditTrail
+from handlers.sender import FileToSend, SendResult
 from node.config import Configuration, load
-from node.courier import DestinationCourier
+from node.courier import PAUSE_CEILING_SECONDS, DestinationCourier
 from node.processes import make_folders
 from tests.db.conftest import new_result, queued_job
 from tests.handlers.conftest import write_object
@@ -66,58 +68,62 @@ def waiting_result(configuration: Configuration, database: Database, study: str)
     return held.id
 
 
-def test_fault_does_not_end_the_thread(
+def test_fault_does_not_end_the_thread_and_holds_up_nothing(
     configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = waiting_result(configuration, database, "1.1")
     with scripted_pacs(in_turn(0x0000)) as pacs:
         courier = courier_of(configuration, database, port=pacs.port)
-        send = courier._send
+        send = courier.sender.send
         calls: list[int] = []
 
-        def failing_first(deliveries: list[Delivery]) -> object:
-            calls.append(len(deliveries))
+        def failing_first(files: Sequence[FileToSend]) -> Iterator[SendResult]:
+            calls.append(len(files))
             if len(calls) == 1:
-                raise AttributeError("'NoneType' object has no attribute 'settimeout'")
-            return send(deliveries)
+                raise TypeError("Canary^Patient in a message of a library")
+            return send(files)
 
-        monkeypatch.setattr(courier, "_send", failing_first)
+        monkeypatch.setattr(courier.sender, "send", failing_first)
+        job = waiting_result(configuration, database, "1.1")
         stop = threading.Event()
         thread = threading.Thread(target=courier.serve, args=(stop,))
         thread.start()
         try:
             wait_until(
-                lambda: [d.state for d in Outbox(database).of_job(job)] == ["sent"], 20, "the result is sent"
+                lambda: [(d.state, d.attempts) for d in Outbox(database).of_job(job)] == [("sent", 2)],
+                20,
+                "the result is sent at the second attempt",
             )
         finally:
             stop.set()
             courier.wake.set()
             thread.join()
-    assert calls == [1, 1]
 
 
 def test_destination_that_cannot_be_reached_is_left_alone_for_a_while(
-    configuration: Configuration, database: Database
+    configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = waiting_result(configuration, database, "1.1")
+    monkeypatch.setattr("node.courier.backoff_seconds", lambda *_: 60.0)
+    jobs = [waiting_result(configuration, database, f"1.{number}") for number in (1, 2, 3)]
     courier = courier_of(configuration, database)
     assert courier.step(threading.Event())
-    second = waiting_result(configuration, database, "1.2")
-    assert not courier.step(threading.Event())
-    courier._not_before = 0.0
+    assert courier._not_before > time.monotonic() + PAUSE_CEILING_SECONDS / 2
+    jobs += [waiting_result(configuration, database, f"1.{number}") for number in (4, 5)]
+    assert courier.step(threading.Event())
     with scripted_pacs(in_turn(0x0000)) as pacs:
-        reachable = courier_of(configuration, database, port=pacs.port)
-        courier.sender = reachable.sender
+        courier.sender = courier_of(configuration, database, port=pacs.port).sender
         assert courier.step(threading.Event())
     assert courier._failures == 0
-    attempts = [[(d.state, d.attempts) for d in Outbox(database).of_job(job)] for job in (first, second)]
-    assert attempts == [[("pending", 1)], [("sent", 1)]]
+    found = [[(d.state, d.attempts) for d in Outbox(database).of_job(job)] for job in jobs]
+    assert found == [[("pending", 1)]] * 4 + [[("sent", 1)]]
 
 
-def test_name_that_cannot_be_resolved_is_no_fault(configuration: Configuration, database: Database) -> None:
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "pacs..local"])
+def test_name_that_cannot_be_resolved_is_no_fault(
+    configuration: Configuration, database: Database, host: str
+) -> None:
     job = waiting_result(configuration, database, "1.1")
-    courier = courier_of(configuration, database, host="no-such-host.invalid")
+    courier = courier_of(configuration, database, host=host)
     assert courier.step(threading.Event())
     (delivery,) = Outbox(database).of_job(job)
     assert delivery.state == "pending"
-    assert "no association with no-such-host.invalid" in str(delivery.reason)
+    assert f"no association with {host}" in str(delivery.reason)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from db.database import Database
+from db.errors import DatabaseUnavailable
 from db.statistics import Statistics, gather
 from node.config import load
 from node.metrics import DatabaseCollector
@@ -35,5 +36,12 @@ def test_numbers_that_take_long_to_gather_are_kept_for_a_while(
     for moment in (100.0, 110.0, 190.0, 205.0):
         clock[0] = max(clock[0], moment)
         assert list(collector.collect())
+
+    def away() -> str:
+        raise DatabaseUnavailable("The database does not answer.")
+
+    monkeypatch.setattr(database, "schema_status", away)
+    (up,) = collector.collect()
     database.close()
+    assert up.samples[0].value == 0
     assert gathered == [100.0, 205.0]

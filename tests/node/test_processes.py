@@ -39,15 +39,20 @@ def test_data_folder_is_for_one_node_and_the_processes_that_it_leaves(
     monkeypatch.setattr("node.processes.FORMER_NODE_SECONDS", 0.3)
     (tmp_path / "config.toml").write_text("")
     configuration = load(tmp_path / "config.toml")
-    held = hold_data_folder(configuration)
+    held = hold_data_folder(configuration, whole=True)
     with pytest.raises(CommandError, match="Another node uses"):
-        hold_data_folder(configuration)
+        hold_data_folder(configuration, whole=True)
     left = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, pass_fds=[held])
     os.close(held)
     with pytest.raises(CommandError, match="Another node uses"):
-        hold_data_folder(configuration)
+        hold_data_folder(configuration, whole=True)
     left.communicate()
-    os.close(hold_data_folder(configuration))
+    roles = [hold_data_folder(configuration, whole=False) for _ in range(2)]
+    with pytest.raises(CommandError, match="Another node uses"):
+        hold_data_folder(configuration, whole=True)
+    for role in roles:
+        os.close(role)
+    os.close(hold_data_folder(configuration, whole=True))
 
 
 def test_place_of_an_error_is_named_without_its_message() -> None:

@@ -35,7 +35,7 @@ def study(last: datetime, **changes: object) -> StudyProgress:
 
 @pytest.mark.parametrize(
     ("seconds", "complete"),
-    [(1, False), (29, False), (30, True), (-29, False), (-3600, True)],
+    [(1, False), (29, False), (30, True), (-59, False), (-60, True), (-3600, True)],
 )
 def test_silence_completes_a_study_also_where_the_clock_was_set_back(seconds: float, complete: bool) -> None:
     assert is_complete(study(NOW - timedelta(seconds=seconds)), NOW, 30) == complete

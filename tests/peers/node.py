@@ -183,6 +183,13 @@ class Node:
         self._process.wait(10)
         self._process = None
 
+    def kill_supervisor(self) -> None:
+        """SIGKILL to the supervisor alone; its processes have to end by themselves."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+        self._process = None
+
     def pids(self, role: str) -> list[int]:
         """The processes of one role."""
         return [pid for pid in self._children() if f"--role\0{role}\0" in _command(pid)]

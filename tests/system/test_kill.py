@@ -100,3 +100,20 @@ def test_whole_node_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         reports = [d for _, d in pacs.objects(tmp_path / "o") if d.SOPClassUID == COMPREHENSIVE_3D_SR]
         assert len(reports) == 4
         assert node.stop() == 0
+
+
+def test_node_starts_again_after_its_supervisor_alone_was_killed(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", receivers=1, engine=False)
+    write_radiograph(tmp_path / "1.dcm", 1)
+    write_radiograph(tmp_path / "2.dcm", 2)
+    node.start()
+    storescu(node.port, tmp_path / "1.dcm")
+    node.kill_supervisor()
+    node.start()
+    try:
+        # The processes of the former one still answer whether the node is ready.
+        send_until_acknowledged(node, tmp_path / "2.dcm")
+    finally:
+        assert node.stop() == 0
+    assert len(filled(node.data_dir / "spool")) == 2
+    assert not (node.data_dir / "orphans").exists()
