@@ -18,9 +18,9 @@ import torchxrayvision as xrv
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.inference import LABELS, Images, seeded_densenet, seeded_store
+from benchmarks.inference import LABELS, SEED, Images, seeded_store
 from benchmarks.report import table, write_section
-from benchmarks.volumes import LARGEST_FOR_NODULES, stages, write_series
+from benchmarks.volumes import HEADINGS, kinds, stages, write_series
 from inference.calibration import sigmoid
 from inference.classifier import Classifier
 from inference.device import place
@@ -30,6 +30,7 @@ from inference.phantoms import phantom_dicom
 from inference.recorded import LARGEST_BATCH
 from inference.settings import EngineSettings
 from inference.store import ModelStore
+from tests.seeded import seeded_densenet
 
 BATCHES = (1, 8, 32, 128, 256)
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def _inference(name: str, folder: Path) -> None:
-    store = seeded_store(folder / "models", seeded_densenet())
+    store = seeded_store(folder / "models", seeded_densenet(SEED))
     ceiling = _matrix_flops()
     images = (np.random.default_rng(1).random((max(BATCHES), 1, 224, 224), dtype=np.float32) * 2 - 1) * 1024
     classifiers = {precision: _classifier(store, precision) for precision in PRECISIONS}
@@ -166,23 +167,10 @@ def _volumes(name: str, folder: Path, slices: list[int]) -> None:
     for count in slices:
         series = folder / str(count)
         write_series(series, count)
-        kinds = ("hybrid_volume", "lung_nodule") if count <= LARGEST_FOR_NODULES else ("hybrid_volume",)
-        rows += [stages(series, kind, count, "cuda") for kind in kinds]
+        rows += [stages(series, kind, count, "cuda") for kind in kinds(count)]
     body = (
         f"{name}. The same series, engines and options as under Volumes, fp32; peak of the device's memory is what "
-        "PyTorch had allocated.\n\n"
-        + table(
-            (
-                "slices",
-                "engine",
-                "load and preprocess",
-                "infer",
-                "write",
-                "peak memory, MB",
-                "peak of the device, MB",
-            ),
-            rows,
-        )
+        "PyTorch had allocated.\n\n" + table((*HEADINGS, "peak of the device, MB"), rows)
     )
     write_section("Volumes on CUDA", body)
 

@@ -30,7 +30,9 @@ from inference.classifier import Classifier
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.importers import torchxrayvision_model
+from tests.seeded import seeded_densenet
 
+SEED = 3
 BATCHES = (1, 8, 32)
 LABELS = 5
 ROUNDS = 2
@@ -57,7 +59,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32)
     count = parser.parse_args().images
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    original = seeded_densenet()
+    original = seeded_densenet(SEED)
     images = (np.random.default_rng(1).random((count, 1, 224, 224), dtype=np.float32) * 2 - 1) * 1024
     with tempfile.TemporaryDirectory(prefix="overread-bench-") as folder:
         store = seeded_store(Path(folder), original)
@@ -71,17 +73,6 @@ def main() -> None:
         + f"\n\nPeak resident memory of a process that loads the engine and analyses batches of 8: {memory:.0f} MB."
     )
     write_section("Inference", body)
-
-
-def seeded_densenet() -> xrv.models.DenseNet:
-    """torchxrayvision's network with random but settled weights."""
-    torch.manual_seed(3)
-    network = xrv.models.DenseNet(weights=None, num_classes=18, apply_sigmoid=True)
-    network.train()
-    with torch.no_grad():
-        for _ in range(3):
-            network.features(torch.randn(4, 1, 224, 224) * 400)
-    return network.eval()
 
 
 def seeded_store(folder: Path, network: xrv.models.DenseNet) -> ModelStore:

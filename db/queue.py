@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -35,6 +35,8 @@ CAME_TOO_LATE = "images came after those of this job were removed by age: not an
 PLANNER = "planner"
 OPERATOR = "operator"
 LIVE = tuple(str(state) for state in JobState if state is not JobState.SUPERSEDED)
+_Key = tuple[str, str | None]
+"""Series and engine of a job."""
 NO_LEASE = {"lease_token": None, "lease_until": None, "owner": None}
 
 
@@ -71,19 +73,7 @@ class Queue:
                     )
                 )
             }
-            held = set(
-                connection.execute(
-                    select(instances.c.sop_instance_uid).where(
-                        instances.c.study_instance_uid == study_instance_uid
-                    )
-                ).scalars()
-            )
-            # Instances go only by age.
-            removed = {
-                key
-                for key, row in live.items()
-                if row.state == str(JobState.SUCCEEDED) and not held.issuperset(json.loads(row.inputs))
-            }
+            removed = self._removed(connection, study_instance_uid, live) if live else set()
             planned = {(p.series_instance_uid, p.engine): p for p in plan}
             for key in removed & planned.keys():
                 state = live[key].state
@@ -113,6 +103,22 @@ class Queue:
                 .values(state="complete", revision=revision)
             )
             return [self._read(connection, identifier) for identifier in created]
+
+    @staticmethod
+    def _removed(connection: Connection, study_instance_uid: str, live: Mapping[_Key, Row[Any]]) -> set[_Key]:
+        """The jobs that succeeded on inputs which are no longer there; instances go only by age."""
+        held = set(
+            connection.execute(
+                select(instances.c.sop_instance_uid).where(
+                    instances.c.study_instance_uid == study_instance_uid
+                )
+            ).scalars()
+        )
+        return {
+            key
+            for key, row in live.items()
+            if row.state == str(JobState.SUCCEEDED) and not held.issuperset(json.loads(row.inputs))
+        }
 
     @staticmethod
     def _unchanged(row: Row[Any] | None, planned: PlannedJob) -> bool:

@@ -145,6 +145,7 @@ class Query:
             if keyword in identifier.keys
         ]
         single = [keyword for keyword in asked if keyword not in GATHERED]
+        gathered = [keyword for keyword in asked if keyword in GATHERED]
         with closing(candidates(self.results, identifier)) as stored:
             matching = (
                 result
@@ -158,7 +159,7 @@ class Query:
             raise TooManyResults
         for entity in entities(found, identifier.level):
             values = {keyword: entity.values(keyword) for keyword in asked}
-            if all(_matches(keyword, identifier, values[keyword]) for keyword in asked):
+            if all(_matches(keyword, identifier, values[keyword]) for keyword in gathered):
                 yield {"QueryRetrieveLevel": identifier.level, "RetrieveAETitle": self.ae_title, **values}
 
 

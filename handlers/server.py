@@ -77,13 +77,13 @@ class Server:
         """Accept associations until ``stop`` is called and those that run have ended."""
         with selectors.DefaultSelector() as selector:
             for listener, tls in self._listeners:
-                selector.register(listener, selectors.EVENT_READ, tls)
+                selector.register(listener, selectors.EVENT_READ, self._certificates if tls else None)
             while not self._stopping.is_set():
                 if self._certificates is not None:
                     self._certificates.renew()
                 for key, _ in selector.select(ACCEPT_SECONDS):
                     assert isinstance(key.fileobj, socket.socket)
-                    self._accept(key.fileobj, self._certificates if key.data else None)
+                    self._accept(key.fileobj, key.data)
         for listener, _ in self._listeners:
             listener.close()
         self._drain()

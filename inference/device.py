@@ -59,10 +59,11 @@ def place(settings: EngineSettings) -> Placement:
         raise EngineMisconfigured(
             f"engine {settings.name!r}: OpenVINO runs on the CPU, where it is installed; use backend torch."
         )
+    name = "cpu"
     if device.type == "cuda":
         # PyTorch's default is on: convolutions round their inputs to 10 bits, also where fp32 is asked for.
         torch.backends.cudnn.allow_tf32 = False
-    name = "cpu" if device.type == "cpu" else f"{device} {torch.cuda.get_device_name(device)}"
+        name = f"{device} {torch.cuda.get_device_name(device)}"
     return Placement(device=device, backend=backend, dtype=dtype, name=name)
 
 

@@ -90,9 +90,7 @@ class DestinationCourier:
                 broke_off, sent = "the database was away", False
             except Exception as error:
                 # A fault of ours or of a library must not end this thread: nobody else serves the destination.
-                kind, place = type(error).__name__, raised_at(error)
-                log.error("courier_failed destination=%s error=%s at=%s", self.destination.name, kind, place)
-                broke_off, sent = f"the courier failed ({kind})", False
+                broke_off, sent = self._fault(error), False
                 self._pause_unless(False)
             if not sent:
                 self.wake.wait(POLL_SECONDS)
@@ -157,31 +155,36 @@ class DestinationCourier:
         )
 
     def _send(self, deliveries: list[Delivery]) -> Iterator[tuple[Delivery, SendResult]]:
-        by_uid = {delivery.sop_instance_uid: delivery for delivery in deliveries}
-        files = [
-            FileToSend(
-                path=self.data_dir / d.path,
-                sop_class_uid=d.sop_class_uid,
-                sop_instance_uid=d.sop_instance_uid,
-                transfer_syntax_uid=d.transfer_syntax_uid,
+        left = {
+            d.sop_instance_uid: (
+                d,
+                FileToSend(
+                    path=self.data_dir / d.path,
+                    sop_class_uid=d.sop_class_uid,
+                    sop_instance_uid=d.sop_instance_uid,
+                    transfer_syntax_uid=d.transfer_syntax_uid,
+                ),
             )
             for d in deliveries
-        ]
-        left = dict(by_uid)
+        }
         try:
-            for result in self.sender.send(files):
-                yield left.pop(result.file.sop_instance_uid), result
+            for result in self.sender.send([file for _, file in left.values()]):
+                delivery, _ = left.pop(result.file.sop_instance_uid)
+                yield delivery, result
         except Exception as error:
             # A library's fault on one object must not keep those behind it waiting: these are tried later.
-            kind, place = type(error).__name__, raised_at(error)
-            log.error("sending_failed destination=%s error=%s at=%s", self.destination.name, kind, place)
-            reason = f"sending failed ({kind}): see the log"
-            for file in files:
-                if (delivery := left.get(file.sop_instance_uid)) is not None:
-                    yield (
-                        delivery,
-                        SendResult(file=file, delivered=False, transient=True, reason=reason, status=None),
-                    )
+            reason = self._fault(error)
+            for delivery, file in left.values():
+                yield (
+                    delivery,
+                    SendResult(file=file, delivered=False, transient=True, reason=reason, status=None),
+                )
+
+    def _fault(self, error: Exception) -> str:
+        """Log an error that nobody foresaw; the reason for the database."""
+        kind, place = type(error).__name__, raised_at(error)
+        log.error("courier_failed destination=%s error=%s at=%s", self.destination.name, kind, place)
+        return f"the courier failed ({kind}): see the log"
 
 
 class Courier:

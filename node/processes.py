@@ -28,12 +28,12 @@ M_MMAP_THRESHOLD = -3
 """mallopt(3): blocks from this size on are mapped, and go back to the system when they are freed."""
 MAPPED_BYTES = 192 * 1024
 
-ORPHAN_STATUS = 70
-"""Exit status of a process that ended itself because its supervisor was gone (EX_SOFTWARE of sysexits)."""
+ENDED_ITSELF = 70
+"""Exit status of a process whose job hung, device is lost or supervisor is gone (EX_SOFTWARE of sysexits)."""
 
-ORPHAN_SECONDS = 40.0
-"""So long a process goes on whose supervisor has died: the time that it has to stop in order."""
-FORMER_NODE_SECONDS = ORPHAN_SECONDS + 20.0
+STOP_SECONDS = 40.0
+"""So long a process has to stop in order, also when its supervisor has died."""
+FORMER_NODE_SECONDS = STOP_SECONDS + 20.0
 
 
 def process_name(configuration: Configuration, role: str, number: int = 0) -> str:
@@ -90,9 +90,9 @@ def die_with_parent(parent: int) -> None:
 def _end_without(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
-    time.sleep(ORPHAN_SECONDS)
+    time.sleep(STOP_SECONDS)
     log.critical("ended_without_supervisor")
-    os._exit(ORPHAN_STATUS)
+    os._exit(ENDED_ITSELF)
 
 
 def keep_caches(configuration: Configuration) -> None:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 from node.config import Configuration, load
 from node.errors import ConfigurationError
+from node.pauses import backoff_seconds
+from node.processes import STOP_SECONDS
 from node.roles import Role
 from node.serving import worker_groups
 
 log = logging.getLogger("overread.supervisor")
 
 LOOK_SECONDS = 0.2
-STOP_SECONDS = 40.0
 RESTART_FIRST_SECONDS = 0.5
 RESTART_CEILING_SECONDS = 30.0
 STEADY_SECONDS = 60.0
@@ -101,8 +102,9 @@ class Supervisor:
         child.failures = 0 if now - child.started_at >= STEADY_SECONDS else child.failures + 1
         pause = 0.0
         if child.failures > 1:
-            doubled = min(child.failures - 2, 16)
-            pause = min(RESTART_FIRST_SECONDS * 2**doubled, RESTART_CEILING_SECONDS)
+            pause = backoff_seconds(
+                child.failures - 1, first=RESTART_FIRST_SECONDS, ceiling=RESTART_CEILING_SECONDS
+            )
         log.error("process_died role=%s-%d %s restart_in=%.1f", child.role, child.number, what, pause)
         child.start_after = now + pause
 

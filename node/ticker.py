@@ -75,8 +75,9 @@ class Ticker:
             misfire_grace_time=None,
             next_run_time=datetime.now(UTC),
         )
+        # Once, and beside the first ticks: it reads tables that grow.
+        scheduler.add_job(self.warn_of_strangers)
         scheduler.start()
-        self.warn_of_strangers()
         wakeup = Wakeup(self.configuration.run_dir, "ticker")
         log.info("ticker_started")
         try:

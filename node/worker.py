@@ -21,6 +21,7 @@ from inference.store.store import ModelStore
 from node.config import Configuration
 from node.errors import raised_at
 from node.pipeline import Pipeline, check_device
+from node.processes import ENDED_ITSELF
 
 log = logging.getLogger("overread.worker")
 
@@ -31,8 +32,6 @@ BATCH_SIZE = 8
 WATCH_SECONDS = 1.0
 LOADING_SHARE = 0.1
 """Most of its time that a worker spends on loading models that do not load."""
-ENDED_ITSELF = 70
-"""Exit status of a worker whose job hung or whose device is lost (EX_SOFTWARE of sysexits)."""
 
 
 class Worker:

@@ -12,6 +12,8 @@ from pydicom import FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from inference.store import ModelStore
+
 WriteRadiograph = Callable[..., Path]
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -23,6 +25,12 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip("the real images are not on this machine")
     return REAL_DATA
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """A model store with the demonstration models alone."""
+    return ModelStore(tmp_path / "models")
 
 
 @pytest.fixture

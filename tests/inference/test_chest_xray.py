@@ -20,6 +20,7 @@ from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.importers import torchxrayvision_model
 from tests.inference.conftest import WriteRadiograph
+from tests.seeded import seeded_densenet
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 
@@ -27,13 +28,7 @@ CR = "1.2.840.10008.5.1.4.1.1.1"
 @pytest.fixture(scope="module")
 def original() -> xrv.models.DenseNet:
     """torchxrayvision's own architecture with seeded weights, settled batch norms and operating points."""
-    torch.manual_seed(5)
-    model = xrv.models.DenseNet(weights=None, num_classes=18, apply_sigmoid=True)
-    model.train()
-    with torch.no_grad():
-        for _ in range(3):
-            model.features(torch.randn(4, 1, 224, 224) * 400)
-    model.eval()
+    model = seeded_densenet(5)
     model.targets = model.pathologies = list(xrv.datasets.default_pathologies)
     model.op_threshs = torch.linspace(0.2, 0.8, 18)
     return model

@@ -40,11 +40,6 @@ SAME_HEAT = 0.02
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
-
-
-@pytest.fixture
 def little_memory() -> Iterator[Callable[[int], None]]:
     """Leave this process so many bytes of the device's memory besides what it holds."""
     total = torch.cuda.get_device_properties(0).total_memory

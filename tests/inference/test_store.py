@@ -19,11 +19,6 @@ from inference.store import ModelStore, StoredModel
 from inference.store.importers import published
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
-
-
 @pytest.fixture(scope="module")
 def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A seeded model in the layout in which torchxrayvision publishes its weights."""

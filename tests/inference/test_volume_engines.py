@@ -45,11 +45,6 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TISSUES = {"0": "background", "1": "spleen", "2": "kidney_left"}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
-
-
 def engine(store: ModelStore, kind: str, model: str, **options: Any) -> Any:
     settings = EngineSettings(name="x", kind=kind, model=model, device="cpu", options=options)
     return engine_class(kind).load(settings, store)

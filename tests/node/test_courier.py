@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,38 +15,12 @@ from db.queue import Queue
 from db.records import Done
 from handlers.audit import AuditTrail
 from handlers.sender import FileToSend, SendResult
-from node.config import Configuration, load
+from node.config import Configuration
 from node.courier import PAUSE_CEILING_SECONDS, DestinationCourier
-from node.processes import make_folders
 from tests.db.conftest import new_result, queued_job
 from tests.handlers.conftest import write_object
 from tests.peers.scripted import in_turn, scripted_pacs
-from tests.peers.waiting import free_port, wait_until
-
-CONFIGURATION = """\
-[[destination]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {port}
-"""
-
-
-@pytest.fixture
-def configuration(tmp_path: Path) -> Configuration:
-    file = tmp_path / "config.toml"
-    file.write_text(CONFIGURATION.format(port=free_port()))
-    configuration = load(file)
-    make_folders(configuration)
-    return configuration
-
-
-@pytest.fixture
-def database(configuration: Configuration) -> Iterator[Database]:
-    opened = Database.open(configuration.database_settings())
-    opened.upgrade()
-    yield opened
-    opened.close()
+from tests.peers.waiting import wait_until
 
 
 def courier_of(configuration: Configuration, database: Database, **changes: object) -> DestinationCourier:

@@ -18,49 +18,17 @@ from db.records import Done, WaitingFor
 from db.states import JobState
 from handlers.audit import AuditTrail
 from handlers.settings import AuditSettings
-from node.config import Configuration, load
+from node.config import Configuration
 from node.courier import DestinationCourier
-from node.processes import make_folders
 from node.worker import Worker
 from tests.db.conftest import new_result, queued_job
 from tests.handlers.conftest import write_object
 from tests.peers.failing import failing_once
 from tests.peers.scripted import in_turn, scripted_pacs
-from tests.peers.waiting import free_port, wait_until
+from tests.peers.waiting import wait_until
 
 SECONDS = 20.0
 """Leases last for a minute and more."""
-
-CONFIGURATION = """\
-[[engine]]
-name = "cxr"
-kind = "chest_xray"
-model = "absent"
-backend = "torch"
-
-[[destination]]
-name = "pacs"
-ae_title = "PACS"
-host = "127.0.0.1"
-port = {port}
-"""
-
-
-@pytest.fixture
-def configuration(tmp_path: Path) -> Configuration:
-    file = tmp_path / "config.toml"
-    file.write_text(CONFIGURATION.format(port=free_port()))
-    configuration = load(file)
-    make_folders(configuration)
-    return configuration
-
-
-@pytest.fixture
-def database(configuration: Configuration) -> Iterator[Database]:
-    opened = Database.open(configuration.database_settings())
-    opened.upgrade()
-    yield opened
-    opened.close()
 
 
 @contextmanager

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from db.database import Database
 from db.errors import DatabaseUnavailable
 from db.statistics import Statistics, gather
-from node.config import load
+from node.config import Configuration
 from node.metrics import DatabaseCollector
-from node.processes import make_folders
 
 
 def test_numbers_that_take_long_to_gather_are_kept_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "config.toml").write_text("")
-    configuration = load(tmp_path / "config.toml")
-    make_folders(configuration)
-    database = Database.open(configuration.database_settings())
-    database.upgrade()
     clock = [100.0]
     gathered: list[float] = []
 
@@ -42,6 +34,5 @@ def test_numbers_that_take_long_to_gather_are_kept_for_a_while(
 
     monkeypatch.setattr(database, "schema_status", away)
     (up,) = collector.collect()
-    database.close()
     assert up.samples[0].value == 0
     assert gathered == [100.0, 205.0]

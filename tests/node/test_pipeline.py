@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from db.database import Database, DatabaseSettings
+from db.database import Database
 from db.records import Job, RetryAfter
 from inference.engine import Case, Engine
 from inference.errors import InferenceError
@@ -38,16 +38,12 @@ class SmallEngine:
         raise InferenceError("later")
 
 
-def test_memory_of_a_failed_batch_is_free_before_its_halves_run(tmp_path: Path) -> None:
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'overread.db'}"))
+def test_memory_of_a_failed_batch_is_free_before_its_halves_run(database: Database, tmp_path: Path) -> None:
     engine = SmallEngine()
     prepared = [
         Prepared(job=cast("Job", number), cases=(cast("Case", SimpleNamespace()),)) for number in range(4)
     ]
-    try:
-        outcomes = list(Pipeline(database, tmp_path)._infer(cast("Engine", engine), prepared))
-    finally:
-        database.close()
+    outcomes = list(Pipeline(database, tmp_path)._infer(cast("Engine", engine), prepared))
     assert engine.batches == [4, 2, 1, 1, 2, 1, 1]
     assert [job for job, _ in outcomes] == [0, 1, 2, 3]
     assert all(isinstance(outcome, RetryAfter) for _, outcome in outcomes)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from db.database import Database
 from db.queue import Queue
 from db.records import Done, StudyProgress
-from node.config import load
+from node.config import Configuration
 from node.pipeline import disk_pause
-from node.processes import make_folders
 from node.ticker import Ticker, is_complete
 from tests.db.conftest import new_result, queued_job
 
@@ -42,20 +40,14 @@ def test_silence_completes_a_study_also_where_the_clock_was_set_back(seconds: fl
 
 
 def test_what_waits_for_names_that_are_not_configured_is_in_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    configuration: Configuration, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "config.toml").write_text("")
-    configuration = load(tmp_path / "config.toml")
-    make_folders(configuration)
-    database = Database.open(configuration.database_settings())
-    database.upgrade()
     queued_job(database, "1.1", destinations=("gone",))
     (job,) = Queue(database).claim("w", ["cxr"], 1, 60)
     Queue(database).settle(job, Done(model_version="m", results=(new_result("1.1"),)))
     queued_job(database, "1.2", engine="renamed")
     with caplog.at_level(logging.WARNING):
         Ticker(configuration, database).warn_of_strangers()
-    database.close()
     assert "deliveries_wait destination=gone count=1" in caplog.text
     assert "jobs_wait engine=renamed count=1" in caplog.text
 

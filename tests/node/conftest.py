@@ -1,0 +1,46 @@
+"""A configuration with an engine and a destination, and its database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from db.database import Database
+from node.config import Configuration, load
+from node.processes import make_folders
+from tests.peers.waiting import free_port
+
+CONFIGURATION = """\
+[[engine]]
+name = "cxr"
+kind = "chest_xray"
+model = "absent"
+backend = "torch"
+
+[[destination]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {port}
+"""
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    """A node's; its model is not there, and nobody listens on its destination's port."""
+    file = tmp_path / "config.toml"
+    file.write_text(CONFIGURATION.format(port=free_port()))
+    configuration = load(file)
+    make_folders(configuration)
+    return configuration
+
+
+@pytest.fixture
+def database(configuration: Configuration) -> Iterator[Database]:
+    """The node's database."""
+    opened = Database.open(configuration.database_settings())
+    opened.upgrade()
+    yield opened
+    opened.close()
