@@ -17,7 +17,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
-from pynetdicom.events import EventHandlerType
+from pynetdicom.events import EVT_PDU_RECV, Event, EventHandlerType
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
@@ -223,6 +224,13 @@ def open_association(
         except TlsMisconfigured as error:
             raise AssociationFailed(str(error), transient=True) from None
     where = f"{destination.host}:{destination.port}"
+    # From the PDU itself: pynetdicom calls an association aborted where the answer came sooner than its thread.
+    rejections: list[A_ASSOCIATE_RJ] = []
+
+    def keep_rejection(event: Event) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu)
+
     try:
         association = entity.associate(
             destination.host,
@@ -231,7 +239,7 @@ def open_association(
             ae_title=destination.ae_title,
             tls_args=secured,
             ext_neg=list(roles),
-            evt_handlers=list(handlers),
+            evt_handlers=[*handlers, (EVT_PDU_RECV, keep_rejection)],
         )
     except (OSError, UnicodeError) as error:
         # A name that cannot be resolved now, or is none.
@@ -244,15 +252,8 @@ def open_association(
             # pynetdicom takes the timeout off after connecting: a peer that stops reading would hold us.
             bare.settimeout(timeouts.network)
         return association
-    if association.is_rejected:
-        rejection = association.acceptor.primitive
-        assert rejection is not None
-        diagnostic = PERMANENT_REJECTIONS.get(rejection.diagnostic or 0)
-        if rejection.result == 1 and rejection.result_source == 1 and diagnostic is not None:
-            raise AssociationFailed(f"the association was rejected: {diagnostic}", transient=False)
-        raise AssociationFailed(
-            f"the association was rejected ({rejection.result_str}: {rejection.reason_str})", transient=True
-        )
+    if rejections:
+        raise _rejected(rejections[0])
     if association.rejected_contexts:
         raise NothingAccepted
     if secured is not None and secured[0].failure is not None:
@@ -260,6 +261,15 @@ def open_association(
     if association.is_aborted:
         raise AssociationFailed(f"no association with {where}: no connection or aborted", transient=True)
     raise AssociationFailed(f"no association with {where}", transient=True)
+
+
+def _rejected(rejection: A_ASSOCIATE_RJ) -> AssociationFailed:
+    diagnostic = PERMANENT_REJECTIONS.get(rejection.reason_diagnostic or 0)
+    if rejection.result == 1 and rejection.source == 1 and diagnostic is not None:
+        return AssociationFailed(f"the association was rejected: {diagnostic}", transient=False)
+    return AssociationFailed(
+        f"the association was rejected ({rejection.result_str}: {rejection.reason_str})", transient=True
+    )
 
 
 def contexts_for(files: Sequence[FileToSend]) -> list[PresentationContext]:

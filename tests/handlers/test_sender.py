@@ -5,18 +5,20 @@ from __future__ import annotations
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, JPEGBaseline8Bit, generate_uid
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts, evt, transport
 
 from handlers.sender import FileToSend, Sender, Timeouts, echo
 from handlers.settings import Destination
 from handlers.statuses import meaning
 from tests.handlers.conftest import write_object
 from tests.peers.dcmtk import Storescp
-from tests.peers.waiting import free_port
+from tests.peers.scripted import TITLE, scripted_pacs
+from tests.peers.waiting import free_port, wait_until
 
 SHORT = Timeouts(connection=1.0, acse=1.0, dimse=1.0, network=1.0)
 
@@ -116,6 +118,29 @@ def test_class_that_the_peer_does_not_take_is_permanent_also_when_it_is_alone(tm
 def test_nobody_there_is_transient(tmp_path: Path) -> None:
     results = list(Sender(destination(free_port()), "ME", SHORT).send(objects(tmp_path, 3)))
     assert [(r.delivered, r.transient, r.status) for r in results] == [(False, True, None)] * 3
+
+
+def test_rejection_that_is_there_before_its_thread_looks_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = transport.AssociationSocket.__init__
+
+    def make(connection: transport.AssociationSocket, *arguments: Any, **keywords: Any) -> None:
+        made(connection, *arguments, **keywords)
+        ready = connection._ready.wait
+
+        def late(timeout: float | None = None) -> bool:
+            return ready(timeout) and wait_until(
+                lambda: not connection._is_connected, 10, "the connection is closed"
+            )
+
+        monkeypatch.setattr(connection._ready, "wait", late)
+
+    monkeypatch.setattr(transport.AssociationSocket, "__init__", make)
+    with scripted_pacs(lambda _: 0x0000, require_calling_aet=["ANOTHER"]) as pacs:
+        (result,) = Sender(destination(pacs.port, TITLE), "ME").send(objects(tmp_path, 1))
+    assert (result.delivered, result.transient) == (False, False)
+    assert "calling AE title not recognized" in result.reason
 
 
 def test_mute_peer_is_given_up_in_time(tmp_path: Path) -> None:
