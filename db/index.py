@@ -32,6 +32,7 @@ TOUCH_STUDY = (
         state="receiving",
         released=False,
         instance_count=studies.c.instance_count + bindparam("more"),
+        instance_bytes=studies.c.instance_bytes + bindparam("bytes"),
         last_instance_at=bindparam("last"),
         association=bindparam("by"),
         expected_instances=func.coalesce(bindparam("expected"), studies.c.expected_instances),
@@ -104,6 +105,7 @@ class Index:
             touched = {
                 "uid": uid,
                 "more": len(items),
+                "bytes": sum(item.size for item in items),
                 "last": time_text(last.received_at),
                 "by": last.association,
                 "expected": max(map(_expected, items)) or None,
@@ -115,7 +117,8 @@ class Index:
                         study_instance_uid=uid,
                         state="receiving",
                         revision=0,
-                        instance_count=len(items),
+                        instance_count=touched["more"],
+                        instance_bytes=touched["bytes"],
                         first_instance_at=time_text(items[0].received_at),
                         last_instance_at=touched["last"],
                         association=last.association,
@@ -245,14 +248,6 @@ class Index:
                 select(studies).where(studies.c.study_instance_uid == study_instance_uid)
             ).one_or_none()
         return None if row is None else _read_study(row)
-
-    def studies(self, limit: int = 100) -> list[Study]:
-        """The studies that received something last, newest first."""
-        with self.database.read() as connection:
-            rows = connection.execute(
-                select(studies).order_by(studies.c.last_instance_at.desc()).limit(limit)
-            ).all()
-        return [_read_study(row) for row in rows]
 
     def series_study(self, series_instance_uid: str) -> str | None:
         """The Study Instance UID of a series."""

@@ -6,9 +6,10 @@ without its file.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
 
 from sqlalchemy import delete, exists, or_, select, update
 
@@ -44,16 +45,21 @@ class Retention:
             return []
         with self.database.write() as connection:
             rows = connection.execute(
-                select(instances.c.id, instances.c.path, instances.c.study_instance_uid)
+                select(instances.c.id, instances.c.path, instances.c.size, instances.c.study_instance_uid)
                 .where(instances.c.study_instance_uid.in_(old.where(studies.c.study_instance_uid.in_(uids))))
                 .limit(ROWS_AT_ONCE)
             ).all()
             connection.execute(delete(instances).where(instances.c.id.in_([row.id for row in rows])))
-            for uid, count in Counter(row.study_instance_uid for row in rows).items():
+            by_study = attrgetter("study_instance_uid")
+            for uid, gone in groupby(sorted(rows, key=by_study), key=by_study):
+                sizes = [row.size for row in gone]
                 connection.execute(
                     update(studies)
                     .where(studies.c.study_instance_uid == uid)
-                    .values(instance_count=studies.c.instance_count - count)
+                    .values(
+                        instance_count=studies.c.instance_count - len(sizes),
+                        instance_bytes=studies.c.instance_bytes - sum(sizes),
+                    )
                 )
         return [row.path for row in rows]
 

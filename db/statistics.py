@@ -47,11 +47,18 @@ def gather(database: Database) -> Statistics:
         study_states = connection.execute(
             select(studies.c.state, func.count()).group_by(studies.c.state)
         ).all()
+        # By study: there may be millions of instances.
         received = connection.execute(
-            select(func.count(instances.c.id), func.coalesce(func.sum(instances.c.size), 0))
+            select(
+                func.coalesce(func.sum(studies.c.instance_count), 0),
+                func.coalesce(func.sum(studies.c.instance_bytes), 0),
+            )
         ).one()
+        lately = select(studies.c.study_instance_uid).where(studies.c.last_instance_at >= since)
         recent = connection.execute(
-            select(func.count(instances.c.id)).where(instances.c.received_at >= since)
+            select(func.count(instances.c.id)).where(
+                instances.c.study_instance_uid.in_(lately), instances.c.received_at >= since
+            )
         ).scalar_one()
         made = connection.execute(
             select(func.count(results.c.id), func.coalesce(func.sum(results.c.size), 0))
@@ -72,7 +79,7 @@ def gather(database: Database) -> Statistics:
         ).all()
     return Statistics(
         studies={state: count for state, count in study_states},
-        instances=received[0],
+        instances=int(received[0]),
         instance_bytes=int(received[1]),
         instances_last_hour=recent,
         quarantined=kept,

@@ -31,6 +31,7 @@ studies = Table(
     Column("state", String(16), nullable=False),
     Column("revision", Integer, nullable=False, default=0),
     Column("instance_count", Integer, nullable=False),
+    Column("instance_bytes", BIG, nullable=False, server_default="0"),
     Column("first_instance_at", TIME, nullable=False),
     Column("last_instance_at", TIME, nullable=False),
     Column("association", String(64), nullable=False),

@@ -10,7 +10,6 @@ cosine similarity to each region is found by a 1 x 1 convolution.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -110,8 +109,3 @@ class _VitBackbone(nn.Module):
         patches = self.vit(images)[:, 1:]
         side = round(patches.shape[1] ** 0.5)
         return patches.transpose(1, 2).reshape(images.shape[0], -1, side, side)
-
-
-def weights_of(network: PrototypeNetwork) -> Mapping[str, Tensor]:
-    """The weights under the method's own names."""
-    return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}

@@ -50,11 +50,6 @@ class Grid:
         """LPS coordinates of voxel coordinates, (n, 3) -> (n, 3)."""
         return np.asarray(np.atleast_2d(voxels) @ self.affine[:3, :3].T + self.affine[:3, 3])
 
-    def to_voxels(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Voxel coordinates (slice, row, column) of LPS coordinates, (n, 3) -> (n, 3)."""
-        inverse = np.linalg.inv(self.affine[:3, :3])
-        return np.asarray((np.atleast_2d(points) - self.affine[:3, 3]) @ inverse.T)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:

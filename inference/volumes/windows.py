@@ -49,7 +49,6 @@ class Augmentation:
         return turned.flip([first + axis for axis in self.flips]) if self.flips else turned
 
 
-PLAIN = Augmentation()
 AUGMENTATIONS: dict[str, Augmentation] = {
     "flip_x": Augmentation(flips=(2,)),
     "flip_y": Augmentation(flips=(1,)),

@@ -8,17 +8,23 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import insert, text
 
-from db.database import CHECKPOINT_BYTES, Database, DatabaseSettings
+from db.database import CHECKPOINT_BYTES, Database, DatabaseSettings, time_text
 from db.errors import DatabaseUnavailable, SchemaTooNew
 from db.index import Index
 from db.records import StoreVerdict
+from db.statistics import gather
+from db.tables import instances
 from db.wal import filled_beyond
 from tests.db.conftest import new_instance
 from tests.peers.postgres import Postgres
@@ -34,6 +40,33 @@ def test_empty_database_is_upgraded_to_this_version(url: str) -> None:
     assert database.schema_status() == "current"
     database.upgrade()
     assert database.schema_status() == "current"
+    database.close()
+
+
+def test_rows_of_a_former_schema_are_kept(url: str) -> None:
+    database = Database.open(DatabaseSettings(url=url))
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "db" / "migrations"))
+    at = time_text(datetime.now(UTC))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for size in (30, 4):
+            values = {**asdict(new_instance(size=size)), "received_at": at, "attributes": "{}"}
+            connection.execute(insert(instances).values(values))
+        connection.execute(
+            text(
+                "INSERT INTO studies (study_instance_uid, state, revision, instance_count, first_instance_at,"
+                " last_instance_at, association, released, modalities)"
+                " VALUES ('1.1', 'receiving', 0, 2, :at, :at, 'a1', false, '[]')"
+            ),
+            {"at": at},
+        )
+    assert database.schema_status() == "old"
+    database.upgrade()
+    assert gather(database).instance_bytes == 34
+    Index(database).record([new_instance(size=5)])
+    assert gather(database).instance_bytes == 39
     database.close()
 
 

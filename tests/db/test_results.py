@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from db.database import Database
+from db.index import Index
 from db.queue import Queue
 from db.records import Done
 from db.results import Results
+from db.retention import Retention
 from db.statistics import gather
-from tests.db.conftest import new_result, queued_job
+from tests.db.conftest import new_instance, new_result, queued_job
 
 
 @pytest.mark.parametrize(
@@ -52,3 +55,15 @@ def test_statistics_count_everything(database: Database) -> None:
     assert numbers.deliveries == {("pacs", "pending"): 1}
     assert numbers.running.count == 1
     assert set(numbers.oldest_job) >= {"queued"}
+
+
+def test_statistics_follow_what_comes_and_what_is_forgotten(database: Database) -> None:
+    index, since = Index(database), datetime.now(UTC)
+    old = new_instance("1.1", size=7, received_at=since - timedelta(days=2))
+    index.record([old, new_instance("1.1", size=10), new_instance("2.1", size=100)])
+    numbers = gather(database)
+    assert (numbers.instances, numbers.instance_bytes, numbers.instances_last_hour) == (3, 117, 2)
+    Queue(database).complete_study("2.1", 1, [])
+    assert len(Retention(database).forget_received(since + timedelta(days=1))) == 1
+    numbers = gather(database)
+    assert (numbers.instances, numbers.instance_bytes, numbers.instances_last_hour) == (2, 17, 1)
