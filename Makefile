@@ -47,6 +47,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.durability
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.year
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.volumes
 	$(BIN)/python -m benchmarks.cuda

@@ -319,12 +319,12 @@ def time_text(moment: datetime) -> str:
     """A time as the tables hold it: UTC, fixed width, so that text order is time order."""
     if moment.tzinfo is None:
         raise ValueError("times need a time zone")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def read_time(text: str) -> datetime:
     """A time that the tables hold."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)
 
 
 def read_optional_time(text: str | None) -> datetime | None:

@@ -9,7 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import insert, text
 
-from db.database import CHECKPOINT_BYTES, Database, DatabaseSettings, time_text
+from db.database import CHECKPOINT_BYTES, Database, DatabaseSettings, read_time, time_text
 from db.errors import DatabaseUnavailable, SchemaTooNew
 from db.index import Index
 from db.records import StoreVerdict
@@ -41,6 +41,16 @@ def test_empty_database_is_upgraded_to_this_version(url: str) -> None:
     database.upgrade()
     assert database.schema_status() == "current"
     database.close()
+
+
+def test_times_as_text_have_one_width_and_the_order_of_time() -> None:
+    first = datetime(2026, 3, 1, 12, 0, 0, 5, tzinfo=timezone(timedelta(hours=2)))
+    moments = [first, first.replace(microsecond=10), first.replace(hour=13, microsecond=0)]
+    texts = [time_text(moment) for moment in moments]
+    assert texts[0] == "2026-03-01T10:00:00.000005Z"
+    assert {len(text) for text in texts} == {27}
+    assert texts == sorted(texts)
+    assert [read_time(text) for text in texts] == moments
 
 
 def test_rows_of_a_former_schema_are_kept(url: str) -> None:
