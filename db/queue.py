@@ -1,14 +1,14 @@
-"""The queue: jobs are planned, claimed under a lease, and settled with the outcome that their step returned."""
+"""The queue: jobs are claimed under a lease, and settled with the outcome that their step returned."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from db import results as result_rows
 from db.database import Database, now, read_optional_time, read_time, time_text
@@ -18,25 +18,18 @@ from db.records import (
     HistoryEntry,
     Job,
     Outcome,
-    PlannedJob,
     RetryAfter,
     Skipped,
     WaitingFor,
 )
 from db.states import JobEvent, JobState
-from db.tables import history, instances, jobs, studies
-from db.transitions import JOBS, change, record
+from db.tables import history, jobs
+from db.transitions import JOBS, change
 
 MAX_ATTEMPTS = 5
 """A job that was claimed this often without an outcome is given up."""
 
-CAME_TOO_LATE = "images came after those of this job were removed by age: not analysed without them"
-
-PLANNER = "planner"
 OPERATOR = "operator"
-LIVE = tuple(str(state) for state in JobState if state is not JobState.SUPERSEDED)
-_Key = tuple[str, str | None]
-"""Series and engine of a job."""
 NO_LEASE = {"lease_token": None, "lease_until": None, "owner": None}
 
 
@@ -45,131 +38,6 @@ class Queue:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-
-    def complete_study(
-        self, study_instance_uid: str, instance_count: int, plan: Sequence[PlannedJob]
-    ) -> list[Job] | None:
-        """Close a study for now and bring its jobs into line with the plan.
-
-        A planned job whose series, engine and inputs equal a live job's changes nothing. Any other one is
-        created in the next revision and supersedes the live job of its series and engine, if there is one.
-        Live jobs that the plan no longer has are superseded. A job that succeeded on inputs which were removed
-        by age since then stays as it is: the plan sees only what came later.
-
-        Returns:
-            The new jobs, or None where an instance arrived since the plan was made: plan again.
-        """
-        with self.database.write() as connection:
-            study = connection.execute(
-                select(studies).where(studies.c.study_instance_uid == study_instance_uid).with_for_update()
-            ).one_or_none()
-            if study is None or study.state != "receiving" or study.instance_count != instance_count:
-                return None
-            live = {
-                (row.series_instance_uid, row.engine): row
-                for row in connection.execute(
-                    select(jobs).where(
-                        jobs.c.study_instance_uid == study_instance_uid, jobs.c.state.in_(LIVE)
-                    )
-                )
-            }
-            removed = self._removed(connection, study_instance_uid, live) if live else set()
-            planned = {(p.series_instance_uid, p.engine): p for p in plan}
-            for key in removed & planned.keys():
-                state = live[key].state
-                record(
-                    connection, JOBS, live[key].id, who=PLANNER, was=state, becomes=state, why=CAME_TOO_LATE
-                )
-            fresh = [
-                p
-                for key, p in planned.items()
-                if key not in removed and not self._unchanged(live.get(key), p)
-            ]
-            revision = study.revision + bool(fresh)
-            for key, row in live.items():
-                if key not in planned and key not in removed:
-                    self._supersede(
-                        connection, row, "the study changed and its rules no longer ask for this job"
-                    )
-            created = [
-                self._insert(
-                    connection, study_instance_uid, revision, p, live.get((p.series_instance_uid, p.engine))
-                )
-                for p in fresh
-            ]
-            connection.execute(
-                update(studies)
-                .where(studies.c.study_instance_uid == study_instance_uid)
-                .values(state="complete", revision=revision)
-            )
-            return [self._read(connection, identifier) for identifier in created]
-
-    @staticmethod
-    def _removed(connection: Connection, study_instance_uid: str, live: Mapping[_Key, Row[Any]]) -> set[_Key]:
-        """The jobs that succeeded on inputs which are no longer there; instances go only by age."""
-        held = set(
-            connection.execute(
-                select(instances.c.sop_instance_uid).where(
-                    instances.c.study_instance_uid == study_instance_uid
-                )
-            ).scalars()
-        )
-        return {
-            key
-            for key, row in live.items()
-            if row.state == str(JobState.SUCCEEDED) and not held.issuperset(json.loads(row.inputs))
-        }
-
-    @staticmethod
-    def _unchanged(row: Row[Any] | None, planned: PlannedJob) -> bool:
-        return row is not None and row.inputs_digest == planned.inputs_digest
-
-    @staticmethod
-    def _supersede(connection: Connection, row: Row[Any], why: str) -> None:
-        change(
-            connection,
-            JOBS,
-            row.id,
-            JobState(row.state),
-            JobEvent.SUPERSEDE,
-            who=PLANNER,
-            why=why,
-            values=NO_LEASE,
-        )
-
-    def _insert(
-        self, connection: Connection, study: str, revision: int, planned: PlannedJob, former: Row[Any] | None
-    ) -> int:
-        if former is not None:
-            self._supersede(connection, former, f"revision {revision} of the study takes its place")
-        moment = time_text(now())
-        state = JobState.SKIPPED if planned.skip_reason else JobState.QUEUED
-        identifier: int = connection.execute(
-            insert(jobs)
-            .values(
-                study_instance_uid=study,
-                series_instance_uid=planned.series_instance_uid,
-                revision=revision,
-                engine=planned.engine,
-                route=planned.route,
-                destinations=json.dumps(planned.destinations),
-                state=str(state),
-                priority=planned.priority,
-                attempts=0,
-                reason=planned.skip_reason,
-                inputs=json.dumps(planned.inputs),
-                inputs_digest=planned.inputs_digest,
-                predecessor_id=None if former is None else former.id,
-                created_at=moment,
-                updated_at=moment,
-                finished_at=moment if planned.skip_reason else None,
-                review_advised=False,
-            )
-            .returning(jobs.c.id)
-        ).scalar_one()
-        why = planned.skip_reason or f"rule {planned.route}"
-        record(connection, JOBS, identifier, who=PLANNER, was=None, becomes=str(state), why=why)
-        return identifier
 
     def claim(self, worker: str, engines: Sequence[str], limit: int, lease_seconds: float) -> list[Job]:
         """Take up to ``limit`` due jobs of one engine: that of the job with the highest priority, oldest first."""
@@ -419,51 +287,6 @@ class Queue:
                 .values(priority=priority, updated_at=time_text(now()))
             )
             return self._read(connection, identifier)
-
-    def reprocess(self, study_instance_uid: str) -> list[Job]:
-        """Run all of a study's engines again as a new revision, whose reports name the former ones."""
-        with self.database.write() as connection:
-            rows = connection.execute(
-                select(jobs)
-                .where(jobs.c.study_instance_uid == study_instance_uid, jobs.c.state.in_(LIVE))
-                .where(jobs.c.engine.is_not(None))
-                .order_by(jobs.c.id)
-            ).all()
-            if not rows:
-                return []
-            revision = (
-                1
-                + connection.execute(
-                    select(studies.c.revision)
-                    .where(studies.c.study_instance_uid == study_instance_uid)
-                    .with_for_update()
-                ).scalar_one()
-            )
-            created = [
-                self._insert(
-                    connection,
-                    study_instance_uid,
-                    revision,
-                    PlannedJob(
-                        series_instance_uid=row.series_instance_uid,
-                        engine=row.engine,
-                        route=row.route,
-                        destinations=tuple(json.loads(row.destinations)),
-                        priority=row.priority,
-                        inputs=tuple(json.loads(row.inputs)),
-                        inputs_digest=row.inputs_digest,
-                        skip_reason=None,
-                    ),
-                    row,
-                )
-                for row in rows
-            ]
-            connection.execute(
-                update(studies)
-                .where(studies.c.study_instance_uid == study_instance_uid)
-                .values(revision=revision)
-            )
-            return [self._read(connection, identifier) for identifier in created]
 
     def history(self, identifier: int) -> list[HistoryEntry]:
         """What happened to a job, oldest first."""

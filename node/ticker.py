@@ -15,6 +15,7 @@ from db.database import Database
 from db.errors import DatabaseUnavailable
 from db.index import Index
 from db.outbox import Outbox
+from db.plans import Plans
 from db.queue import Queue
 from db.records import StudyProgress
 from db.retention import Retention
@@ -52,6 +53,7 @@ class Ticker:
         self.configuration = configuration
         self.index = Index(database)
         self.queue = Queue(database)
+        self.plans = Plans(database)
         self.outbox = Outbox(database)
         self.retention = Retention(database)
 
@@ -101,7 +103,7 @@ class Ticker:
                 continue
             instances = self.index.instances(study.study_instance_uid)
             plan = plan_study(self.configuration, instances)
-            jobs = self.queue.complete_study(study.study_instance_uid, study.instance_count, plan)
+            jobs = self.plans.complete_study(study.study_instance_uid, study.instance_count, plan)
             if jobs is None:
                 continue
             completed += 1

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 
 from db.database import Database
+from db.queue import Queue
+from db.records import Job
 from node import config
 from node.config import Configuration
 from node.errors import CommandError
@@ -53,6 +55,20 @@ def opened_database(configuration: Configuration) -> Iterator[Database]:
 def load_configuration(file: Path | None) -> Configuration:
     """The checked configuration that a command works with."""
     return config.load(file)
+
+
+def job_of_number(database: Database, target: str) -> Job | None:
+    """The job of that number, None where ``target`` is a UID.
+
+    Raises:
+        CommandError: there is no such job.
+    """
+    if not target.isdecimal() or len(target) >= 12:
+        return None
+    job = Queue(database).get(int(target))
+    if job is None:
+        raise CommandError(f"There is no job {target}: `overread queue` lists them.")
+    return job
 
 
 def print_json(document: Any) -> None:

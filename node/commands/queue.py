@@ -15,6 +15,7 @@ from node.commands.common import (
     ConfigOption,
     JsonOption,
     console,
+    job_of_number,
     load_configuration,
     opened_database,
     print_json,
@@ -80,10 +81,7 @@ def show(
     configuration = load_configuration(config)
     with opened_database(configuration) as database:
         views = Views(database)
-        if identifier.isdecimal() and len(identifier) < 12:
-            job = Queue(database).get(int(identifier))
-            if job is None:
-                raise CommandError(f"There is no job {identifier}: `overread queue` lists them.")
+        if job := job_of_number(database, identifier):
             document: dict[str, Any] = views.job_in_full(job)
             print_document: Callable[[dict[str, Any]], None] = _print_job
         else:

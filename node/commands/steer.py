@@ -10,10 +10,11 @@ import typer
 from db.database import Database
 from db.index import Index
 from db.outbox import Outbox
+from db.plans import Plans
 from db.queue import Queue
 from db.records import Job
 from db.wakeup import notify
-from node.commands.common import ConfigOption, console, load_configuration, opened_database
+from node.commands.common import ConfigOption, console, job_of_number, load_configuration, opened_database
 from node.errors import CommandError
 
 TargetArgument = Annotated[str, typer.Argument(metavar="ID", help="A job's number or a study instance UID.")]
@@ -25,16 +26,14 @@ def jobs_of(database: Database, target: str) -> list[Job]:
     Raises:
         CommandError: there is no such job or study.
     """
-    queue = Queue(database)
-    if target.isdecimal() and len(target) < 12:
-        job = queue.get(int(target))
-        if job is None:
-            raise CommandError(f"There is no job {target}: `overread queue` lists them.")
+    if job := job_of_number(database, target):
         return [job]
     if Index(database).study(target) is None:
         raise CommandError(f"There is no study {target}: `overread queue --json` prints their UIDs.")
     return [
-        j for j in queue.jobs(study_instance_uid=target, limit=1000) if j.engine and j.state != "superseded"
+        j
+        for j in Queue(database).jobs(study_instance_uid=target, limit=1000)
+        if j.engine and j.state != "superseded"
     ]
 
 
@@ -94,13 +93,25 @@ def prioritize(
 
 
 def reprocess(target: TargetArgument, config: ConfigOption = None) -> None:
-    """Run a study again as a new revision, whose reports name the former ones."""
+    """Run a study again by the present rules, as a new revision whose reports name the former ones."""
+    from node.planning import plan_study  # which loads what judges images
+
     configuration = load_configuration(config)
     with opened_database(configuration) as database:
-        studies = dict.fromkeys(job.study_instance_uid for job in jobs_of(database, target))
-        if not studies:
-            raise CommandError(f"Nothing to do: no rule takes study {target}.")
-        for study in studies:
-            jobs = Queue(database).reprocess(study)
-            console.print(f"study {study}: {len(jobs)} jobs queued")
+        uid = target
+        if job := job_of_number(database, target):
+            uid = job.study_instance_uid
+        elif Index(database).study(uid) is None:
+            raise CommandError(f"There is no study {uid}: `overread queue --json` prints their UIDs.")
+        instances = Index(database).instances(uid)
+        if not instances:
+            raise CommandError(f"The images of study {uid} were removed by age: send them again.")
+        jobs = Plans(database).reprocess(uid, len(instances), plan_study(configuration, instances))
+    if jobs is None:
+        raise CommandError(f"Study {uid} is being received: it is analysed when it is complete.")
+    if not jobs:
+        raise CommandError(f"Nothing to do: most images of study {uid} were removed by age.")
+    for job in jobs:
+        skipped = f": {job.reason}" if job.reason else ""
+        console.print(f"job {job.id}: {job.engine or 'no engine'} {job.state}{skipped}", markup=False)
     notify(configuration.run_dir, "worker")

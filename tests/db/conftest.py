@@ -12,6 +12,7 @@ import pytest
 
 from db.database import Database, DatabaseSettings
 from db.index import Index
+from db.plans import Plans
 from db.queue import Queue
 from db.records import Job, NewInstance, NewResult, PlannedJob
 from tests.peers.postgres import Postgres
@@ -105,7 +106,7 @@ def queued_job(database: Database, study: str = "1.1", **changes: Any) -> Job:
     index.record([new_instance(study, series)])
     current = index.study(study)
     assert current is not None
-    jobs = Queue(database).complete_study(study, current.instance_count, [planned(series, **changes)])
+    jobs = Plans(database).complete_study(study, current.instance_count, [planned(series, **changes)])
     assert jobs is not None
     return jobs[-1]
 

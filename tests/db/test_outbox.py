@@ -9,9 +9,10 @@ import pytest
 from db.database import Database
 from db.errors import StaleLease
 from db.outbox import Outbox
+from db.plans import Plans
 from db.queue import Queue
 from db.records import DeliveryFailed, DeliveryRetry, Done, Sent
-from tests.db.conftest import new_result, queued_job
+from tests.db.conftest import new_result, planned, queued_job
 
 
 def deliver(database: Database, destinations: tuple[str, ...] = ("pacs",), objects: int = 2) -> int:
@@ -70,12 +71,12 @@ def test_sender_that_died_gives_its_deliveries_back(database: Database) -> None:
 
 
 def test_rerun_of_a_job_makes_no_second_delivery(database: Database) -> None:
-    job = queued_job(database)
+    job = queued_job(database, inputs=())
     queue, outbox = Queue(database), Outbox(database)
     result = new_result()
     (held,) = queue.claim("w", ["cxr"], 1, 60)
     queue.settle(held, Done(model_version="m", results=(result,)))
-    queue.reprocess("1.1")
+    Plans(database).reprocess("1.1", 1, [planned(inputs=())])
     (again,) = queue.claim("w", ["cxr"], 1, 60)
     queue.settle(again, Done(model_version="m", results=(result,)))
     assert sum(outbox.counts().values()) == 1

@@ -1,4 +1,4 @@
-"""Jobs: planning and revisions, claims under leases, outcomes, and steering by hand."""
+"""Jobs: claims under leases, outcomes, and steering by hand."""
 
 from __future__ import annotations
 
@@ -9,56 +9,16 @@ import pytest
 
 from db.database import Database
 from db.errors import DatabaseError, IllegalTransition, StaleLease
-from db.index import Index
 from db.outbox import Outbox
 from db.queue import MAX_ATTEMPTS, Queue
 from db.records import Done, Failed, RetryAfter, Skipped, WaitingFor
 from db.results import Results
 from db.states import JobState
-from tests.db.conftest import claimed_job, new_instance, new_result, planned, queued_job
+from tests.db.conftest import claimed_job, new_result, queued_job
 
 
 def in_a_minute() -> datetime:
     return datetime.now(UTC) + timedelta(minutes=1)
-
-
-def test_complete_study_becomes_jobs_and_is_no_longer_receiving(database: Database) -> None:
-    job = queued_job(database)
-    assert (job.state, job.revision, job.predecessor_id) == (JobState.QUEUED, 1, None)
-    assert Index(database).receiving() == []
-
-
-def test_instance_that_came_meanwhile_asks_for_another_plan(database: Database) -> None:
-    index = Index(database)
-    index.record([new_instance()])
-    index.record([new_instance()])
-    assert Queue(database).complete_study("1.1", 1, [planned()]) is None
-    assert index.receiving()
-
-
-def test_late_instance_with_other_inputs_makes_a_revision(database: Database) -> None:
-    former = queued_job(database)
-    latter = queued_job(database, digest="d2")
-    assert (latter.revision, latter.predecessor_id) == (2, former.id)
-    superseded = Queue(database).get(former.id)
-    assert superseded is not None
-    assert superseded.state is JobState.SUPERSEDED
-
-
-def test_late_instance_with_the_same_inputs_changes_nothing(database: Database) -> None:
-    job = queued_job(database)
-    index, queue = Index(database), Queue(database)
-    index.record([new_instance("1.1", "1.1.1")])
-    assert queue.complete_study("1.1", 2, [planned("1.1.1")]) == []
-    assert [j.id for j in queue.jobs()] == [job.id]
-    study = index.study("1.1")
-    assert study is not None
-    assert study.revision == 1
-
-
-def test_job_may_be_born_skipped_with_its_reason(database: Database) -> None:
-    job = queued_job(database, engine=None, skip_reason="no rule takes this series")
-    assert (job.state, job.reason) == (JobState.SKIPPED, "no rule takes this series")
 
 
 def test_claims_take_the_highest_priority_then_the_oldest(database: Database) -> None:
@@ -180,17 +140,6 @@ def test_cancelled_job_can_be_retried_and_a_finished_one_not_cancelled(database:
         queue.cancel(job.id)
     with pytest.raises(DatabaseError):
         queue.retry(999_999)
-
-
-def test_reprocess_makes_a_new_revision_of_every_job(database: Database) -> None:
-    queue = Queue(database)
-    job = claimed_job(database)
-    queue.settle(job, Done(model_version="m", results=()))
-    (again,) = queue.reprocess("1.1")
-    assert (again.revision, again.predecessor_id, again.state) == (2, job.id, JobState.QUEUED)
-    former = queue.get(job.id)
-    assert former is not None
-    assert former.state is JobState.SUPERSEDED
 
 
 def test_history_tells_who_and_why(database: Database) -> None:

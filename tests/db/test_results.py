@@ -9,6 +9,7 @@ import pytest
 
 from db.database import Database
 from db.index import Index
+from db.plans import Plans
 from db.queue import Queue
 from db.records import Done
 from db.results import Results
@@ -63,7 +64,7 @@ def test_statistics_follow_what_comes_and_what_is_forgotten(database: Database) 
     index.record([old, new_instance("1.1", size=10), new_instance("2.1", size=100)])
     numbers = gather(database)
     assert (numbers.instances, numbers.instance_bytes, numbers.instances_last_hour) == (3, 117, 2)
-    Queue(database).complete_study("2.1", 1, [])
+    Plans(database).complete_study("2.1", 1, [])
     assert len(Retention(database).forget_received(since + timedelta(days=1))) == 1
     numbers = gather(database)
     assert (numbers.instances, numbers.instance_bytes, numbers.instances_last_hour) == (2, 17, 1)

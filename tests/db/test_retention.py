@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from db.database import Database
 from db.index import Index
 from db.outbox import Outbox
-from db.queue import CAME_TOO_LATE, Queue
+from db.plans import CAME_TOO_LATE, Plans
+from db.queue import Queue
 from db.records import DeliveryFailed, Done, Sent, Skipped
 from db.results import Results
 from db.retention import Retention
@@ -55,7 +56,7 @@ def test_late_images_after_retention_leave_what_succeeded_as_it_is(database: Dat
     first, second, third = (new_instance("1.1", series) for series in ("1.1.1", "1.1.2", "1.1.3"))
     index.record([first, second, third])
     plan = [planned(i.series_instance_uid, inputs=(i.sop_instance_uid,)) for i in (first, second, third)]
-    jobs = queue.complete_study("1.1", 3, plan)
+    jobs = Plans(database).complete_study("1.1", 3, plan)
     assert jobs is not None
     outcomes = (
         Done(model_version="m", results=()),
@@ -71,7 +72,7 @@ def test_late_images_after_retention_leave_what_succeeded_as_it_is(database: Dat
     assert study is not None
     assert study.instance_count == 2
     plan = [planned(i.series_instance_uid, "d2", inputs=(i.sop_instance_uid,)) for i in late]
-    (fresh,) = queue.complete_study("1.1", 2, plan) or []
+    (fresh,) = Plans(database).complete_study("1.1", 2, plan) or []
     assert (fresh.series_instance_uid, fresh.predecessor_id) == ("1.1.3", jobs[2].id)
     now = [queue.get(job.id) for job in jobs]
     assert [job.state for job in now if job] == [JobState.SUCCEEDED, JobState.SUCCEEDED, JobState.SUPERSEDED]

@@ -10,6 +10,7 @@ from pydicom import Dataset
 
 from db.database import Database
 from db.index import Index
+from db.plans import Plans
 from db.queue import Queue
 from db.records import Done, PlannedJob
 from node.artifacts import store
@@ -52,7 +53,7 @@ def main(configuration_file: Path, studies: int) -> None:
             inputs_digest="d",
             skip_reason=None,
         )
-        queue.complete_study(study, 1, [plan])
+        Plans(database).complete_study(study, 1, [plan])
         (job,) = queue.claim("worker", ["cxr"], 1, 600)
         results = tuple(
             store(written(number * OBJECTS + i), job, configuration.data_dir) for i in range(OBJECTS)

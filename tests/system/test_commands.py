@@ -105,6 +105,7 @@ def test_reprocess_cancel_prioritize_and_retry(site: Site, job: dict[str, Any]) 
     assert [j["state"] for j in jobs] == ["superseded", "succeeded"]
     site.node.command("cancel", str(jobs[1]["id"]), status=1)
     site.node.command("retry", str(jobs[1]["id"]), status=1)
+    site.node.command("reprocess", "1.2.3", status=1)
 
 
 def test_explain_route_names_the_condition(site: Site, tmp_path: Path) -> None:
