@@ -78,6 +78,7 @@ class DestinationCourier:
         """Send until ``stop`` is set."""
         broke_off: str | None = "its sender died"
         while not stop.is_set():
+            self.wake.clear()  # before looking, so that nothing that comes meanwhile is missed
             try:
                 if broke_off is not None:
                     self.outbox.release_sender(self.name, broke_off)
@@ -94,7 +95,6 @@ class DestinationCourier:
                 self._pause_unless(False)
             if not sent:
                 self.wake.wait(POLL_SECONDS)
-                self.wake.clear()
 
     def step(self, stop: threading.Event) -> bool:
         """Send one batch over one association; False where nothing was due."""

@@ -107,9 +107,6 @@ class ImageEngine:
     @classmethod
     def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
         """Load the model and run it once, so that the first study does not wait for that."""
-        from inference.classifier import Classifier  # loads torch
-        from inference.ensembles import Member
-
         settings.check_options(cls.options)
         names = [settings.model, *_list_of(settings, "ensemble", str)]
         weights = _list_of(settings, "weights", float) or [1.0] * len(names)
@@ -118,23 +115,26 @@ class ImageEngine:
             raise EngineMisconfigured(
                 f"engine {settings.name!r}: weights needs one number above 0 for each of its {len(names)} models."
             )
-        members: list[Member] = []
-        card: ModelCard | None = None
-        for name, weight in zip(names, weights, strict=True):
-            stored = store.get(name, cls.kind)
+        models = [store.get(name, cls.kind) for name in names]
+        card = models[0].card
+        for stored in models:
             if stored.card.kind != cls.kind:
                 raise ModelInvalid(
                     f"model {stored.card.name!r} is for {stored.card.kind} engines, not for {cls.kind}."
                 )
-            if card is not None and [x.name for x in stored.card.labels] != [x.name for x in card.labels]:
+            if [x.name for x in stored.card.labels] != [x.name for x in card.labels]:
                 raise ModelInvalid(f"models {card.name!r} and {stored.card.name!r} have different labels.")
-            card = card or stored.card
+        # They load torch, which takes seconds, and is for nothing where a model is absent.
+        from inference.classifier import Classifier
+        from inference.ensembles import Member
+
+        members: list[Member] = []
+        for stored, weight in zip(models, weights, strict=True):
             classifier = Classifier.load(settings, stored)
             members += [
                 Member(classifier=classifier, input_size=size or stored.card.input_size, weight=weight)
                 for size in scales
             ]
-        assert card is not None
         engine = cls(settings, card, members)
         engine._warm_up()
         return engine

@@ -119,8 +119,6 @@ class VolumeEngine:
     @classmethod
     def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
         """Load the model onto its device."""
-        from inference.device import place  # loads torch
-
         settings.check_options(cls.options)
         stored = store.get(settings.model, cls.kind)
         if stored.card.kind != cls.kind:
@@ -129,6 +127,8 @@ class VolumeEngine:
             )
         if cls.needs_volume_card and stored.card.volume is None:
             raise ModelInvalid(f"the card of model {stored.card.name!r} has no volume preprocessing.")
+        from inference.device import place  # loads torch, which is for nothing where the model is absent
+
         placement = place(
             replace(settings, backend="torch" if settings.backend == "auto" else settings.backend)
         )
