@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from db.database import Database
 from db.errors import DatabaseError
+from handlers.disk import free_bytes
 from node.config import Configuration
 from node.metrics import DatabaseCollector
 
@@ -28,7 +29,11 @@ def create_app(configuration: Configuration, database: Database) -> FastAPI:
 
     @app.get("/readyz")
     def readyz(response: Response) -> dict[str, str]:
-        checks = {"database": _database(database), "dicom": _dicom(configuration)}
+        checks = {
+            "database": _database(database),
+            "dicom": _dicom(configuration),
+            "disk": _disk(configuration),
+        }
         if any(state != "ok" for state in checks.values()):
             response.status_code = 503
         return checks
@@ -56,6 +61,15 @@ def _dicom(configuration: Configuration) -> str:
     except OSError as error:
         return f"port {configuration.node.port} does not answer: {error.strerror or error}"
     return "ok"
+
+
+def _disk(configuration: Configuration) -> str:
+    try:
+        free = free_bytes(configuration.spool_dir)
+    except OSError as error:
+        return f"the spool's disk does not answer: {error.strerror}"
+    reserve = configuration.spool.reserve
+    return "ok" if free >= reserve else f"{free} bytes are free, less than spool.reserve: images are refused"
 
 
 def serve_web(configuration: Configuration, database: Database) -> None:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from inference.engine import Case, Engine
 from inference.engines import engine_class
-from inference.errors import ImageUnreadable, InferenceError
+from inference.errors import DeviceLost, ImageUnreadable, InferenceError, is_out_of_memory
 from inference.findings import Analysis, Refusal
 from inference.nodule_files import write_nodule_files
 from inference.output import case_document, refusal_document
@@ -27,7 +27,8 @@ from inference.store.store import ModelStore
 from inference.volumes.header import quick_header
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
-from node.errors import CommandError
+from node.errors import CommandError, raised_at
+from node.pipeline import check_device
 from sr_writer.context import ReportContext
 from sr_writer.results import write_results
 
@@ -69,7 +70,14 @@ def infer(
     if not files:
         raise CommandError("There is no DICOM, PNG or JPEG file in what you named.")
     out.mkdir(parents=True, exist_ok=True)
-    documents = _run(loaded, files, out, batch_size, workers)
+    try:
+        documents = _run(loaded, files, out, batch_size, workers)
+    except DeviceLost as error:
+        raise CommandError(f"Device {error} answers no more: run the command again.") from error
+    for path in paths:
+        if path.is_file() and path not in files:
+            strange = Refusal(path=path, reason="it is no DICOM, PNG or JPEG file")
+            documents.append(refusal_document(strange, loaded.settings.name, loaded.model.version))
     _write_csv(documents, out / "results.csv")
     if json:
         print_json(documents)
@@ -126,23 +134,48 @@ def _run(
             read: list[Case | Refusal] = [
                 item for items in readers.map(engine.prepare, batch) for item in items
             ]
-            analyses = iter(engine.infer([case for case in read if not isinstance(case, Refusal)]))
+            analyses = iter(_analyse(engine, [case for case in read if not isinstance(case, Refusal)]))
             for item in read:
-                if isinstance(item, Refusal):
-                    documents.append(refusal_document(item, engine.settings.name, engine.model.version))
-                    continue
-                analysis = next(analyses)
-                try:
-                    documents.append(_write(analysis, engine.settings.name, engine.kind, out))
-                except OSError:
-                    raise
-                except Exception as error:
-                    # As in the pipeline: the report library refuses odd headers in many ways, each its own case.
-                    reason = f"the report cannot be written from this source ({type(error).__name__})"
-                    refused = Refusal(path=analysis.source.path, reason=reason)
-                    documents.append(refusal_document(refused, engine.settings.name, engine.model.version))
+                made = item if isinstance(item, Refusal) else next(analyses)
+                documents.append(_document(made, engine, out))
             progress.advance(task, sum(len(files) for files in batch))
     return documents
+
+
+def _analyse(engine: Engine, cases: Sequence[Case]) -> list[Analysis | Refusal]:
+    """The analysis of each case or why there is none; a batch that fails is tried again in halves, as by a node."""
+    if not cases:
+        return []
+    try:
+        return list(engine.infer(cases))
+    except InferenceError as error:
+        reason = str(error)
+    except Exception as error:
+        # Engines run foreign code, which raises what it likes; one case's fault is its own.
+        reason = f"the engine failed on this input ({type(error).__name__} at {raised_at(error)})"
+        if is_out_of_memory(error):
+            reason = "the device has too little memory for this input alone"
+    # Only here, where the error is gone: its frames hold what the batch has on the device.
+    check_device(engine.device)
+    if len(cases) > 1:
+        middle = len(cases) // 2
+        return [*_analyse(engine, cases[:middle]), *_analyse(engine, cases[middle:])]
+    return [Refusal(path=cases[0].source.path, reason=reason)]
+
+
+def _document(made: Analysis | Refusal, engine: Engine, out: Path) -> dict[str, Any]:
+    """What ``--json`` prints of one case, whose objects are written."""
+    name, version = engine.settings.name, engine.model.version
+    if isinstance(made, Refusal):
+        return refusal_document(made, name, version)
+    try:
+        return _write(made, name, engine.kind, out)
+    except OSError:
+        raise
+    except Exception as error:
+        # As in the pipeline: the report library refuses odd headers in many ways, each its own case.
+        reason = f"the report cannot be written from this source ({type(error).__name__})"
+        return refusal_document(Refusal(path=made.source.path, reason=reason), name, version)
 
 
 def _by_series(files: Sequence[Path]) -> list[list[Path]]:

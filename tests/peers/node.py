@@ -153,9 +153,9 @@ class Node:
                 env=self._environment() | ({} if self.preload is None else {"LD_PRELOAD": str(self.preload)}),
                 cwd=self.elsewhere,
             )
-        wait_until(self._ready, 60, "the node is ready")
+        wait_until(self._ready, 120, "the node is ready")
         if self.engine:
-            wait_until(lambda: "model_" in self.log[seen:], 60, "the worker has looked for its model")
+            wait_until(lambda: "model_" in self.log[seen:], 120, "the worker has looked for its model")
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""
@@ -229,14 +229,14 @@ class Node:
     @contextmanager
     def _database(self) -> Iterator[Database]:
         url = self.database.replace("///var", f"///{self.data_dir}")
-        database = Database.open(DatabaseSettings(url=url))
+        database = Database.open(DatabaseSettings(url=url, wait_seconds=60))
         try:
             yield database
         finally:
             database.close()
 
     def wait_for_jobs(
-        self, count: int, seconds: float = 60, but: Collection[str] = ()
+        self, count: int, seconds: float = 180, but: Collection[str] = ()
     ) -> list[dict[str, Any]]:
         """All jobs, once that many have ended and everything they made has been sent or given up.
 
@@ -258,13 +258,17 @@ class Node:
 
         return wait_until(settled, seconds, f"{count} jobs have ended")
 
+    def ready(self) -> dict[str, str]:
+        """What ``/readyz`` says; nothing while the web process does not answer as it should."""
+        try:
+            return dict(self._web.get("/readyz").json())
+        except (httpx.HTTPError, ValueError):
+            return {}
+
     def _ready(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"the node ended: {self.log}"
-        try:
-            return self._web.get("/readyz").status_code == 200
-        except httpx.HTTPError:
-            return False
+        return set(self.ready().values()) == {"ok"}
 
     def _environment(self) -> dict[str, str]:
         paths = [Path(__file__).resolve().parents[2]]

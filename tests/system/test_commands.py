@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from node.roles import Role
-from tests.peers.dcmtk import Storescp, storescu
+from tests.peers.dcmtk import Storescp, send
 from tests.peers.node import Node
 from tests.peers.waiting import wait_until
 from tests.system.conftest import Site, write_radiograph
@@ -57,7 +57,7 @@ def job(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A finished job."""
     path = tmp_path_factory.mktemp("study") / "study.dcm"
     write_radiograph(path, 1)
-    storescu(site.node.port, path)
+    send(site.node.port, path)
     (job,) = site.node.wait_for_jobs(1)
     return job
 
@@ -125,12 +125,12 @@ def test_infer_gives_what_the_node_gives(site: Site, job: dict[str, Any], tmp_pa
     write_radiograph(tmp_path / "lateral.dcm", 1, ViewPosition="LL")
     file = site.node.data_dir / instance["file"]
     out = tmp_path / "out"
-    cases = site.node.json(
-        "infer", str(file), str(tmp_path / "lateral.dcm"), "--engine", "cxr", "--out", str(out)
-    )
-    assert [list(case) for case in cases] == [CASE_KEYS] * 2
-    done, skipped = cases
+    inputs = (str(file), str(tmp_path / "bad.dcm"), str(tmp_path / "lateral.dcm"))
+    cases = site.node.json("infer", *inputs, "--engine", "cxr", "--out", str(out))
+    assert [list(case) for case in cases] == [CASE_KEYS] * 3
+    done, skipped, strange = cases
     assert "frontal" in skipped["skipped"]
+    assert (strange["input"], strange["skipped"]) == (inputs[1], "it is no DICOM, PNG or JPEG file")
     assert done["skipped"] is None
     assert len(done["labels"]) == len(done["probabilities"]) == len(done["logits"])
     assert all(Path(path).exists() for path in done["files"])
@@ -170,7 +170,7 @@ def test_wrong_configuration_names_file_key_and_nearest_name(tmp_path: Path) -> 
 def test_health_readiness_and_metrics(site: Site, job: dict[str, Any]) -> None:
     root = f"http://127.0.0.1:{site.node.web_port}"
     assert httpx.get(f"{root}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{root}/readyz").json() == {"database": "ok", "dicom": "ok"}
+    assert httpx.get(f"{root}/readyz").json() == {"database": "ok", "dicom": "ok", "disk": "ok"}
     metrics = httpx.get(f"{root}/metrics").text
     assert 'overread_jobs{state="succeeded"}' in metrics
     assert 'overread_deliveries{destination="pacs",state="sent"}' in metrics
@@ -184,7 +184,7 @@ def test_health_readiness_and_metrics(site: Site, job: dict[str, Any]) -> None:
 def test_absent_model_makes_jobs_wait_until_it_is_there(tmp_path: Path) -> None:
     with Node(tmp_path / "node", model="later", receivers=1) as node:
         write_radiograph(tmp_path / "study.dcm", 1)
-        storescu(node.port, tmp_path / "study.dcm")
+        send(node.port, tmp_path / "study.dcm")
         wait_until(lambda: [j["state"] for j in node.jobs()] == ["waiting"], 20, "the job waits")
         assert "overread models pull later" in node.jobs()[0]["reason"]
         demo = Path(__file__).resolve().parents[2] / "inference" / "demo" / "chest_xray"

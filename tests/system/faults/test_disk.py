@@ -26,7 +26,7 @@ def test_node_without_the_reserve_answers_out_of_resources_until_there_is_room(t
             seen = node.log.count("receiver_started")
             node.configuration.write_text(node.configuration.read_text().replace(was, becomes))
             node.reload()
-            wait_until(lambda: node.log.count("receiver_started") > seen, 30, "the node has read it")
+            wait_until(lambda: node.log.count("receiver_started") > seen, 120, "the node has read it")
 
         set_reserve(enough, short)
         refused = witness.radiograph()
@@ -34,6 +34,7 @@ def test_node_without_the_reserve_answers_out_of_resources_until_there_is_room(t
             storescu(node.port, refused)
         assert "status=A700" in node.log
         assert "disk_nearly_full" in node.log
+        wait_until(lambda: "images are refused" in node.ready().get("disk", ""), 60, "it is not ready")
         set_reserve(short, enough)
         witness.send(refused)
         witness.assert_serves()

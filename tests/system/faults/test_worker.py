@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.peers.dcmtk import storescu
+from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
@@ -13,22 +13,23 @@ from tests.system.faults.conftest import CONFIGURATION
 from tests.system.faults.witness import Witness, identity
 
 
-def run_studies(folder: Path, plug_in: Path, words: list[str]) -> tuple[dict[str, dict[str, object]], Node]:
+def run_studies(
+    folder: Path, plug_in: Path, words: list[str], deadline: int = 60
+) -> tuple[dict[str, dict[str, object]], Node]:
     """Send one study for each word; the ended jobs by word and number, and the stopped node."""
-    faulty = Witness(
-        folder, with_pacs=False, receivers=1, extra=CONFIGURATION, engine=False, python_path=plug_in
-    )
+    extra = CONFIGURATION.replace("deadline_seconds = 60", f"deadline_seconds = {deadline}")
+    faulty = Witness(folder, with_pacs=False, receivers=1, extra=extra, engine=False, python_path=plug_in)
     with faulty.watching() as witness:
         files = [witness.radiograph(StudyID=word) for word in words]
         names = {
             identity(path)[0]: f"{word}{number}"
             for number, (word, path) in enumerate(zip(words, files, strict=True))
         }
-        storescu(witness.node.port, *files)
+        send(witness.node.port, *files)
         for path in files:
             witness.note(path)
         witness.assert_serves()
-        jobs = witness.wait_for_jobs(120)
+        jobs = witness.wait_for_jobs(280)
         ended = {names.get(job["study_instance_uid"], ""): job for job in jobs}
         otherwise = {study: str(ended[name]["state"]) for study, name in names.items()}
         witness.assert_intact(otherwise)
@@ -56,7 +57,7 @@ def test_lost_device_costs_the_worker_and_harms_no_other_job(tmp_path: Path, plu
 
 
 def test_hanging_job_is_ended_at_its_deadline(tmp_path: Path, plug_in: Path) -> None:
-    jobs, node = run_studies(tmp_path, plug_in, ["fine", "hang", "fine"])
+    jobs, node = run_studies(tmp_path, plug_in, ["fine", "hang", "fine"], deadline=5)
     assert {name: job["state"] for name, job in jobs.items()} == {
         "fine0": "succeeded",
         "hang1": "failed",
@@ -79,19 +80,33 @@ def test_batch_that_is_too_large_is_halved(tmp_path: Path, plug_in: Path) -> Non
     assert "Canary" not in node.log
 
 
+def test_engine_that_fails_offline_costs_its_own_inputs(tmp_path: Path, plug_in: Path) -> None:
+    node = Node(tmp_path / "node", extra=CONFIGURATION, engine=False, python_path=plug_in)
+    words = ["large", "memory", "fine", "error"]
+    for number, word in enumerate(words):
+        write_radiograph(tmp_path / f"{number}.dcm", number, StudyID=word)
+    files = [str(tmp_path / f"{number}.dcm") for number in range(len(words))]
+    cases = node.json("infer", *files, "--engine", "faulty", "--out", str(tmp_path / "out"))
+    assert [case["input"] for case in cases] == files
+    large, memory, fine, error = (case["skipped"] for case in cases)
+    assert large is None and fine is None
+    assert memory == "the device has too little memory for this input alone"
+    assert error.startswith("the engine failed on this input (RuntimeError at ")
+
+
 def test_model_that_does_not_load_keeps_its_own_jobs_waiting_alone(tmp_path: Path, plug_in: Path) -> None:
     second = '[[engine]]\nname = "broken"\nkind = "faulty"\nmodel = "broken"\n'
     both = CONFIGURATION.replace('engines = ["faulty"]', 'engines = ["broken", "faulty"]')
     node = Node(tmp_path / "node", receivers=1, extra=second + both, engine=False, python_path=plug_in)
     write_radiograph(tmp_path / "image.dcm", 1)
     with node:
-        storescu(node.port, tmp_path / "image.dcm")
+        send(node.port, tmp_path / "image.dcm")
 
         def states() -> dict[str, str]:
             return {str(job["engine"]): str(job["state"]) for job in node.jobs()}
 
         wanted = {"broken": "waiting", "faulty": "succeeded"}
-        wait_until(lambda: states() == wanted, 60, "one job has ended and the other waits")
+        wait_until(lambda: states() == wanted, 180, "one job has ended and the other waits")
         reasons = {job["engine"]: job["reason"] for job in node.jobs()}
         assert reasons["broken"] == "the model cannot be loaded (ValueError): see the log"
         assert len(node.pids("worker")) == 1
@@ -106,11 +121,11 @@ def test_configuration_is_read_again_or_refused_as_a_whole(tmp_path: Path, plug_
         good = node.configuration.read_text()
         node.configuration.write_text(good.replace('kind = "faulty"', 'kind = "fawlty"'))
         node.reload()
-        wait_until(lambda: "configuration_refused" in node.log, 10, "the configuration is refused")
+        wait_until(lambda: "configuration_refused" in node.log, 60, "the configuration is refused")
         assert node.pids("worker") == workers
         node.configuration.write_text(good.replace("[node]", '[node]\nae_title = "RENAMED"'))
         node.reload()
-        wait_until(lambda: "configuration_reloaded" in node.log, 10, "the configuration is taken")
+        wait_until(lambda: "configuration_reloaded" in node.log, 60, "the configuration is taken")
 
         def renamed() -> bool:
             done = subprocess.run(
@@ -118,4 +133,4 @@ def test_configuration_is_read_again_or_refused_as_a_whole(tmp_path: Path, plug_
             )
             return done.returncode == 0
 
-        wait_until(renamed, 30, "the node answers under its new name")
+        wait_until(renamed, 120, "the node answers under its new name")
