@@ -39,7 +39,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
     """A database with the schema of this version."""
-    opened = Database.open(DatabaseSettings(url=url, wait_seconds=5.0))
+    opened = Database.open(DatabaseSettings(url=url, wait_seconds=60.0))
     opened.upgrade()
     yield opened
     opened.close()

@@ -90,7 +90,7 @@ def test_newer_database_is_refused(database: Database) -> None:
 
 def test_server_that_is_away_is_reported_and_used_again_when_it_is_back(tmp_path: Path) -> None:
     with Postgres(tmp_path / "server") as server:
-        database = Database.open(DatabaseSettings(url=server.create("away"), wait_seconds=2))
+        database = Database.open(DatabaseSettings(url=server.create("away"), wait_seconds=20))
         database.upgrade()
         index = Index(database)
         index.record([new_instance()])
@@ -245,10 +245,11 @@ def test_closed_databases_leave_no_file_handles(url: str) -> None:
     assert max(opened_and_closed() for _ in range(5)) <= before
 
 
-def test_another_process_that_writes_is_noticed(tmp_path: Path) -> None:
+def test_another_process_that_writes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}", wait_seconds=0.1))
     database.upgrade()
     assert not database.contended()
+    monkeypatch.setattr("db.database.CONTENDED_SECONDS", 60.0)
     other = os.open(tmp_path / "test.db.lock", os.O_RDWR)
     try:
         fcntl.flock(other, fcntl.LOCK_EX)

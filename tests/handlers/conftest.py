@@ -63,7 +63,7 @@ StartReceiver = Callable[..., Receiver]
 
 @contextmanager
 def running(folder: Path, **settings: Any) -> Iterator[Receiver]:
-    """A receiver with short timeouts unless the settings say otherwise."""
+    """A receiver that is patient unless the settings say otherwise."""
     (folder / "run").mkdir(parents=True, exist_ok=True)
     database = Database.open(DatabaseSettings(url=f"sqlite:///{folder / 'test.db'}"))
     database.upgrade()
@@ -74,9 +74,9 @@ def running(folder: Path, **settings: Any) -> Iterator[Receiver]:
             "host": "127.0.0.1",
             "port": 0,
             "spool": folder / "spool",
-            "acse_timeout_seconds": 1.0,
-            "network_timeout_seconds": 1.0,
-            "idle_timeout_seconds": 5.0,
+            "acse_timeout_seconds": 30.0,
+            "network_timeout_seconds": 30.0,
+            "idle_timeout_seconds": 300.0,
             **settings,
         }
     )

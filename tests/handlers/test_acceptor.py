@@ -33,11 +33,13 @@ from tests.peers.raw import (
 )
 from tests.peers.waiting import wait_until
 
+IMPATIENT = {"acse_timeout_seconds": 2.0, "network_timeout_seconds": 2.0, "idle_timeout_seconds": 2.0}
+
 
 @contextmanager
 def connected(receiver: Receiver) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", receiver.port), 10) as connection:
-        connection.settimeout(10)
+    with socket.create_connection(("127.0.0.1", receiver.port), 30) as connection:
+        connection.settimeout(30)
         yield connection
 
 
@@ -54,16 +56,19 @@ def assert_serves(receiver: Receiver, folder: Path) -> None:
     storescu(receiver.port, path)
     stored = receiver.index.find_instance(str(dataset.SOPInstanceUID))
     assert stored is not None
-    wait_until(lambda: all(is_whole(path) for path in receiver.files()), 10, "no partial file")
+    wait_until(lambda: all(is_whole(path) for path in receiver.files()), 30, "no partial file")
     wait_until(
         lambda: not [t for t in threading.enumerate() if t.name == "association"],
-        10,
+        30,
         "no association is left",
     )
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_peer_that_does_not_associate_is_ended(receiver: Receiver, tmp_path: Path, name: str) -> None:
+def test_peer_that_does_not_associate_is_ended(
+    start_receiver: StartReceiver, tmp_path: Path, name: str
+) -> None:
+    receiver = start_receiver(**IMPATIENT)
     with connected(receiver) as connection:
         connection.sendall(BROKEN[name])
         assert_ended(connection)
@@ -74,7 +79,7 @@ def test_peer_that_does_not_associate_is_ended(receiver: Receiver, tmp_path: Pat
 def test_associated_peer_that_breaks_the_protocol_is_ended(
     start_receiver: StartReceiver, tmp_path: Path, name: str
 ) -> None:
-    receiver = start_receiver(idle_timeout_seconds=1.5)
+    receiver = start_receiver(**IMPATIENT)
     with connected(receiver) as connection:
         associated(connection)
         connection.sendall(AFTER_ASSOCIATION[name])
@@ -91,7 +96,10 @@ def test_peer_that_resets_in_the_middle_leaves_nothing(receiver: Receiver, tmp_p
     assert_serves(receiver, tmp_path)
 
 
-def test_one_byte_after_another_is_ended_while_others_are_served(receiver: Receiver, tmp_path: Path) -> None:
+def test_one_byte_after_another_is_ended_while_others_are_served(
+    start_receiver: StartReceiver, tmp_path: Path
+) -> None:
+    receiver = start_receiver(**IMPATIENT)
     with connected(receiver) as slow:
         slow.sendall(associate_request()[:1])
         assert_serves_beside(receiver, tmp_path)
@@ -149,7 +157,7 @@ def test_more_associations_than_allowed_are_rejected_as_a_passing_limit(
 def test_association_that_idles_longest_gives_its_place_up(
     start_receiver: StartReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.server.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("handlers.server.GRACE_SECONDS", 60.0)
     receiver = start_receiver(maximum_associations=2)
     with connected(receiver) as first, connected(receiver) as second:
         associated(first)
@@ -161,7 +169,8 @@ def test_association_that_idles_longest_gives_its_place_up(
                 return read_pdu(third)[0] == A_ASSOCIATE_AC
 
         assert not let_in()
-        wait_until(let_in, 10, "a place is free")
+        monkeypatch.setattr("handlers.server.GRACE_SECONDS", 0.0)
+        wait_until(let_in, 30, "a place is free")
         assert_ended(first)
         second.sendall(store_command())  # still there
         second.settimeout(0.1)
@@ -235,7 +244,7 @@ def test_sockets_return_to_where_they_were(receiver: Receiver, tmp_path: Path) -
         with connected(receiver) as connection:
             connection.sendall(data)
     assert_serves(receiver, tmp_path)
-    wait_until(lambda: open_sockets() <= before, 10, "every socket is closed")
+    wait_until(lambda: open_sockets() <= before, 30, "every socket is closed")
 
 
 def test_requests_that_do_not_wait_are_read_one_at_a_time(receiver: Receiver) -> None:

@@ -60,12 +60,13 @@ def test_received_instances_and_denied_associations_are_recorded(
     first = write_object(tmp_path / "1.dcm")
     write_object(tmp_path / "2.dcm", StudyInstanceUID=first.StudyInstanceUID)
     storescu(receiver.port, tmp_path / "1.dcm", tmp_path / "2.dcm")
+    wait_until(lambda: len(messages(tmp_path / "audit")) == 1, 30, "what was received is recorded")
     subprocess.run(
         [program("echoscu"), "-aec", "WRONG", "127.0.0.1", str(receiver.port)],
         capture_output=True,
         timeout=30,
     )
-    wait_until(lambda: len(messages(tmp_path / "audit")) == 2, 10, "both messages are there")
+    wait_until(lambda: len(messages(tmp_path / "audit")) == 2, 30, "both messages are there")
     received, denied = messages(tmp_path / "audit")
     assert codes(received) == ["110104"]
     study = received.find("ParticipantObjectIdentification")
@@ -159,7 +160,8 @@ def test_guesses_wait_longer_and_longer() -> None:
     assert guesses.pause("10.0.0.2") == 0
 
 
-def test_guesses_at_once_do_not_fill_the_places() -> None:
+def test_guesses_at_once_do_not_fill_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlers.guesses.LONGEST_SECONDS", 300.0)
     guesses, stopping = Guesses(), threading.Event()
     for _ in range(10):
         guesses.pause("10.0.0.1")
@@ -170,7 +172,7 @@ def test_guesses_at_once_do_not_fill_the_places() -> None:
     ]
     for thread in threads:
         thread.start()
-    wait_until(lambda: answers == [False] * 5, 2, "those that are too many are told at once")
+    wait_until(lambda: answers == [False] * 5, 30, "those that are too many are told at once")
     stopping.set()
     for thread in threads:
         thread.join(5)

@@ -164,7 +164,7 @@ def test_object_that_makes_the_peer_abort_does_not_stop_the_others(tmp_path: Pat
     server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
     assert server is not None
     try:
-        results = list(Sender(destination(server.server_address[1]), "ME", SHORT).send(files))
+        results = list(Sender(destination(server.server_address[1]), "ME").send(files))
     finally:
         server.shutdown()
     assert [r.delivered for r in results] == [True, False, True, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -101,6 +102,7 @@ def test_file_whose_head_cannot_be_written_leaves_nothing(
     spool = Spool(tmp_path / "spool")
     spool.file(HEAD).discard()
     before = names(tmp_path / "spool")
+    gc.collect()  # what other tests left in cycles is closed at some time
     handles = set(os.listdir("/proc/self/fd"))
 
     def full(descriptor: int, data: memoryview) -> int:
@@ -110,5 +112,5 @@ def test_file_whose_head_cannot_be_written_leaves_nothing(
         patch.setattr("handlers.spool.os.write", full)
         with pytest.raises(OSError, match="No space left"):
             spool.file(HEAD)
-    assert set(os.listdir("/proc/self/fd")) == handles
+    assert set(os.listdir("/proc/self/fd")) <= handles
     assert len(before - names(tmp_path / "spool")) == 1

@@ -70,7 +70,12 @@ class CommittingPacs:
         """Report to the node on that port over an association of our own; its status."""
         association = self._associate(port, scp=True)
         try:
-            return _report(association, self.ae_title, transaction_uid, committed, failed)
+            content = Report(transaction_uid=transaction_uid, committed=tuple(committed), failed=failed or {})
+            kind, dataset = write_report(content, self.ae_title)
+            response, _ = association.send_n_event_report(
+                dataset, kind, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+            )
+            return int(response.Status)
         finally:
             association.release()
 
@@ -101,26 +106,16 @@ class CommittingPacs:
         transaction, references = read_request(event.action_information)
         self.requests.append((transaction, references))
         if self.over_the_same:
+            # Where the node has released the association meanwhile, the report is lost, and it asks again.
+            content = Report(transaction_uid=transaction, committed=references, failed={})
+            kind, dataset = write_report(content, self.ae_title)
             threading.Thread(
-                target=_report, args=(event.assoc, self.ae_title, transaction, references), daemon=True
+                target=event.assoc.send_n_event_report,
+                args=(dataset, kind, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE),
+                daemon=True,
             ).start()
         return 0x0000, None
 
     def _told(self, event: Event) -> tuple[int, Dataset | None]:
         self.reports.append(event.event_information)
         return 0x0000, None
-
-
-def _report(
-    association: Association,
-    ae_title: str,
-    transaction_uid: str,
-    committed: Sequence[Reference],
-    failed: Mapping[Reference, int] | None = None,
-) -> int:
-    content = Report(transaction_uid=transaction_uid, committed=tuple(committed), failed=failed or {})
-    kind, dataset = write_report(content, ae_title)
-    response, _ = association.send_n_event_report(
-        dataset, kind, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
-    )
-    return int(response.Status)

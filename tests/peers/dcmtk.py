@@ -60,6 +60,19 @@ def storescu(
     run("storescu", "-R", proposal, *options, *titles, "127.0.0.1", str(port), *files, seconds=seconds)
 
 
+def send(port: int, *files: Path, pdu_length: int | None = None, seconds: float = 60) -> None:
+    """What a modality does: send files again until each is acknowledged."""
+
+    def acknowledged() -> bool:
+        try:
+            storescu(port, *files, pdu_length=pdu_length, seconds=seconds)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            return False
+        return True
+
+    wait_until(acknowledged, seconds, "the node acknowledges")
+
+
 def findscu(port: int, level: str, *keys: str) -> list[dict[str, str]]:
     """The answers to a Study Root query, as their non-empty values by keyword."""
     options = [option for key in (f"QueryRetrieveLevel={level}", *keys) for option in ("-k", key)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pynetdicom.events import Event
 
-from tests.peers.dcmtk import storescu
+from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.scripted import TITLE, instance_of, scripted_pacs
@@ -17,7 +17,7 @@ from tests.system.conftest import write_radiograph
 def send_one(node: Node, folder: Path) -> None:
     path = folder / "study.dcm"
     write_radiograph(path, 1)
-    storescu(node.port, path)
+    send(node.port, path)
 
 
 def test_pacs_that_is_away_gets_the_results_when_it_is_back(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_pacs_that_is_away_gets_the_results_when_it_is_back(tmp_path: Path) -> N
         send_one(node, tmp_path)
         wait_until(
             lambda: any(d["attempts"] > 0 for j in node.jobs() for d in j["deliveries"]),
-            30,
+            90,
             "a delivery was tried",
         )
         (job,) = node.jobs()
@@ -57,5 +57,5 @@ def test_failed_delivery_is_sent_again_by_hand(tmp_path: Path) -> None:
         assert job["deliveries"][0]["state"] == "failed"
         node.command("retry", str(job["id"]))
         wait_until(
-            lambda: node.jobs()[0]["deliveries"][0]["state"] == "sent", 20, "the delivery was repeated"
+            lambda: node.jobs()[0]["deliveries"][0]["state"] == "sent", 120, "the delivery was repeated"
         )

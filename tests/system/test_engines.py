@@ -6,7 +6,7 @@ from pathlib import Path
 
 from inference.store import ModelStore
 from tests.inference.test_engine_contract import MODELS, seeded_model
-from tests.peers.dcmtk import storescu
+from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.programs import program
@@ -43,7 +43,7 @@ def test_real_radiograph_becomes_valid_reports_of_every_engine(real_data: Path, 
         for kind in kinds:
             seeded_model(store, kind, name=kind)
         with node:
-            storescu(node.port, real_data / "cxr" / "rsna_pa_monochrome1.dcm")
+            send(node.port, real_data / "cxr" / "rsna_pa_monochrome1.dcm")
             jobs = node.wait_for_jobs(len(kinds) + 1, 120)
             assert {job["engine"]: job["state"] for job in jobs} == dict.fromkeys(
                 [*kinds, "cxr"], "succeeded"

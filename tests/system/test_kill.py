@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pydicom
 import pytest
 
 from handlers.spool import is_whole
-from tests.peers.dcmtk import storescu
+from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.spool import filled
@@ -34,19 +33,6 @@ def kill_one(node: Node, role: str) -> None:
     )
 
 
-def send_until_acknowledged(node: Node, path: Path) -> None:
-    """What a modality does: send again until the node has acknowledged."""
-
-    def acknowledged() -> bool:
-        try:
-            storescu(node.port, path)
-        except subprocess.CalledProcessError:
-            return False
-        return True
-
-    wait_until(acknowledged, 60, "the node acknowledges")
-
-
 @pytest.mark.slow
 def test_every_acknowledged_instance_is_there_and_has_one_set_of_results(tmp_path: Path) -> None:
     chance = random.Random(20261121)
@@ -61,7 +47,7 @@ def test_every_acknowledged_instance_is_there_and_has_one_set_of_results(tmp_pat
             dataset = write_radiograph(path, number)
             if number in victims:
                 kill_one(node, victims[number])
-            send_until_acknowledged(node, path)
+            send(node.port, path)
             sent[str(dataset.SOPInstanceUID)] = path
         jobs = node.wait_for_jobs(STUDIES, 180)
         assert Counter(job["state"] for job in jobs) == {"succeeded": STUDIES}
@@ -92,7 +78,7 @@ def test_whole_node_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         node.start()
         for number in range(4):
             write_radiograph(tmp_path / f"{number}.dcm", number)
-            storescu(node.port, tmp_path / f"{number}.dcm")
+            send(node.port, tmp_path / f"{number}.dcm")
         node.kill()
         node.start()
         jobs = node.wait_for_jobs(4)
@@ -107,12 +93,12 @@ def test_node_starts_again_after_its_supervisor_alone_was_killed(tmp_path: Path)
     write_radiograph(tmp_path / "1.dcm", 1)
     write_radiograph(tmp_path / "2.dcm", 2)
     node.start()
-    storescu(node.port, tmp_path / "1.dcm")
+    send(node.port, tmp_path / "1.dcm")
     node.kill_supervisor()
     node.start()
     try:
         # The processes of the former one still answer whether the node is ready.
-        send_until_acknowledged(node, tmp_path / "2.dcm")
+        send(node.port, tmp_path / "2.dcm")
     finally:
         assert node.stop() == 0
     assert len(filled(node.data_dir / "spool")) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sr_writer.text import render_text
-from tests.peers.dcmtk import storescu
+from tests.peers.dcmtk import send
 from tests.peers.waiting import wait_until
 from tests.system.conftest import Site, write_radiograph
 from tests.validators import dciodvfy_errors
@@ -20,7 +20,7 @@ def first(site: Site, tmp_path: Path) -> tuple[str, str]:
     """Study and series of a frontal view that has been reported."""
     before = len(site.node.jobs())
     dataset = write_radiograph(tmp_path / "first.dcm", 1)
-    storescu(site.node.port, tmp_path / "first.dcm")
+    send(site.node.port, tmp_path / "first.dcm")
     site.node.wait_for_jobs(before + 1)
     return str(dataset.StudyInstanceUID), str(dataset.SeriesInstanceUID)
 
@@ -40,7 +40,7 @@ def test_second_frontal_view_makes_a_revision_that_names_its_predecessor(
         PatientName="Canary^Patient1",
         AccessionNumber="1",
     )
-    storescu(site.node.port, tmp_path / "second.dcm")
+    send(site.node.port, tmp_path / "second.dcm")
     jobs = wait_for_study(site, study, 2)
     assert [j["state"] for j in jobs] == ["superseded", "succeeded"]
     assert jobs[1]["predecessor"] == job["id"]
@@ -77,7 +77,7 @@ def test_lateral_view_changes_nothing(site: Site, first: tuple[str, str], tmp_pa
         PatientName="Canary^Patient1",
         AccessionNumber="1",
     )
-    storescu(site.node.port, tmp_path / "lateral.dcm")
+    send(site.node.port, tmp_path / "lateral.dcm")
     (job,) = wait_for_study(site, study, 1, instances=2)
     assert job["state"] == "succeeded"
     assert job["revision"] == 1

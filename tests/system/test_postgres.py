@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.peers.dcmtk import storescu
+from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.postgres import Postgres
@@ -20,7 +20,7 @@ def test_node_on_postgres_delivers_and_goes_on_after_a_restart_of_the_server(tmp
         for number in (1, 2):
             path = tmp_path / f"{number}.dcm"
             study = write_radiograph(path, number)
-            storescu(node.port, path)
+            send(node.port, path)
             jobs = node.wait_for_jobs(number)
             assert [job["state"] for job in jobs] == ["succeeded"] * number
             reports = [

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from sr_writer.text import findings_table
-from tests.peers.dcmtk import Storescp, findscu, run, storescu
+from tests.peers.dcmtk import Storescp, findscu, run, send, storescu
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.programs import program
@@ -58,7 +58,7 @@ def site(third: Storescp, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def returned(site: Site, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the PACS holds of each chest radiograph once the node has ended its work, by file name."""
     for name in CHEST:
-        storescu(site.node.port, real_data / "cxr" / name)
+        send(site.node.port, real_data / "cxr" / name)
     site.node.wait_for_jobs(len(CHEST))
     folder = tmp_path_factory.mktemp("returned")
     return {name: site.pacs.objects(folder, uid_of(real_data / "cxr" / name)) for name in CHEST}
@@ -109,7 +109,7 @@ def test_same_uid_with_other_bytes_is_quarantined_and_changes_nothing(
 ) -> None:
     other = real_data / "cxr" / "rsna_pa_same_uid_other_bytes.dcm"
     before = site.node.json("show", uid_of(other))
-    storescu(site.node.port, other)
+    send(site.node.port, other)
     after = site.node.json("show", uid_of(other))
     (entry,) = after["quarantined"]
     assert entry["sop_instance_uid"] == pydicom.dcmread(other, stop_before_pixels=True).SOPInstanceUID
@@ -125,7 +125,7 @@ def test_duplicate_is_acknowledged_and_stored_once(
     again = real_data / "cxr" / CHEST[1]
     before = site.node.json("show", uid_of(again))
     files = len(filled(site.node.data_dir / "spool"))
-    storescu(site.node.port, again)
+    send(site.node.port, again)
     assert site.node.json("show", uid_of(again))["jobs"] == before["jobs"]
     assert len(filled(site.node.data_dir / "spool")) == files
 
@@ -136,7 +136,7 @@ def test_what_no_rule_takes_is_kept_as_it_came_and_skipped_with_the_reason(
     """storescu writes sequence lengths anew, so that a bit-preserving storescp says what it sends."""
     with Storescp(tmp_path / "as-sent", "SENT", "+B", "+xa") as witness:
         for name in NOT_CHEST:
-            storescu(site.node.port, real_data / name)
+            send(site.node.port, real_data / name)
             storescu(witness.port, real_data / name, called="SENT")
         as_sent = {str(pydicom.dcmread(path).SOPInstanceUID): dataset_bytes(path) for path in witness.files()}
     site.node.wait_for_jobs(len(CHEST) + len(NOT_CHEST))

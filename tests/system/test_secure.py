@@ -63,7 +63,7 @@ def test_study_comes_and_goes_over_tls_and_is_audited(tmp_path: Path) -> None:
             keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study.StudyInstanceUID}")
             run("getscu", "-S", "-aec", "OVERREAD", "127.0.0.1", str(node.port), *keys, folder=tmp_path)
         assert len(pacs.files()) == len(job["results"])
-    text = "".join(path.read_text() for path in (node.data_dir / "audit").iterdir())
+    text = "".join(path.read_text() for path in sorted((node.data_dir / "audit").iterdir()))
     messages = [fromstring(line) for line in text.splitlines()]
     kinds = Counter(kind(message) for message in messages)
     assert kind(messages[0]) == ("110120", "E")

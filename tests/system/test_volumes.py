@@ -12,7 +12,7 @@ import pytest
 
 from inference.store import ModelStore
 from inference.volumes.phantoms import lung_phantom, straight_geometry, write_ct_series
-from tests.peers.dcmtk import storescu
+from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 from tests.peers.programs import program
@@ -128,7 +128,7 @@ def test_nodules_of_a_chest_come_back(volumes: Site, tmp_path: Path) -> None:
     geometry = straight_geometry(phantom.values.shape, phantom.spacing)
     files = write_ct_series(tmp_path / "in", phantom.values, geometry, body_part="CHEST")
     study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
-    storescu(volumes.node.port, *files)
+    send(volumes.node.port, *files)
     (job,) = [j for j in volumes.node.wait_for_jobs(1) if j["study_instance_uid"] == study]
     assert job["state"] == "succeeded", job["reason"]
     made = returned(volumes, study, tmp_path / "out")
@@ -145,7 +145,7 @@ def test_tilted_head_comes_back_segmented(volumes: Site, tmp_path: Path, real_da
     files = sorted((real_data / "ct_head_ge").glob("*.dcm"))
     study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
     before = len(volumes.node.jobs())
-    storescu(volumes.node.port, *files)
+    send(volumes.node.port, *files)
     jobs = [j for j in volumes.node.wait_for_jobs(before + 2, 180) if j["study_instance_uid"] == study]
     assert {j["engine"]: j["state"] for j in jobs} == {"metastases": "succeeded", "head": "succeeded"}
     made = returned(volumes, study, tmp_path / "out")
@@ -162,7 +162,7 @@ def test_each_small_series_of_a_brain_is_routed_on_its_own(
     files = sorted((real_data / "mr_brain_siemens").glob("*.dcm"))
     study = str(pydicom.dcmread(files[0]).StudyInstanceUID)
     before = len(volumes.node.jobs())
-    storescu(volumes.node.port, *files)
+    send(volumes.node.port, *files)
     jobs = [j for j in volumes.node.wait_for_jobs(before + 4, 180) if j["study_instance_uid"] == study]
     assert [j["state"] for j in jobs] == ["succeeded"] * 4, [j["reason"] for j in jobs]
     assert len({j["series_instance_uid"] for j in jobs}) == 4

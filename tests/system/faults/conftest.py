@@ -50,7 +50,7 @@ CONFIGURATION = """
 name = "faulty"
 kind = "faulty"
 model = "none"
-deadline_seconds = 3
+deadline_seconds = 60
 
 [[route]]
 name = "all"

@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ def resetting() -> Iterator[int]:
             while over not in select.select([listener, over], [], [])[0]:
                 connection, _ = listener.accept()
                 connection.settimeout(5)
-                connection.recv(100)
+                with suppress(OSError):
+                    connection.recv(100)
                 reset(connection)
 
         thread = threading.Thread(target=serve)
