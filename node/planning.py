@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 
 from db.records import Instance, PlannedJob
-from inference.engine import ImageHeader
+from inference.engine import ImageHeader, Selection
 from inference.engines import engine_class
 from node import routing
 from node.config import Configuration
+from node.errors import raised_at
+
+log = logging.getLogger("overread.planning")
 
 
 def plan_study(configuration: Configuration, instances: Sequence[Instance]) -> list[PlannedJob]:
@@ -41,16 +45,7 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
                 destinations = tuple(dict.fromkeys(former.destinations + route.destinations))
                 jobs[name] = replace(former, destinations=destinations)
                 continue
-            selection = engine_class(configuration.engine_named(name).kind).select(
-                [
-                    ImageHeader(
-                        sop_class_uid=i.sop_class_uid,
-                        sop_instance_uid=i.sop_instance_uid,
-                        attributes=i.attributes,
-                    )
-                    for i in verdict.instances
-                ]
-            )
+            selection = _select(configuration.engine_named(name).kind, verdict.instances)
             reasons = "; ".join(dict.fromkeys(selection.refused.values()))
             inputs = selection.inputs or tuple(i.sop_instance_uid for i in verdict.instances)
             jobs[name] = PlannedJob(
@@ -78,6 +73,24 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
             skip_reason="no rule takes this series: " + ("; ".join(refusals) or "there are no rules"),
         )
     ]
+
+
+def _select(kind: str, instances: Sequence[routing.Instance]) -> Selection:
+    """What an engine takes of a series; nothing where it cannot say."""
+    headers = [
+        ImageHeader(
+            sop_class_uid=i.sop_class_uid, sop_instance_uid=i.sop_instance_uid, attributes=i.attributes
+        )
+        for i in instances
+    ]
+    try:
+        return engine_class(kind).select(headers)
+    except Exception as error:
+        # Engines of others raise what they like; one series' fault must not keep all studies waiting.
+        name = type(error).__name__
+        log.error("selection_failed kind=%s error=%s at=%s", kind, name, raised_at(error))
+        reason = f"{kind} failed to say whether it takes this series ({name}): see the log"
+        return Selection(inputs=(), refused={h.sop_instance_uid: reason for h in headers})
 
 
 def routed(instance: Instance) -> routing.Instance:

@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from db.database import Database
+from db.index import Index
 from db.queue import Queue
 from db.records import Done, StudyProgress
-from node.config import Configuration
+from db.states import JobState
+from node.config import Configuration, load
 from node.pipeline import disk_pause
 from node.ticker import Ticker, is_complete
-from tests.db.conftest import new_result, queued_job
+from tests.db.conftest import new_instance, new_result, queued_job
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -37,6 +39,30 @@ def study(last: datetime, **changes: object) -> StudyProgress:
 )
 def test_silence_completes_a_study_also_where_the_clock_was_set_back(seconds: float, complete: bool) -> None:
     assert is_complete(study(NOW - timedelta(seconds=seconds)), NOW, 30) == complete
+
+
+def test_engine_that_fails_to_say_what_it_takes_keeps_no_study_waiting(
+    configuration: Configuration,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Foreign:
+        @staticmethod
+        def select(headers: object) -> None:
+            raise TypeError("Canary^Patient")
+
+    monkeypatch.setattr("node.planning.engine_class", lambda kind: Foreign)
+    route = '[[route]]\nname = "all"\nmatch = {}\nengines = ["cxr"]\ndestinations = ["pacs"]\n'
+    configuration.file.write_text(configuration.file.read_text() + route)
+    configuration = load(configuration.file)
+    Index(database).record([new_instance(attributes={"Modality": "DX"}, received_at=NOW)])
+    assert Ticker(configuration, database).complete_studies() == 1
+    (job,) = Queue(database).jobs()
+    assert (job.state, job.engine) == (JobState.SKIPPED, "cxr")
+    assert "failed to say whether it takes this series (TypeError)" in str(job.reason)
+    assert "selection_failed" in caplog.text
+    assert "Canary" not in caplog.text
 
 
 def test_what_waits_for_names_that_are_not_configured_is_in_the_log(
