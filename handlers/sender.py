@@ -17,8 +17,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
-from pynetdicom.events import EVT_PDU_RECV, Event, EventHandlerType
-from pynetdicom.pdu import A_ASSOCIATE_RJ
+from pynetdicom.events import EVT_CONN_OPEN, EVT_PDU_RECV, Event, EventHandlerType
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
@@ -225,11 +225,14 @@ def open_association(
             raise AssociationFailed(str(error), transient=True) from None
     where = f"{destination.host}:{destination.port}"
     # From the PDU itself: pynetdicom calls an association aborted where the answer came sooner than its thread.
-    rejections: list[A_ASSOCIATE_RJ] = []
+    answer = _Answer()
+    started = time.monotonic()
 
-    def keep_rejection(event: Event) -> None:
-        if isinstance(event.pdu, A_ASSOCIATE_RJ):
-            rejections.append(event.pdu)
+    def opened(_: Event) -> None:
+        answer.connected = True
+
+    def received(event: Event) -> None:
+        answer.first = answer.first or event.pdu
 
     try:
         association = entity.associate(
@@ -239,7 +242,11 @@ def open_association(
             ae_title=destination.ae_title,
             tls_args=secured,
             ext_neg=list(roles),
-            evt_handlers=[*handlers, (EVT_PDU_RECV, keep_rejection)],
+            evt_handlers=[
+                *handlers,
+                (EVT_CONN_OPEN, opened),
+                (EVT_PDU_RECV, received),
+            ],
         )
     except (OSError, UnicodeError) as error:
         # A name that cannot be resolved now, or is none.
@@ -252,15 +259,30 @@ def open_association(
             # pynetdicom takes the timeout off after connecting: a peer that stops reading would hold us.
             bare.settimeout(timeouts.network)
         return association
-    if rejections:
-        raise _rejected(rejections[0])
+    if isinstance(answer.first, A_ASSOCIATE_RJ):
+        raise _rejected(answer.first)
     if association.rejected_contexts:
         raise NothingAccepted
     if secured is not None and secured[0].failure is not None:
         raise AssociationFailed(f"no TLS with {where}: {secured[0].failure}", transient=True)
-    if association.is_aborted:
-        raise AssociationFailed(f"no association with {where}: no connection or aborted", transient=True)
-    raise AssociationFailed(f"no association with {where}", transient=True)
+    if not answer.connected:
+        reason = "the connection is refused, or nothing is there"
+    elif isinstance(answer.first, A_ABORT_RQ):
+        reason = "it aborted"
+    elif time.monotonic() - started >= timeouts.acse:
+        reason = f"no answer within {timeouts.acse:g} seconds"
+    else:
+        reason = "it closed the connection"
+    raise AssociationFailed(f"no association with {where}: {reason}", transient=True)
+
+
+@dataclass
+class _Answer:
+    """What a peer has said to a request for an association."""
+
+    connected: bool = False
+    first: object = None
+    """Its first PDU."""
 
 
 def _rejected(rejection: A_ASSOCIATE_RJ) -> AssociationFailed:

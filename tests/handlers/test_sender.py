@@ -118,6 +118,7 @@ def test_class_that_the_peer_does_not_take_is_permanent_also_when_it_is_alone(tm
 def test_nobody_there_is_transient(tmp_path: Path) -> None:
     results = list(Sender(destination(free_port()), "ME", SHORT).send(objects(tmp_path, 3)))
     assert [(r.delivered, r.transient, r.status) for r in results] == [(False, True, None)] * 3
+    assert "the connection is refused, or nothing is there" in results[0].reason
 
 
 def test_rejection_that_is_there_before_its_thread_looks_is_one(
@@ -148,6 +149,7 @@ def test_mute_peer_is_given_up_in_time(tmp_path: Path) -> None:
         port = listener.getsockname()[1]
         (result,) = Sender(destination(port), "ME", SHORT).send(objects(tmp_path, 1))
         assert (result.delivered, result.transient) == (False, True)
+        assert "no answer within 1 seconds" in result.reason
         assert not echo(destination(port), "ME", SHORT).ok
 
 
