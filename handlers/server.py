@@ -142,7 +142,9 @@ class Server:
         except AssociationReleased:
             pass
         except AssociationAborted as ended:
-            log.info("association_aborted id=%s reason=%s", association.identifier, ended)
+            # Who has not even asked for an association looks whether the port is open, as load balancers do.
+            level = logging.INFO if association.calling_ae else logging.DEBUG
+            log.log(level, "association_aborted id=%s reason=%s", association.identifier, ended)
         except NetworkError as ended:
             if isinstance(ended, HandshakeFailed):
                 self.audit.denied(association, str(ended))

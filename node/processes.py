@@ -36,9 +36,13 @@ STOP_SECONDS = 40.0
 FORMER_NODE_SECONDS = STOP_SECONDS + 20.0
 
 
-def process_name(configuration: Configuration, role: str, number: int = 0) -> str:
-    """The name under which a process holds leases; the same after a restart, so that it finds its own again."""
-    return f"{socket.gethostname()}:{configuration.node.port}:{role}-{number}"
+def process_name(configuration: Configuration, role: str, number: int | None) -> str:
+    """The name under which a process holds leases; the same after a restart, so that it finds its own again.
+
+    A role that runs alone has no ``number``: there may be several on one machine, and leases of one that died run out.
+    """
+    which = f"pid{os.getpid()}" if number is None else number
+    return f"{socket.gethostname()}:{configuration.node.port}:{role}-{which}"
 
 
 def configure_log(level: int = logging.INFO) -> None:
@@ -51,7 +55,16 @@ def configure_log(level: int = logging.INFO) -> None:
     )
     # Python prints warnings to standard error too, and pydicom's quote the values that they are about.
     warnings.simplefilter("ignore")
-    for name in ("pynetdicom", "pydicom", "apscheduler", "alembic", "httpx", "PIL", "highdicom"):
+    for name in (
+        "pynetdicom",
+        "pydicom",
+        "apscheduler",
+        "alembic",
+        "httpx",
+        "PIL",
+        "highdicom",
+        "matplotlib",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -114,8 +127,8 @@ def give_memory_back() -> None:
 def hold_data_folder(configuration: Configuration, *, whole: bool) -> int:
     """Keep other nodes off the data folder as long as the returned descriptor is open, here or in a child.
 
-    A ``whole`` node is alone there; single roles may be several. A former node that was killed has processes that
-    finish what they do; they are waited for.
+    A ``whole`` node clears up what no row knows when it starts, so no other receives there; receivers that run alone
+    may be several. A former node that was killed has processes that finish what they do; they are waited for.
 
     Raises:
         CommandError: another node holds the folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from db.database import Database
 from node.config import Configuration
@@ -12,16 +13,27 @@ from node.roles import Role
 log = logging.getLogger("overread.serving")
 
 DRAIN_SECONDS = 20.0
+FIRST_GPU = "cuda:0"
+FIRST_GPU_DEVICE = Path("/dev/nvidia0")
 
 
 def worker_groups(configuration: Configuration) -> list[tuple[str, ...]]:
-    """Engine names by configured device: one worker process for each device."""
-    devices = dict.fromkeys(engine.device for engine in configuration.engine)
-    return [tuple(e.name for e in configuration.engine if e.device == device) for device in devices]
+    """Engine names by device: one worker process for each device."""
+    groups: dict[str, list[str]] = {}
+    for engine in configuration.engine:
+        groups.setdefault(_processor(engine.device), []).append(engine.name)
+    return [tuple(names) for names in groups.values()]
 
 
-def serve_role(configuration: Configuration, role: Role, number: int = 0) -> None:
-    """Run one role in this process until SIGTERM."""
+def _processor(device: str) -> str:
+    """The processor that a configured device most likely means, without loading torch; engines find out themselves."""
+    if device == "auto":
+        return FIRST_GPU if FIRST_GPU_DEVICE.exists() else "cpu"
+    return FIRST_GPU if device == "cuda" else device
+
+
+def serve_role(configuration: Configuration, role: Role, number: int | None = None) -> None:
+    """Run one role in this process until SIGTERM; the ``number``-th process of its role, or one that runs alone."""
     database = Database.open(configuration.database_settings())
     try:
         if role is Role.RECEIVER:
@@ -67,10 +79,12 @@ def _serve_receiver(configuration: Configuration, database: Database) -> None:
     log.info("receiver_stopped")
 
 
-def _serve_worker(configuration: Configuration, database: Database, number: int) -> None:
+def _serve_worker(configuration: Configuration, database: Database, number: int | None) -> None:
     from node.worker import Worker
 
-    groups = worker_groups(configuration)
     name = process_name(configuration, Role.WORKER, number)
-    engines = groups[number] if number < len(groups) else ()
+    if number is None:
+        engines = tuple(engine.name for engine in configuration.engine)
+    else:
+        engines = worker_groups(configuration)[number]
     Worker(configuration, database, name, engines).serve(stop_event_on_signals())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Annotated
 
 import typer
@@ -28,25 +29,32 @@ from node.synced_files import clear_up
 
 log = logging.getLogger("overread.serve")
 
+PRIVATE = 0o027
+"""What is written holds patient data: for the owner and its group alone."""
+
 
 def serve(
     config: ConfigOption = None,
-    role: Annotated[Role | None, typer.Option(help="Run one role alone instead of the whole node.")] = None,
+    role: Annotated[
+        Role | None, typer.Option(help="Run one role alone; all but receivers also beside a node.")
+    ] = None,
 ) -> None:
     """Run the node until SIGTERM, then drain and exit 0; SIGHUP reads the configuration again."""
     configuration = load_configuration(config)
     configure_log()
     keep_caches(configuration)
-    held = hold_data_folder(configuration, whole=role is None)
+    os.umask(PRIVATE)
+    held = hold_data_folder(configuration, whole=role is None) if role in (None, Role.RECEIVER) else None
     prepare(configuration, with_spool=role is None)
     audit = AuditTrail(configuration.audit_settings())
     audit.activity(Event.APPLICATION_START)
     try:
-        if role is not None:
-            serve_role(configuration, role)
-        else:
+        if role is None:
             stop = stop_event_on_signals()
+            assert held is not None
             Supervisor(configuration, held).serve(stop, reload_event_on_signal())
+        else:
+            serve_role(configuration, role)
     finally:
         audit.activity(Event.APPLICATION_STOP)
         audit.close()

@@ -11,7 +11,8 @@ import pytest
 
 from node.config import load
 from node.errors import CommandError, raised_at
-from node.processes import hold_data_folder
+from node.processes import hold_data_folder, process_name
+from node.serving import worker_groups
 
 ODD_VALUE = """
 from node.processes import configure_log
@@ -62,3 +63,24 @@ def test_place_of_an_error_is_named_without_its_message() -> None:
         assert raised_at(error).startswith("test_processes.py:")
         assert raised_at(error).endswith("test_place_of_an_error_is_named_without_its_message")
     assert raised_at(ValueError("never raised")) == "unknown"
+
+
+def test_engines_of_one_device_share_a_process_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = ("cuda", "auto", "cuda:0", "cpu", "cuda:1")
+    file = tmp_path / "config.toml"
+    engine = '[[engine]]\nname = "{0}"\nkind = "chest_xray"\nmodel = "demo"\ndevice = "{0}"\n'
+    file.write_text("".join(engine.format(device) for device in devices))
+    configuration = load(file)
+    monkeypatch.setattr("node.serving.FIRST_GPU_DEVICE", tmp_path)
+    assert worker_groups(configuration) == [("cuda", "auto", "cuda:0"), ("cpu",), ("cuda:1",)]
+    monkeypatch.setattr("node.serving.FIRST_GPU_DEVICE", tmp_path / "absent")
+    assert worker_groups(configuration) == [("cuda", "cuda:0"), ("auto", "cpu"), ("cuda:1",)]
+
+
+def test_process_that_runs_alone_holds_leases_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    configuration = load(tmp_path / "config.toml")
+    assert process_name(configuration, "worker", 0).endswith("worker-0")
+    assert process_name(configuration, "worker", None).endswith(f"worker-pid{os.getpid()}")

@@ -1,0 +1,52 @@
+"""Roles that run alone, beside a whole node."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.peers.dcmtk import send
+from tests.peers.node import Node
+from tests.peers.waiting import wait_until
+from tests.system.conftest import write_radiograph
+
+TWO_DEVICES = """
+[[engine]]
+name = "other"
+kind = "chest_xray"
+model = "demo"
+device = "auto"
+"""
+
+
+def test_worker_alone_beside_a_node_serves_the_engines_of_every_device(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", receivers=1, extra=TWO_DEVICES)
+    node.configuration.write_text(
+        node.configuration.read_text().replace('"torch"', '"torch"\ndevice = "cpu"')
+    )
+    write_radiograph(tmp_path / "image.dcm", 1)
+    with node:
+        assert len(node.pids("worker")) == 1, "both engines are on one device here"
+        log = tmp_path / "alone.log"
+        with log.open("wb") as output:
+            command = [
+                sys.executable,
+                "-m",
+                "node.cli",
+                "serve",
+                "--role",
+                "worker",
+                "-c",
+                node.configuration,
+            ]
+            alone = subprocess.Popen(command, stderr=output, cwd=Path(__file__).parents[2])
+        try:
+            wait_until(lambda: log.read_text().count("model_loaded") == 2, 120, "both models are loaded")
+            send(node.port, tmp_path / "image.dcm")
+            (job,) = node.wait_for_jobs(1)
+            assert job["state"] == "succeeded"
+        finally:
+            alone.send_signal(signal.SIGTERM)
+            assert alone.wait(60) == 0
