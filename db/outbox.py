@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import ColumnElement, Row, and_, func, select, update
 
 from db.database import Database, now, time_text
-from db.records import Delivery, DeliveryOutcome, DeliveryRetry, DeliverySummary, Sent
+from db.queue import read_entry
+from db.records import Delivery, DeliveryOutcome, DeliveryRetry, DeliverySummary, HistoryEntry, Sent
 from db.states import DeliveryEvent, DeliveryState
-from db.tables import deliveries, results
+from db.tables import deliveries, history, results
 from db.transitions import DELIVERIES, change
 
 NO_LEASE = {"lease_token": None, "lease_until": None, "owner": None}
+AT_ONCE = 200
+"""So many rows are changed in one transaction: others wait to write meanwhile."""
 LEAST_ADVANCED_FIRST = (
     DeliveryState.FAILED,
     DeliveryState.PENDING,
@@ -133,12 +136,29 @@ class Outbox:
         held = (deliveries.c.state == "sending") & (deliveries.c.owner == sender)
         return self._again(held, DeliveryState.SENDING, DeliveryEvent.LEASE_LOST, sender, why, {})
 
-    def retry(self, job_id: int) -> int:
-        """Send a job's failed deliveries again, and its delayed ones at once; how many failed there were."""
-        failed = (deliveries.c.state == "failed") & (deliveries.c.job_id == job_id)
-        return self._again(
-            failed, DeliveryState.FAILED, DeliveryEvent.RETRY, "operator", "by hand", {"not_before": None}
+    def retry(self, job_id: int | None = None, destination: str | None = None) -> int:
+        """Send failed deliveries again and delayed ones at once, of a job, to a destination or all; how many."""
+        which: list[ColumnElement[bool]] = []
+        if job_id is not None:
+            which.append(deliveries.c.job_id == job_id)
+        if destination is not None:
+            which.append(deliveries.c.destination == destination)
+        failed = self._again(
+            and_(deliveries.c.state == str(DeliveryState.FAILED), *which),
+            DeliveryState.FAILED,
+            DeliveryEvent.RETRY,
+            "operator",
+            "by hand",
+            {"not_before": None},
         )
+        with self.database.write() as connection:
+            delayed = connection.execute(
+                update(deliveries)
+                .where(deliveries.c.state == str(DeliveryState.PENDING), *which)
+                .where(deliveries.c.not_before > time_text(now()))
+                .values(not_before=None)
+            ).rowcount
+        return failed + delayed
 
     def _again(
         self, which: Any, was: DeliveryState, event: DeliveryEvent, who: str, why: str, values: dict[str, Any]
@@ -146,22 +166,37 @@ class Outbox:
         with self.database.read() as connection:
             if connection.execute(select(deliveries.c.id).where(which).limit(1)).one_or_none() is None:
                 return 0
-        with self.database.write() as connection:
+        changed = 0
+        while True:
+            with self.database.write() as connection:
+                rows = connection.execute(
+                    select(deliveries.c.id).where(which).limit(AT_ONCE).with_for_update(skip_locked=True)
+                ).all()
+                for row in rows:
+                    change(
+                        connection,
+                        DELIVERIES,
+                        row.id,
+                        was,
+                        event,
+                        who=who,
+                        why=why,
+                        values={**NO_LEASE, **values},
+                    )
+            changed += len(rows)
+            if len(rows) < AT_ONCE:
+                return changed
+
+    def history(self, job_id: int) -> list[tuple[str, HistoryEntry]]:
+        """What happened to a job's deliveries, oldest first, each with its destination."""
+        with self.database.read() as connection:
             rows = connection.execute(
-                select(deliveries.c.id).where(which).with_for_update(skip_locked=True)
+                select(deliveries.c.destination, history)
+                .join(history, history.c.subject_id == deliveries.c.id)
+                .where(history.c.subject == DELIVERIES.subject, deliveries.c.job_id == job_id)
+                .order_by(history.c.id)
             ).all()
-            for row in rows:
-                change(
-                    connection,
-                    DELIVERIES,
-                    row.id,
-                    was,
-                    event,
-                    who=who,
-                    why=why,
-                    values={**NO_LEASE, **values},
-                )
-            return len(rows)
+        return [(row.destination, read_entry(row)) for row in rows]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """The number of deliveries by destination and state."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, exists, func, select, update
 
 from db import results as result_rows
 from db.database import Database, now, read_optional_time, read_time, time_text
@@ -22,9 +22,9 @@ from db.records import (
     Skipped,
     WaitingFor,
 )
-from db.states import JobEvent, JobState
-from db.tables import history, jobs
-from db.transitions import JOBS, change
+from db.states import DeliveryState, JobEvent, JobState
+from db.tables import deliveries, history, jobs
+from db.transitions import JOBS, change, record
 
 MAX_ATTEMPTS = 5
 """A job that was claimed this often without an outcome is given up."""
@@ -233,14 +233,21 @@ class Queue:
         return None if row is None else read_job(row)
 
     def jobs(
-        self, state: JobState | None = None, study_instance_uid: str | None = None, limit: int = 100
+        self,
+        state: JobState | None = None,
+        study_instance_uid: str | None = None,
+        limit: int = 100,
+        delivery: DeliveryState | None = None,
     ) -> list[Job]:
-        """Jobs, newest first."""
+        """Jobs, newest first; ``delivery``: those with a delivery in that state."""
         statement = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
         if state is not None:
             statement = statement.where(jobs.c.state == str(state))
         if study_instance_uid is not None:
             statement = statement.where(jobs.c.study_instance_uid == study_instance_uid)
+        if delivery is not None:
+            of_job = (deliveries.c.job_id == jobs.c.id) & (deliveries.c.state == str(delivery))
+            statement = statement.where(exists().where(of_job))
         with self.database.read() as connection:
             return [read_job(row) for row in connection.execute(statement)]
 
@@ -280,7 +287,9 @@ class Queue:
     def prioritize(self, identifier: int, priority: int) -> Job:
         """Let a job run before those of lower priority."""
         with self.database.write() as connection:
-            self._existing(connection, identifier)
+            state = self._existing(connection, identifier).state
+            why = f"priority {priority}"
+            record(connection, JOBS, identifier, who=OPERATOR, was=state, becomes=state, why=why)
             connection.execute(
                 update(jobs)
                 .where(jobs.c.id == identifier)
@@ -296,16 +305,7 @@ class Queue:
                 .where(history.c.subject == JOBS.subject, history.c.subject_id == identifier)
                 .order_by(history.c.id)
             ).all()
-        return [
-            HistoryEntry(
-                at=read_time(row.at),
-                who=row.who,
-                from_state=row.from_state,
-                to_state=row.to_state,
-                why=row.why,
-            )
-            for row in rows
-        ]
+        return [read_entry(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
         """The number of jobs by state; every state is there."""
@@ -331,6 +331,13 @@ class Queue:
     @staticmethod
     def _read(connection: Connection, identifier: int) -> Job:
         return read_job(connection.execute(select(jobs).where(jobs.c.id == identifier)).one())
+
+
+def read_entry(row: Row[Any]) -> HistoryEntry:
+    """A change of state from its row."""
+    return HistoryEntry(
+        at=read_time(row.at), who=row.who, from_state=row.from_state, to_state=row.to_state, why=row.why
+    )
 
 
 def read_job(row: Row[Any]) -> Job:

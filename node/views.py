@@ -87,6 +87,11 @@ class Views:
                 {"at": iso(h.at), "who": h.who, "from": h.from_state, "to": h.to_state, "why": h.why}
                 for h in self.queue.history(job.id)
             ],
+            "delivery_history": [
+                {"destination": to, "at": iso(h.at), "who": h.who}
+                | {"from": h.from_state, "to": h.to_state, "why": h.why}
+                for to, h in self.outbox.history(job.id)
+            ],
         }
 
     def study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> dict[str, Any] | None:

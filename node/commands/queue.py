@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from db.index import Index
 from db.queue import Queue
-from db.states import JobState
+from db.states import DeliveryState, JobState
 from node.commands.common import (
     ConfigOption,
     JsonOption,
@@ -23,6 +22,7 @@ from node.commands.common import (
 from node.errors import CommandError
 from node.views import Views
 
+HEADINGS = ("id", "created", "state", "engine", "study", "tries", "delivered")
 STYLES = {
     "succeeded": "green",
     "failed": "red",
@@ -37,6 +37,9 @@ STYLES = {
 def queue(
     config: ConfigOption = None,
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    delivery: Annotated[
+        DeliveryState | None, typer.Option(help="Only jobs with a delivery in this state.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 50,
     json: JsonOption = False,
 ) -> None:
@@ -44,30 +47,43 @@ def queue(
     configuration = load_configuration(config)
     with opened_database(configuration) as database:
         views = Views(database)
-        jobs = [views.job(job) for job in Queue(database).jobs(state=state, limit=limit)]
+        found = Queue(database).jobs(state=state, delivery=delivery, limit=limit + 1)
+        jobs = [views.job(job) for job in found[:limit]]
     if json:
         print_json(jobs)
         return
     if not jobs:
-        console.print("No jobs" + (f" in state {state}." if state else "."))
-        return
-    table = Table(box=None, pad_edge=False, expand=True)
-    for heading in ("id", "created", "state", "engine", "study", "tries", "delivered"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=1)
-    for job in jobs:
-        style = STYLES.get(job["state"], "")
-        table.add_row(
-            str(job["id"]),
-            job["created_at"][5:16].replace("T", " "),
-            f"[{style}]{job['state']}[/]" if style else job["state"],
-            job["engine"] or "-",
-            "…" + job["study_instance_uid"][-8:],
-            str(job["attempts"]),
-            ", ".join(f"{d['destination']}: {d['state']}" for d in job["deliveries"]) or "-",
-            _plain(job["reason"]),
+        narrowed = [f"in state {state}"] * bool(state) + [f"with a delivery that is {delivery}"] * bool(
+            delivery
         )
-    console.print(table)
+        console.print(f"No jobs {' and '.join(narrowed)}".rstrip() + ".")
+        return
+    rows = [_cells(job) for job in jobs]
+    widths = [max(len(row[place]) for row in (HEADINGS, *rows)) for place in range(len(HEADINGS))]
+    console.print(_line(HEADINGS, widths), style="bold")
+    for job, cells in zip(jobs, rows, strict=True):
+        console.print(_line(cells, widths), style=STYLES.get(job["state"]), markup=False)
+        if job["reason"]:
+            console.print(f"  {job['reason']}", style="dim", markup=False)
+    if len(found) > limit:
+        console.print(f"There are more: --limit {2 * limit} shows some of them.", style="dim")
+
+
+def _cells(job: dict[str, Any]) -> tuple[str, ...]:
+    """A job's line; its reason has the next one, so that neither is cut on a narrow terminal."""
+    return (
+        str(job["id"]),
+        job["created_at"][5:16].replace("T", " "),
+        job["state"],
+        job["engine"] or "-",
+        "…" + job["study_instance_uid"][-8:],
+        str(job["attempts"]),
+        ", ".join(f"{d['destination']}: {d['state']}" for d in job["deliveries"]) or "-",
+    )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def show(
@@ -122,6 +138,7 @@ def _print_study(study: dict[str, Any]) -> None:
 def _print_job(job: dict[str, Any]) -> None:
     style = STYLES.get(job["state"], "bold")
     console.print(f"[bold]Job {job['id']}[/] {job['engine'] or 'no engine'} [{style}]{job['state']}[/]")
+    console.print(f"  study {job['study_instance_uid']}")
     console.print(
         f"  series {job['series_instance_uid']}, revision {job['revision']}, {len(job['inputs'])} inputs"
     )
@@ -143,3 +160,8 @@ def _print_job(job: dict[str, Any]) -> None:
     for entry in job["history"]:
         was = f"{entry['from']} -> " if entry["from"] else ""
         console.print(f"  [dim]{entry['at']}[/] {was}{entry['to']} by {entry['who']}: {_plain(entry['why'])}")
+    for entry in job["delivery_history"]:
+        console.print(
+            f"  [dim]{entry['at']}[/] to {entry['destination']}: {entry['to']} by {entry['who']}: "
+            f"{_plain(entry['why'])}"
+        )

@@ -53,21 +53,44 @@ def _steer(
         notify(configuration.run_dir, role)
 
 
-def retry(target: TargetArgument, config: ConfigOption = None) -> None:
-    """Run failed or cancelled jobs again, and send failed deliveries again."""
+def retry(
+    target: Annotated[
+        str | None, typer.Argument(metavar="ID", help="A job's number or a study instance UID.")
+    ] = None,
+    config: ConfigOption = None,
+    deliveries: Annotated[
+        bool, typer.Option("--deliveries", help="All failed and delayed deliveries instead of one ID.")
+    ] = False,
+    destination: Annotated[
+        str | None, typer.Option(help="With --deliveries: only those to this destination.")
+    ] = None,
+) -> None:
+    """Run failed or cancelled jobs again, and send failed or delayed deliveries now."""
+    if deliveries == (target is not None) or (destination is not None and not deliveries):
+        raise typer.BadParameter("name either an ID, or --deliveries with or without --destination.")
     configuration = load_configuration(config)
+    names = [d.name for d in configuration.destinations()]
+    if destination is not None and destination not in names:
+        raise CommandError(
+            f"There is no destination {destination!r}: there are {', '.join(names) or 'none'}."
+        )
     again = 0
     with opened_database(configuration) as database:
-        for job in jobs_of(database, target):
+        if target is None:
+            again = Outbox(database).retry(destination=destination)
+            console.print(f"{again} deliveries are due now")
+        for job in jobs_of(database, target) if target is not None else ():
             if str(job.state) in {"failed", "cancelled", "waiting"}:
                 Queue(database).retry(job.id)
                 console.print(f"job {job.id}: queued again")
                 again += 1
             elif count := Outbox(database).retry(job.id):
-                console.print(f"job {job.id}: {count} deliveries are pending again")
+                console.print(f"job {job.id}: {count} deliveries are due now")
                 again += 1
-    if not again:
-        raise CommandError(f"Nothing to do: {target} has no failed or cancelled job and no failed delivery.")
+    if not again and target is not None:
+        raise CommandError(
+            f"Nothing to do: {target} has no failed or cancelled job and no failed or delayed delivery."
+        )
     for role in ("worker", "courier"):
         notify(configuration.run_dir, role)
 

@@ -54,8 +54,24 @@ def test_transient_failure_waits_and_permanent_one_is_a_dead_letter(database: Da
     assert outbox.claim("pacs", "c", 2, 60) == []
     (summary,) = outbox.of_job(job)
     assert (str(summary.state), summary.last_status) == ("failed", "0122")
-    assert outbox.retry(job) == 1
-    assert [d.id for d in outbox.claim("pacs", "c", 2, 60)] == [second.id]
+    assert outbox.retry(job) == 2
+    assert [d.id for d in outbox.claim("pacs", "c", 2, 60)] == [first.id, second.id]
+
+
+def test_failed_deliveries_are_retried_by_destination_however_many(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.outbox.AT_ONCE", 2)
+    outbox = Outbox(database)
+    job = deliver(database, ("a", "b"), objects=5)
+    for destination in ("a", "b"):
+        for delivery in outbox.claim(destination, "c", 10, 60):
+            outbox.settle(delivery, DeliveryFailed(reason="not supported", status=0x0122))
+    assert outbox.retry(destination="a") == 5
+    assert outbox.counts() == {("a", "pending"): 5, ("b", "failed"): 5}
+    assert outbox.retry() == 5
+    told = [(to, entry.who, entry.to_state) for to, entry in outbox.history(job) if entry.why == "by hand"]
+    assert told == [("a", "operator", "pending")] * 5 + [("b", "operator", "pending")] * 5
 
 
 def test_sender_that_died_gives_its_deliveries_back(database: Database) -> None:

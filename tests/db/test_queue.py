@@ -142,6 +142,18 @@ def test_cancelled_job_can_be_retried_and_a_finished_one_not_cancelled(database:
         queue.retry(999_999)
 
 
+def test_priority_by_hand_is_in_the_history(database: Database) -> None:
+    job = queued_job(database)
+    Queue(database).prioritize(job.id, 100)
+    (last,) = Queue(database).history(job.id)[1:]
+    assert (last.who, last.from_state, last.to_state, last.why) == (
+        "operator",
+        "queued",
+        "queued",
+        "priority 100",
+    )
+
+
 def test_history_tells_who_and_why(database: Database) -> None:
     job = claimed_job(database)
     Queue(database).settle(job, Failed(reason="broken"))
