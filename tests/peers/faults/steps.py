@@ -54,9 +54,9 @@ STEPS = {
     "instance committed": Step(role="receiver", module="db.index", function="Index.record", after=True),
     "response due": Step(role="receiver", module="handlers.storage", function="Storage._store", after=True),
     # The ticker.
-    "study complete": Step(role="ticker", module="db.queue", function="Queue.complete_study", after=False),
-    "jobs inserted": Step(role="ticker", module="db.queue", function="Queue._insert", after=True),
-    "jobs committed": Step(role="ticker", module="db.queue", function="Queue.complete_study", after=True),
+    "study complete": Step(role="ticker", module="db.plans", function="Plans.complete_study", after=False),
+    "jobs inserted": Step(role="ticker", module="db.plans", function="_insert", after=True),
+    "jobs committed": Step(role="ticker", module="db.plans", function="Plans.complete_study", after=True),
     # The worker.
     "inferring": Step(
         role="worker", module="inference.engines.image", function="ImageEngine._predict", after=True
