@@ -1,8 +1,13 @@
-"""Wake-up hints between the processes of one machine; whoever misses one finds the work at its next look."""
+"""Wake-up hints between the processes of one machine; whoever misses one finds the work at its next look.
+
+See docs/decisions/0004-hints.md.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
 import select
 import socket
@@ -15,7 +20,7 @@ class Wakeup:
     """A place where one process of a role hears hints: a datagram socket in the run folder."""
 
     def __init__(self, directory: Path, role: str) -> None:
-        self.path = directory / f"{role}.{os.getpid()}.{uuid.uuid4().hex[:8]}.sock"
+        self.path = directory / f"{role}.{os.getpid()}.{_machine()}-{uuid.uuid4().hex[:8]}.sock"
         self._socket = socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
@@ -39,16 +44,24 @@ class Wakeup:
 
 
 def notify(directory: Path, role: str) -> None:
-    """Hint every process of a role on this machine; sockets of dead processes are cleared away."""
+    """Hint every process of a role on this machine; sockets that dead processes of it left are cleared away."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
         for path in directory.glob(f"{role}.*.sock"):
             try:
                 with _short_path(path) as short:
                     sender.sendto(b"!", short)
             except ConnectionRefusedError:
-                path.unlink(missing_ok=True)
+                # Those of another machine on a shared folder are refused as well.
+                if path.name.split(".")[2].startswith(_machine()):
+                    path.unlink(missing_ok=True)
             except (BlockingIOError, FileNotFoundError):
                 continue
+
+
+@functools.cache
+def _machine() -> str:
+    """Short, since a socket's name has to be."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
