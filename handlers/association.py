@@ -85,6 +85,7 @@ class Association:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.identifier = uuid.uuid4().hex
+        self.opened_at = time.monotonic()
         self.peer_address = address
         self.calling_ae = ""
         self.called_ae = ""

@@ -30,6 +30,8 @@ ACCEPT_SECONDS = 0.5
 BACKLOG = 512
 CONNECTIONS_PER_ASSOCIATION = 3
 """Connections that have not associated yet may be this many times the associations."""
+PAUSE_SECONDS = 2.0
+"""A sender that stores a study leaves no longer pause between two objects: until then it may finish at a stop."""
 GRACE_SECONDS = 5.0
 """An association that has asked for nothing for so long gives its place up where there is no other one."""
 
@@ -90,7 +92,7 @@ class Server:
         self.storage.close()
 
     def stop(self, deadline_seconds: float) -> None:
-        """Stop accepting; associations in the middle of a message have until the deadline."""
+        """Stop accepting; associations that are in use have until the deadline."""
         self._deadline = time.monotonic() + deadline_seconds
         self._stopping.set()
 
@@ -244,16 +246,18 @@ class Server:
                 self._idle.pop(association.identifier, None)
 
     def _drain(self) -> None:
-        """Abort the associations that are between messages, wait for the others, then abort them too."""
+        """Wait for the associations; abort those that are between messages for long, and all when time is up."""
         while True:
+            now = time.monotonic()
             with self._lock:
                 running = dict(self._threads)
-                idle = set(self._idle)
+                idle = {a: now - self._idle.get(a.identifier, now) for a in running.values()}
+                idle |= {a: now - a.opened_at for a in idle if a.identifier not in self._established}
             if not running:
                 return
-            late = time.monotonic() > self._deadline
+            late = now > self._deadline
             for association in running.values():
-                if late or association.identifier in idle or association.identifier not in self._established:
+                if late or idle[association] > PAUSE_SECONDS:
                     association.abort(by_user=True)
                     association.close()
             for thread in running:

@@ -1,6 +1,6 @@
 """A process that the supervisor starts: one role without the command line, which would cost it time and memory.
 
-Usage: python -m node.child FILE --role ROLE --number N --parent PID
+Usage: python -m node.child FILE --role ROLE --number N --parent PID [--ready DESCRIPTOR]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--role", type=Role, required=True)
     parser.add_argument("--number", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True, help="process ID of the supervisor")
+    parser.add_argument("--ready", type=int, help="a pipe for a receiver to say that it listens")
     arguments = parser.parse_args()
     if not arguments.role.reads_pixels:
         hide_pixel_libraries()
@@ -34,7 +35,7 @@ def main() -> None:
     configure_log()
     keep_caches(configuration)
     die_with_parent(arguments.parent)
-    serve_role(configuration, arguments.role, arguments.number)
+    serve_role(configuration, arguments.role, arguments.number, arguments.ready)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from db.database import Database
@@ -32,12 +33,17 @@ def _processor(device: str) -> str:
     return FIRST_GPU if device == "cuda" else device
 
 
-def serve_role(configuration: Configuration, role: Role, number: int | None = None) -> None:
-    """Run one role in this process until SIGTERM; the ``number``-th process of its role, or one that runs alone."""
+def serve_role(
+    configuration: Configuration, role: Role, number: int | None = None, ready: int | None = None
+) -> None:
+    """Run one role in this process until SIGTERM; the ``number``-th process of its role, or one that runs alone.
+
+    A receiver writes to the descriptor ``ready`` when it listens.
+    """
     database = Database.open(configuration.database_settings())
     try:
         if role is Role.RECEIVER:
-            _serve_receiver(configuration, database)
+            _serve_receiver(configuration, database, ready)
         elif role is Role.WORKER:
             _serve_worker(configuration, database, number)
         elif role is Role.COURIER:
@@ -57,7 +63,7 @@ def serve_role(configuration: Configuration, role: Role, number: int | None = No
         database.close()
 
 
-def _serve_receiver(configuration: Configuration, database: Database) -> None:
+def _serve_receiver(configuration: Configuration, database: Database, ready: int | None) -> None:
     from handlers.audit import AuditTrail
     from handlers.server import Server
     from handlers.services import services
@@ -74,6 +80,9 @@ def _serve_receiver(configuration: Configuration, database: Database) -> None:
     )
     stop_event_on_signals(also=lambda: server.stop(DRAIN_SECONDS))
     log.info("receiver_started port=%d", configuration.node.port)
+    if ready is not None:
+        os.write(ready, b"!")
+        os.close(ready)
     server.serve_forever()
     audit.close()
     log.info("receiver_stopped")

@@ -1,13 +1,19 @@
-"""The supervisor: starts one process for each role, restarts what dies and stops them all on SIGTERM."""
+"""The supervisor: starts one process for each role, restarts what dies and stops them all on SIGTERM.
+
+A new configuration replaces all of them. Receivers share their port, so the former ones go only when the new ones
+listen: no modality is refused meanwhile.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from node.config import Configuration, load
@@ -24,6 +30,8 @@ RESTART_FIRST_SECONDS = 0.5
 RESTART_CEILING_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A process that ran this long is restarted at once when it dies."""
+OVERLAP_SECONDS = 60.0
+"""Former receivers do not wait longer than this for the new ones."""
 
 
 @dataclass(kw_only=True)
@@ -36,6 +44,21 @@ class Child:
     started_at: float = 0.0
     start_after: float = 0.0
     failures: int = field(default=0)
+    ready: int | None = None
+    """Where a receiver says that it listens: a pipe, until it has."""
+
+    def listens(self) -> bool:
+        """Whether a receiver has said so."""
+        # Where it could not listen, the pipe ends without a word.
+        if self.ready is not None and select.select([self.ready], [], [], 0)[0] and os.read(self.ready, 1):
+            self.forget_pipe()
+        return self.process is not None and self.ready is None
+
+    def forget_pipe(self) -> None:
+        """Close the pipe."""
+        if self.ready is not None:
+            os.close(self.ready)
+            self.ready = None
 
 
 class Supervisor:
@@ -44,6 +67,9 @@ class Supervisor:
     def __init__(self, configuration: Configuration, lock: int) -> None:
         """``lock`` is the descriptor that holds the data folder; every process keeps it."""
         self._lock = lock
+        self._leaving: list[Child] = []
+        """Receivers of the former configuration."""
+        self._leave_at = 0.0
         self._take(configuration)
 
     def _take(self, configuration: Configuration) -> None:
@@ -63,9 +89,11 @@ class Supervisor:
                     self._reload()
                 for child in self.children:
                     self._look_after(child)
+                self._see_off()
                 stop.wait(LOOK_SECONDS)
         finally:
-            self._stop_all()
+            self._stop([*self.children, *self._leaving])
+            log.info("processes_stopped")
 
     def _reload(self) -> None:
         """Run with the configuration file as it is now, unless anything in it is wrong."""
@@ -78,8 +106,21 @@ class Supervisor:
             log.error("configuration_refused the former one stays: node.data_dir needs a new start")
             return
         log.info("configuration_reloaded")
-        self._stop_all()
+        receivers = [child for child in self.children if child.role is Role.RECEIVER]
+        self._stop([*self._leaving, *(child for child in self.children if child not in receivers)])
         self._take(configuration)
+        self._leaving = [child for child in receivers if child.process is not None]
+        self._leave_at = time.monotonic() + OVERLAP_SECONDS
+
+    def _see_off(self) -> None:
+        """Stop former receivers once all new ones listen."""
+        if not self._leaving:
+            return
+        listening = all(child.listens() for child in self.children if child.role is Role.RECEIVER)
+        if listening or time.monotonic() >= self._leave_at:
+            self._stop(self._leaving)
+            self._leaving = []
+            log.info("receivers_replaced")
 
     def _look_after(self, child: Child) -> None:
         now = time.monotonic()
@@ -95,6 +136,7 @@ class Supervisor:
         status = child.process.poll()
         if status is not None:
             child.process = None
+            child.forget_pipe()
             self._start_later(child, now, f"status {status}")
 
     @staticmethod
@@ -111,10 +153,20 @@ class Supervisor:
     def _start(self, child: Child) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "node.child", str(self.configuration.file)]
         command += ["--role", child.role.value, "--number", str(child.number), "--parent", str(os.getpid())]
-        return subprocess.Popen(command, pass_fds=[self._lock])
+        if child.role is not Role.RECEIVER:
+            return subprocess.Popen(command, pass_fds=[self._lock])
+        child.ready, ours = os.pipe()
+        try:
+            return subprocess.Popen([*command, "--ready", str(ours)], pass_fds=[self._lock, ours])
+        except OSError:
+            child.forget_pipe()
+            raise
+        finally:
+            os.close(ours)
 
-    def _stop_all(self) -> None:
-        running = [child for child in self.children if child.process is not None]
+    @staticmethod
+    def _stop(children: Sequence[Child]) -> None:
+        running = [child for child in children if child.process is not None]
         for child in running:
             if child.process is not None:
                 child.process.terminate()
@@ -128,4 +180,4 @@ class Supervisor:
                 log.error("process_killed role=%s-%d", child.role, child.number)
                 child.process.kill()
                 child.process.wait()
-        log.info("processes_stopped")
+            child.forget_pipe()

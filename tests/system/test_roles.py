@@ -1,4 +1,4 @@
-"""Roles that run alone, beside a whole node."""
+"""Roles that run alone beside a whole node, and receivers that take each other's place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.peers.dcmtk import send
+from tests.peers.dcmtk import send, storescu
 from tests.peers.node import Node
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
@@ -50,3 +50,25 @@ def test_worker_alone_beside_a_node_serves_the_engines_of_every_device(tmp_path:
         finally:
             alone.send_signal(signal.SIGTERM)
             assert alone.wait(60) == 0
+
+
+def test_new_configuration_refuses_no_modality_meanwhile(tmp_path: Path) -> None:
+    write_radiograph(tmp_path / "image.dcm", 1)
+    with Node(tmp_path / "node", engine=False) as node:
+        former = set(node.pids("receiver"))
+        node.configuration.write_text(
+            node.configuration.read_text().replace("quiet_seconds = 1.0", "quiet_seconds = 2")
+        )
+        node.reload()
+        sent = 0
+
+        def replaced() -> bool:
+            nonlocal sent
+            storescu(node.port, tmp_path / "image.dcm")  # raises where it is refused
+            sent += 1
+            return "receivers_replaced" in node.log
+
+        wait_until(replaced, 120, "the new receivers listen and the former ones are gone")
+        assert sent > 1
+        assert len(former) == len(node.pids("receiver")) == 2
+        assert former.isdisjoint(node.pids("receiver"))

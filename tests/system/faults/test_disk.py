@@ -23,10 +23,10 @@ def test_node_without_the_reserve_answers_out_of_resources_until_there_is_room(t
         node = witness.node
 
         def set_reserve(was: str, becomes: str) -> None:
-            seen = node.log.count("receiver_started")
+            seen = node.log.count("receivers_replaced")
             node.configuration.write_text(node.configuration.read_text().replace(was, becomes))
             node.reload()
-            wait_until(lambda: node.log.count("receiver_started") > seen, 120, "the node has read it")
+            wait_until(lambda: node.log.count("receivers_replaced") > seen, 120, "the node has read it")
 
         set_reserve(enough, short)
         refused = witness.radiograph()
