@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured, ModelAbsent, ModelInvalid, ModelUntrusted
-from inference.findings import Analysis, Presence, Refusal
+from inference.findings import Analysis, Presence, Refusal, Severity
 from inference.networks.metastasis import single_channel
 from inference.networks.volumetric import dynunet, fill_dynunet
 from inference.networks.weights import load_network, load_pivot
@@ -160,6 +160,44 @@ def test_lung_without_nodules_is_reported_as_such(tmp_path: Path, store: ModelSt
     assert analysis.detections == ()
     assert analysis.segmentation is None
     assert analysis.findings[0].presence is not Presence.PRESENT
+
+
+def test_candidates_beyond_the_size_filter_are_named_and_not_present(
+    tmp_path: Path, store: ModelStore
+) -> None:
+    phantom, paths = lung_series(tmp_path / "in", nodules=1)
+    (nodule,) = phantom.nodules
+    assert nodule.diameter > 8
+    size = {"min_diameter": 3, "max_diameter": 8}
+    large = analysed(engine(store, "lung_nodule", "demo", size_filter=size), paths)
+    (finding,) = large.findings
+    assert large.detections == ()
+    assert finding.probability > finding.label.thresholds.critical
+    assert finding.presence is Presence.INDETERMINATE
+    assert finding.severity is Severity.LOW
+    assert large.review_advised is not None
+    assert large.review_advised.startswith("1 nodule candidate above 8 mm not reported because of the size")
+    assert float(large.review_advised.split()[-1]) == pytest.approx(nodule.diameter, rel=0.1)
+    assert finding.image is not None
+    shown = int(pydicom.dcmread(finding.image.path).InstanceNumber) - 1
+    assert shown == pytest.approx(nodule.centre[0] / phantom.spacing[0], abs=nodule.diameter / 4)
+    size = {"min_diameter": 25, "max_diameter": 30}
+    small = analysed(engine(store, "lung_nodule", "demo", size_filter=size), paths)
+    assert small.review_advised is None
+    assert small.findings[0].presence is Presence.INDETERMINATE
+    assert any("1 nodule candidate below 25 mm not reported" in remark for remark in small.remarks)
+
+
+def test_nodule_is_as_certain_as_the_best_one_reported(tmp_path: Path, store: ModelStore) -> None:
+    phantom, paths = lung_series(tmp_path / "in", nodules=3)
+    limit = max(nodule.diameter for nodule in phantom.nodules) - 1
+    size = {"min_diameter": 3, "max_diameter": limit}
+    analysis = analysed(engine(store, "lung_nodule", "demo", size_filter=size), paths)
+    (finding,) = analysis.findings
+    assert 0 < len(analysis.detections) < len(phantom.nodules)
+    assert finding.calibrated_probability == analysis.detections[0].certainty
+    assert finding.image is not None
+    assert finding.image.sop_instance_uid == analysis.key_images[0].source.sop_instance_uid
 
 
 def test_segmentation_of_nodules_lies_on_the_source_frames(tmp_path: Path, store: ModelStore) -> None:
