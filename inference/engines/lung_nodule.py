@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from inference.calibration import calibrate, sigmoid
 from inference.engines.nodule_options import NoduleOptions, checked_options
+from inference.engines.slice_wise import slice_name
 from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, segmentation_of, slice_picture
 from inference.findings import (
     Analysis,
@@ -280,7 +281,7 @@ class LungNoduleEngine(VolumeEngine):
         on_slice = to_frames(heat, grid.affine, [frame], order=1)[0].astype(np.float32)
         return KeyImage(
             source=frame.source,
-            title=f"nodule {detection.number}, slice {number + 1} of {len(volume.frames)}",
+            title=f"nodule {detection.number}, {slice_name(volume, number)}",
             label=detection.label,
             certainty=detection.certainty,
             picture=slice_picture(volume.values[number], frame, self.window),
