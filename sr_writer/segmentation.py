@@ -64,6 +64,10 @@ def write_segmentation(
         content_label="SEGMENTATION",
     )
     written["PixelData"].VR = "OB"
+    # The library draws a random one, and a rerun has to make the same object.
+    organization = derived_uid(context.job_seed, "segmentation dimensions", number)
+    for item in (*written.DimensionOrganizationSequence, *written.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
     if any(type_code(s).scheme_designator == PRIVATE_SCHEME for s in structures):
         written.CodingSchemeIdentificationSequence = [private_scheme_identification()]
     for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):

@@ -166,3 +166,26 @@ def test_panel_of_a_lesion_says_what_the_report_says(
 def test_map_is_called_a_map_once(nodules: Analysis, context: ReportContext) -> None:
     (shown,) = of_kind(nodules, context, "overlay")
     assert shown.DerivationDescription == "Nodule heat map for Lung nodule blended over the source image"
+
+
+def test_same_arguments_make_the_same_bytes(organs: Analysis, context: ReportContext, tmp_path: Path) -> None:
+    def files() -> list[bytes]:
+        path = tmp_path / "result.dcm"
+        found = []
+        for written in write_results([organs], context):
+            written.dataset.save_as(path, enforce_file_format=True)
+            found.append(path.read_bytes())
+        return found
+
+    assert files() == files()
+
+
+def test_dimensions_of_a_segmentation_are_of_one_organization(
+    organs: Analysis, context: ReportContext
+) -> None:
+    (written,) = of_kind(organs, context, "segmentation")
+    (organization,) = written.DimensionOrganizationSequence
+    used = {item.DimensionOrganizationUID for item in written.DimensionIndexSequence}
+    assert used == {organization.DimensionOrganizationUID}
+    (other,) = of_kind(organs, replace(context, job_seed="other"), "segmentation")
+    assert other.DimensionOrganizationSequence[0].DimensionOrganizationUID not in used
