@@ -47,7 +47,7 @@ def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[
     for index, (analysis, source) in enumerate(zip(analyses, sources, strict=True)):
         if analysis.segmentation is not None:
             segmentations[index] = write_segmentation(
-                analysis, analysis.segmentation, source, context, number=len(segmentations) + 1
+                analysis, analysis.segmentation, source, context, index=index, number=len(segmentations) + 1
             )
     report = write_report(analyses, sources, overlays, segmentations, context)
     return [

@@ -263,7 +263,7 @@ class LungNoduleEngine(VolumeEngine):
         structures = [
             Structure(
                 value=d.number,
-                name=f"Nodule {d.number}",
+                name=f"{d.label.name} {d.number}",
                 category=_MORPHOLOGY,
                 type=_NODULE,
                 volume_mm3=d.volume_mm3,

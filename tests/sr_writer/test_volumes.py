@@ -25,7 +25,10 @@ from inference.findings import (
 from inference.volumes.phantoms import straight_geometry, write_ct_series
 from sr_writer import ReportContext, overlay, render_text, write_results
 from sr_writer.overlay_picture import Legend
+from sr_writer.segmentation import laterality
 from tests.sr_writer.conftest import MODEL, THRESHOLDS
+from tests.sr_writer.test_report import TRACKING, TRACKING_UID, child, groups
+from tests.validators import DCIODVFY, SR_VALIDATOR, dciodvfy_errors, sr_validator_errors
 
 SIZE = 40
 NODULE = Label(
@@ -166,6 +169,68 @@ def test_panel_of_a_lesion_says_what_the_report_says(
 def test_map_is_called_a_map_once(nodules: Analysis, context: ReportContext) -> None:
     (shown,) = of_kind(nodules, context, "overlay")
     assert shown.DerivationDescription == "Nodule heat map for Lung nodule blended over the source image"
+
+
+def tracked(report: Dataset, name: str) -> tuple[str, str]:
+    (group,) = [g for g in groups(report) if child(g, TRACKING).TextValue == name]
+    return child(group, TRACKING).TextValue, child(group, TRACKING_UID).UID
+
+
+@pytest.mark.parametrize(("volumes", "count"), [("nodules", 1), ("organs", 3)])
+def test_report_and_segmentation_track_by_the_same_identifiers(
+    volumes: str, count: int, context: ReportContext, request: pytest.FixtureRequest
+) -> None:
+    analysis: Analysis = request.getfixturevalue(volumes)
+    report, *_, segments = (w.dataset for w in write_results([analysis], context))
+    assert len(segments.SegmentSequence) == count
+    for segment in segments.SegmentSequence:
+        assert tracked(report, segment.TrackingID) == (segment.TrackingID, segment.TrackingUID)
+
+
+def test_volumes_of_one_series_are_tracked_apart(organs: Analysis, context: ReportContext) -> None:
+    report, *segmentations = (w.dataset for w in write_results([organs, organs], context))
+    uids = {segment.TrackingUID for written in segmentations for segment in written.SegmentSequence}
+    assert len(uids) == 6
+    assert uids == {child(group, TRACKING_UID).UID for group in groups(report)}
+
+
+def test_side_of_a_structure_is_coded_where_its_code_has_none(
+    organs: Analysis, context: ReportContext
+) -> None:
+    report, segments = (w.dataset for w in write_results([organs], context))
+    types = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in segments.SegmentSequence]
+    modifiers = [item.get("SegmentedPropertyTypeModifierCodeSequence") for item in types]
+    assert modifiers[0][0].CodeValue == "7771000"
+    assert modifiers[1:] == [None, None]
+    assert types[2].CodeMeaning == "autochthon right"
+    site = child(groups(report)[0], "363698007")
+    assert site.ConceptCodeSequence[0].CodeValue == KIDNEY.value
+    assert child(site, "272741003").ConceptCodeSequence[0].CodeMeaning == "Left"
+    lobe = Code(value="72481006", scheme="SCT", meaning="Middle lobe of right lung")
+    named = Structure(value=1, name="lung middle lobe right", category=ANATOMY, type=lobe, volume_mm3=1.0)
+    assert laterality(named) is None
+
+
+@pytest.mark.skipif(
+    not (DCIODVFY.exists() and SR_VALIDATOR.exists()),
+    reason="dicom3tools and pixelmed-apps are not installed",
+)
+@pytest.mark.parametrize("volumes", ["nodules", "organs", "beside"])
+def test_results_of_volumes_conform(
+    volumes: str, context: ReportContext, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    analysis: Analysis = request.getfixturevalue("organs" if volumes == "beside" else volumes)
+    if volumes == "beside":
+        of_nodules: Analysis = request.getfixturevalue("nodules")
+        analysis = replace(analysis, findings=of_nodules.findings)
+    found: list[str] = []
+    for index, written in enumerate(write_results([analysis], context)):
+        path = tmp_path / f"result{index}.dcm"
+        written.dataset.save_as(path, enforce_file_format=True)
+        found += dciodvfy_errors(path)
+        if written.kind == "sr":
+            found += sr_validator_errors(path)
+    assert found == []
 
 
 def test_same_arguments_make_the_same_bytes(organs: Analysis, context: ReportContext, tmp_path: Path) -> None:
