@@ -25,6 +25,7 @@ from inference.findings import Analysis, Presence, Refusal, Severity
 from inference.networks.metastasis import single_channel
 from inference.networks.volumetric import dynunet, fill_dynunet
 from inference.networks.weights import load_network, load_pivot
+from inference.output import case_document, stage_summary
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import NnunetArchitecture
@@ -159,6 +160,11 @@ def test_planted_nodules_are_found_and_measured(tmp_path: Path, store: ModelStor
         shown = pydicom.dcmread(image.source.path, stop_before_pixels=True)
         named = f"nodule {detection.number}, image {shown.InstanceNumber}, z "
         assert image.title.startswith(named), image.title
+    document = case_document(analysis, "x", tmp_path, [])
+    assert document["overlay_available"]
+    assert list(document["heatmaps"]) == document["labels"] == ["Lung nodule"]
+    assert Path(document["heatmaps"]["Lung nodule"]).is_file()
+    assert stage_summary([analysis])["heatmap_generated"]
 
 
 def test_lung_without_nodules_is_reported_as_such(tmp_path: Path, store: ModelStore) -> None:
@@ -167,6 +173,8 @@ def test_lung_without_nodules_is_reported_as_such(tmp_path: Path, store: ModelSt
     assert analysis.detections == ()
     assert analysis.segmentation is None
     assert analysis.findings[0].presence is not Presence.PRESENT
+    document = case_document(analysis, "x", tmp_path, [])
+    assert (document["overlay_available"], document["heatmaps"]) == (False, {})
 
 
 def test_candidates_beyond_the_size_filter_are_named_and_not_present(
