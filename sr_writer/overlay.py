@@ -84,7 +84,7 @@ def _legend(
 
 
 def _lesion(detection: Detection) -> tuple[str, ...]:
-    """What the report says of a lesion, a statement a line; its severity is that of no certainty."""
+    """What the report says of a lesion, a statement a line: its risk, not a severity read from the certainty."""
     statements = [
         f"Diameter: {detection.diameter_mm:.1f} mm",
         f"Volume: {detection.volume_mm3:.0f} mm3",
