@@ -251,6 +251,14 @@ class Queue:
         with self.database.read() as connection:
             return [read_job(row) for row in connection.execute(statement)]
 
+    def earlier_jobs(self, job: Job) -> int:
+        """How many jobs of the same study were made before a job: the same number each time it is asked for."""
+        earlier = select(func.count()).where(
+            jobs.c.study_instance_uid == job.study_instance_uid, jobs.c.id < job.id
+        )
+        with self.database.read() as connection:
+            return int(connection.execute(earlier).scalar_one())
+
     def retry(self, identifier: int) -> Job:
         """Queue a failed, cancelled or waiting job again, with all its attempts before it.
 

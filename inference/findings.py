@@ -320,8 +320,9 @@ class Analysis:
 
     @property
     def heatmaps(self) -> dict[str, Heatmap]:
-        """Heat maps by label name, for the labels that have one."""
-        return {f.label.name: f.heatmap for f in self.findings if f.heatmap is not None}
+        """Heat maps by label name, for the labels that have one; of a volume those of the first slice shown."""
+        of_slices = {image.label.name: image.heatmap for image in reversed(self.key_images)}
+        return of_slices | {f.label.name: f.heatmap for f in self.findings if f.heatmap is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

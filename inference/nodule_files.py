@@ -224,6 +224,7 @@ def _summary(analysis: Analysis) -> Any:
             for d in analysis.detections
         ),
         "",
+        *((f"review advised: {analysis.review_advised}",) if analysis.review_advised else ()),
         *analysis.remarks,
     ]
     figure.text(0.06, 0.94, "\n".join(lines), va="top", fontsize=9)

@@ -172,7 +172,7 @@ class Pipeline:
             ),
             engine_name=str(job.engine),
             content_datetime=job.created_at,
-            series_number=series_number(job),
+            series_number=series_number(self.queue.earlier_jobs(job)),
             predecessor=self._predecessor(job),
         )
         try:
@@ -232,6 +232,9 @@ def _text(value: str | list[str] | None) -> str:
     return "" if value is None else "\\".join([value] if isinstance(value, str) else value).strip()
 
 
-def series_number(job: Job) -> int:
-    """A series number far from those of modalities, the same for a rerun: 9000 upwards by revision."""
-    return 9000 + 10 * (job.revision - 1)
+def series_number(earlier_jobs: int) -> int:
+    """Series Number of a job's report, far from those of modalities; ten for each job of the study.
+
+    ``earlier_jobs`` is how many the study has before it, so that a rerun gets the same.
+    """
+    return 9000 + 10 * earlier_jobs

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from pydicom.dataset import Dataset
@@ -11,6 +12,14 @@ from pydicom.dataset import Dataset
 from sr_writer.document import InstanceReference
 
 ResultKind = Literal["sr", "overlay", "segmentation"]
+
+
+def installed_version() -> str:
+    """Version of the installed package, which Software Versions (0018,1020) of every result names."""
+    try:
+        return version("overread")
+    except PackageNotFoundError:  # run from its folders without an installation
+        return "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,7 @@ class ReportContext:
     predecessor: PredecessorReport | None = None
     manufacturer: str = "overread"
     model_name: str = "overread"
-    software_version: str = "unknown"
+    software_version: str = field(default_factory=installed_version)
     device_serial_number: str | None = None
     timezone: tzinfo | None = None
 

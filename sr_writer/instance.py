@@ -43,11 +43,14 @@ def complete_instance(
 
 
 def _series_description(engine_name: str, title: str, model: ModelIdentity) -> str:
-    """Series Description (0008,103E); the notice of a bundled model takes the place of ``title``."""
-    if not model.demonstration:
-        return plain(f"overread {engine_name}: {title}", LONG_STRING)
-    notice = f": {DEMONSTRATION_NOTICE}"
-    return plain(f"overread {engine_name}", LONG_STRING - len(notice)) + notice
+    """Series Description (0008,103E): whole but for the engine's name, so that a job's series differ.
+
+    The notice of a bundled model leaves no room for the node's name.
+    """
+    start, end = f"overread {engine_name}", f": {title}"
+    if model.demonstration:
+        start, end = engine_name, f" {title}: {DEMONSTRATION_NOTICE}"
+    return plain(start, LONG_STRING - len(end)) + end
 
 
 def _file_meta(dataset: Dataset) -> FileMetaDataset:

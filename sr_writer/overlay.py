@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from inference.findings import Analysis, Finding, Heatmap
+from inference.findings import Analysis, Detection, Finding, Heatmap
+from sr_writer.codes import RISK
 from sr_writer.context import ReportContext
 from sr_writer.equipment import DEMONSTRATION_NOTICE, UNREVIEWED_NOTICE
 from sr_writer.instance import complete_instance
@@ -33,10 +34,11 @@ def write_overlay(
     *,
     number: int,
     title: str = "",
+    detection: Detection | None = None,
 ) -> Dataset:
     """The overlay of one heat map; ``number`` counts the overlays of the job from 1.
 
-    ``title`` says which slice or lesion of a volume it shows.
+    ``title`` says which slice or lesion of a volume it shows, ``detection`` what is known of the lesion.
     """
     overlay = Dataset()
     overlay.SOPClassUID = SecondaryCaptureImageStorage
@@ -49,30 +51,49 @@ def write_overlay(
     source.copy_series_context(overlay)
     _set_derivation(overlay, analysis, finding, heatmap)
     copy_lossy_compression(source, overlay)
-    legend = _legend(analysis, finding, heatmap, context, title)
+    legend = _legend(analysis, finding, heatmap, context, title, detection)
     _set_pixels(overlay, draw_overlay(analysis, finding, heatmap, legend))
     complete_instance(overlay, source, context, analysis.model, title="overlays")
     return overlay
 
 
 def _legend(
-    analysis: Analysis, finding: Finding, heatmap: Heatmap, context: ReportContext, title: str
+    analysis: Analysis,
+    finding: Finding,
+    heatmap: Heatmap,
+    context: ReportContext,
+    title: str,
+    detection: Detection | None,
 ) -> Legend:
     notices = [UNREVIEWED_NOTICE]
     if analysis.model.demonstration:
         notices.append(DEMONSTRATION_NOTICE)
     return Legend(
-        finding=plain(f"{finding.label.name}, {title}" if title else finding.label.name, LONG_STRING),
+        finding=plain(finding.label.name, LONG_STRING),
+        title=plain(title, LONG_STRING),
         probability=finding.calibrated_probability,
         thresholds=finding.label.thresholds,
         presence=finding.presence,
-        severity=finding.severity,
+        statements=(f"Severity level: {finding.severity}",) if detection is None else _lesion(detection),
         method=plain(heatmap.method, LONG_STRING),
         engine=plain(context.engine_name, LONG_STRING),
         model=plain(analysis.model.name, LONG_STRING),
         version=plain(analysis.model.version, LONG_STRING),
         notices=tuple(notices),
     )
+
+
+def _lesion(detection: Detection) -> tuple[str, ...]:
+    """What the report says of a lesion, a statement a line: its risk, not a severity read from the certainty."""
+    statements = [
+        f"Diameter: {detection.diameter_mm:.1f} mm",
+        f"Volume: {detection.volume_mm3:.0f} mm3",
+    ]
+    if detection.malignancy is not None:
+        statements.append(f"Malignancy: {100 * detection.malignancy:.1f} %")
+    if detection.risk is not None:
+        statements.append(RISK[detection.risk].meaning)
+    return tuple(statements)
 
 
 def _set_derivation(overlay: Dataset, analysis: Analysis, finding: Finding, heatmap: Heatmap) -> None:
@@ -87,7 +108,8 @@ def _set_derivation(overlay: Dataset, analysis: Analysis, finding: Finding, heat
     ]
     overlay.SourceImageSequence = [image]
     overlay.ImageType = ["DERIVED", "SECONDARY"]
-    description = f"{heatmap.method} heat map for {finding.label.name} blended over the source image"
+    shown = heatmap.method if heatmap.method.endswith(" map") else f"{heatmap.method} heat map"
+    description = f"{shown} for {finding.label.name} blended over the source image"
     overlay.DerivationDescription = plain(description, SHORT_TEXT)
     notice = f"; {DEMONSTRATION_NOTICE}" if analysis.model.demonstration else ""
     overlay.ImageComments = f"{UNREVIEWED_NOTICE}{notice}"

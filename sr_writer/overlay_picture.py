@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from inference.findings import Analysis, Finding, Heatmap, Presence, Severity, Thresholds
+from inference.findings import Analysis, Finding, Heatmap, Presence, Thresholds
 from sr_writer.colour_map import LEVELS, blend
 
 PICTURE_SIZE = 1024
@@ -20,7 +20,10 @@ PANEL_WIDTH = 368
 """Width of the panel, in pixels."""
 
 LEAST_HEIGHT = 760
-"""Height that the panel needs, in pixels."""
+"""Height that the panel needs without a title and with one statement, in pixels."""
+
+LINE_HEIGHT = 33
+"""Height of a title's or statement's line, in pixels."""
 
 _MARGIN = 28
 _BACKGROUND = (14, 17, 21)
@@ -43,13 +46,17 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Legend:
-    """What the panel says, in plain ASCII."""
+    """What the panel says, in plain ASCII.
+
+    ``title`` says which slice or lesion is shown, where there are several; ``statements`` are lines of their own.
+    """
 
     finding: str
+    title: str
     probability: float
     thresholds: Thresholds
     presence: Presence
-    severity: Severity
+    statements: tuple[str, ...]
     method: str
     engine: str
     model: str
@@ -73,7 +80,9 @@ def draw_overlay(analysis: Analysis, finding: Finding, heatmap: Heatmap, legend:
         )
     )
     _outline_regions(shown, analysis, finding)
-    height = max(size[1], LEAST_HEIGHT)
+    # A title takes up to two lines.
+    more_lines = len(legend.statements) - 1 + (2 if legend.title else 0)
+    height = max(size[1], LEAST_HEIGHT + LINE_HEIGHT * more_lines)
     canvas = Image.new("RGB", (size[0] + PANEL_WIDTH, height), _BACKGROUND)
     canvas.paste((0, 0, 0), (0, 0, size[0], height))
     canvas.paste(shown, (0, (height - size[1]) // 2))
@@ -113,12 +122,14 @@ class _Panel:
         self._rule()
         self._write("Finding", 20, _QUIET)
         self._write(legend.finding.replace("_", " "), 38, _TEXT)
+        self._write(legend.title, 24, _TEXT)
         self._space(10)
         self._write("Certainty", 20, _QUIET)
         self._write(f"{100.0 * legend.probability:.0f} %", 64, _TEXT)
         self._certainty_bar(legend.probability, legend.thresholds)
         self._write(f"Presence: {legend.presence}", 26, _PRESENCE_COLOURS[legend.presence])
-        self._write(f"Severity level: {legend.severity}", 26, _TEXT)
+        for statement in legend.statements:
+            self._write(statement, 26, _TEXT)
         self._rule()
         self._write(f"Colours: {legend.method}", 22, _TEXT)
         self._write("where the model looked", 20, _QUIET)

@@ -96,10 +96,7 @@ def _content(
                 tracking_name=tracking_name(context.engine_name, finding, image_number),
                 tracking_seed=derived_uid(context.job_seed, "finding", index, finding.label.name),
             )
-        seed = derived_uid(context.job_seed, "volume", index)
-        for detection, group in detection_groups(
-            analysis, algorithm, engine_name=context.engine_name, seed=seed
-        ):
+        for detection, group in detection_groups(analysis, algorithm, context, index=index):
             add_visual_explanations(group, overlays.get((index, detection.number), ()))
             groups.append(group)
         if index in segmentations and analysis.segmentation is not None and not analysis.detections:
@@ -108,8 +105,8 @@ def _content(
                 analysis.segmentation,
                 segmentations[index],
                 algorithm,
-                engine_name=context.engine_name,
-                seed=seed,
+                context,
+                index=index,
                 beside_findings=any(a.findings for a in analyses),
             )
     report = MeasurementReport(

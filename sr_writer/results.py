@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pydicom.dataset import Dataset
 
-from inference.findings import Analysis, Finding, Heatmap
+from inference.findings import Analysis, Detection, Finding, Heatmap
 from sr_writer.context import ReportContext, WrittenObject
 from sr_writer.overlay import write_overlay
 from sr_writer.report import Overlays, write_report
@@ -36,15 +36,18 @@ def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[
     overlays: Overlays = {}
     number = 0
     for index, (analysis, source) in enumerate(zip(analyses, sources, strict=True)):
-        for shown, finding, heatmap, title, key in _pictures(analysis):
+        for shown, finding, heatmap, title, detection in _pictures(analysis):
             number += 1
-            overlay = write_overlay(shown, finding, heatmap, source, context, number=number, title=title)
+            overlay = write_overlay(
+                shown, finding, heatmap, source, context, number=number, title=title, detection=detection
+            )
+            key = finding.label.name if detection is None else detection.number
             overlays.setdefault((index, key), []).append(overlay)
     segmentations: dict[int, Dataset] = {}
     for index, (analysis, source) in enumerate(zip(analyses, sources, strict=True)):
         if analysis.segmentation is not None:
             segmentations[index] = write_segmentation(
-                analysis, analysis.segmentation, source, context, number=len(segmentations) + 1
+                analysis, analysis.segmentation, source, context, index=index, number=len(segmentations) + 1
             )
     report = write_report(analyses, sources, overlays, segmentations, context)
     return [
@@ -54,14 +57,12 @@ def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[
     ]
 
 
-def _pictures(analysis: Analysis) -> Iterator[tuple[Analysis, Finding, Heatmap, str, str | int]]:
-    """What gets an overlay: the view, the finding, its heat map, a title, and what it belongs to.
-
-    That is a label's name, or the number of a detection.
-    """
+def _pictures(analysis: Analysis) -> Iterator[tuple[Analysis, Finding, Heatmap, str, Detection | None]]:
+    """What gets an overlay: the view, the finding, its heat map, a title, and the lesion that it shows."""
     for finding in analysis.findings:
         if finding.heatmap is not None:
-            yield analysis, finding, finding.heatmap, "", finding.label.name
+            yield analysis, finding, finding.heatmap, "", None
+    detections = {detection.number: detection for detection in analysis.detections}
     for image in analysis.key_images:
         shown = replace(analysis, source=image.source, picture=image.picture)
         finding = Finding(
@@ -70,4 +71,5 @@ def _pictures(analysis: Analysis) -> Iterator[tuple[Analysis, Finding, Heatmap, 
             probability=image.certainty,
             calibrated_probability=image.certainty,
         )
-        yield shown, finding, image.heatmap, image.title, image.detection or image.label.name
+        detection = None if image.detection is None else detections[image.detection]
+        yield shown, finding, image.heatmap, image.title, detection

@@ -5,6 +5,7 @@ References: PS3.3 section A.51 (Segmentation IOD), C.8.20 (Segmentation modules)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from highdicom.seg import (
     SegmentDescription,
 )
 from highdicom.seg import Segmentation as SegmentationObject
+from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -31,6 +33,7 @@ from sr_writer.strings import LONG_STRING, plain
 from sr_writer.uids import derived_uid
 
 _ALGORITHM_FAMILY = codes.DCM.ArtificialIntelligence
+_SIDES: dict[str, Code] = {"left": codes.SCT.Left, "right": codes.SCT.Right}
 
 
 def write_segmentation(
@@ -39,9 +42,10 @@ def write_segmentation(
     source: SourceHeader,
     context: ReportContext,
     *,
+    index: int,
     number: int,
 ) -> Dataset:
-    """The Segmentation of one analysis; ``number`` counts those of the job from 1."""
+    """The Segmentation of the analysis with an index; ``number`` counts the segmentations of the job from 1."""
     algorithm = Algorithm.of_model(analysis.model)
     images, labels = _source_images(segmentation)
     structures = segmentation.structures
@@ -50,7 +54,9 @@ def write_segmentation(
         pixel_array=_numbered(labels, structures),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _described(position, structure, algorithm, context)
+            _described(
+                position, structure, algorithm, tracking(context, index, structure.value, structure.name)
+            )
             for position, structure in enumerate(structures, start=1)
         ],
         series_instance_uid=derived_uid(context.job_seed, "segmentation series"),
@@ -64,6 +70,10 @@ def write_segmentation(
         content_label="SEGMENTATION",
     )
     written["PixelData"].VR = "OB"
+    # The library draws a random one, and a rerun has to make the same object.
+    organization = derived_uid(context.job_seed, "segmentation dimensions", number)
+    for item in (*written.DimensionOrganizationSequence, *written.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
     if any(type_code(s).scheme_designator == PRIVATE_SCHEME for s in structures):
         written.CodingSchemeIdentificationSequence = [private_scheme_identification()]
     for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
@@ -113,11 +123,22 @@ def segment_number(segmentation: Segmentation, value: int) -> int:
     return 1 + [structure.value for structure in segmentation.structures].index(value)
 
 
+def tracking(context: ReportContext, index: int, number: int, name: str) -> tuple[str, str]:
+    """Tracking Unique Identifier and Tracking Identifier of a lesion or structure of one analysis.
+
+    The report and the segmentation have the same, so that a reader finds the one from the other. ``index``
+    is that of the analysis; ``number`` is that of the lesion, or the structure's value in the label maps.
+    """
+    text = plain(f"{context.engine_name} {name}", LONG_STRING)
+    return derived_uid(context.job_seed, "tracking in volume", index, number), text
+
+
 def _described(
-    number: int, structure: Structure, algorithm: Algorithm, context: ReportContext
+    number: int, structure: Structure, algorithm: Algorithm, tracked: tuple[str, str]
 ) -> SegmentDescription:
     category = verified(structure.category) or codes.SCT.AnatomicalStructure
-    return SegmentDescription(
+    tracking_uid, tracking_id = tracked
+    described = SegmentDescription(
         segment_number=number,
         segment_label=plain(structure.name, LONG_STRING),
         segmented_property_category=category,
@@ -126,11 +147,25 @@ def _described(
         algorithm_identification=AlgorithmIdentificationSequence(
             name=algorithm.name, version=algorithm.version, family=_ALGORITHM_FAMILY
         ),
-        tracking_uid=derived_uid(context.job_seed, "segment", structure.value),
-        tracking_id=plain(f"{context.engine_name} {structure.name}", LONG_STRING),
+        tracking_uid=tracking_uid,
+        tracking_id=tracking_id,
     )
+    if (side := laterality(structure)) is not None:
+        (type_item,) = described.SegmentedPropertyTypeCodeSequence
+        type_item.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept.from_code(side)]
+    return described
 
 
 def type_code(structure: Structure) -> Code:
     """What a structure is: its verified code, otherwise one of the private scheme."""
     return verified(structure.type) or private_code(structure.name)
+
+
+def laterality(structure: Structure) -> Code | None:
+    """The side that a structure's name has and its verified code has not (PS3.16 CID 244)."""
+    code = verified(structure.type)
+    words = set(re.split(r"[^a-z]+", structure.name.lower()))
+    sides = [side for word, side in _SIDES.items() if word in words]
+    if code is None or len(sides) != 1 or sides[0].meaning.lower() in code.meaning.lower().split():
+        return None
+    return sides[0]

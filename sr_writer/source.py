@@ -11,6 +11,7 @@ C.17.2 (Referenced Request Sequence).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 import pydicom
@@ -59,6 +60,9 @@ IDENTITY_TYPE_3 = (
 )
 """Attributes that a result takes over where the source has them in a valid form."""
 
+LEAST_COSINE = 0.05
+"""A direction that is within 3 degrees of a right angle to an axis of the patient has no part along it."""
+
 _FORMS = {
     "AS": re.compile(r"\d{3}[DWMY]"),
     "DS": re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"),
@@ -86,7 +90,10 @@ _OTHERS = (
     "Modality",
     "BodyPartExamined",
     "Laterality",
+    "ImageLaterality",
     "PatientOrientation",
+    "ImageOrientationPatient",
+    "AnatomicalOrientationType",
     "RequestAttributesSequence",
     "PatientIdentityRemoved",
     "DeidentificationMethod",
@@ -157,10 +164,17 @@ class SourceHeader:
         target.set_original_encoding(False, True, encodings(target))
 
     def copy_series_context(self, target: Dataset) -> None:
-        """Gives ``target`` the body part, the laterality and the orientation of the source."""
+        """Gives ``target`` the body part, the laterality and the orientation of the source.
+
+        Slices have an Image Orientation (Patient) instead of a Patient Orientation, which derives from it.
+        """
         self._copy(target, "BodyPartExamined")
-        self._copy(target, "Laterality")
+        # The side of the image stands instead of that of its series (PS3.3 section C.7.3.1).
+        of_image = self.text("ImageLaterality") in ("L", "R", "U", "B")
+        self._copy(target, "ImageLaterality" if of_image else "Laterality")
         self._copy(target, "PatientOrientation", empty_if_absent=True)
+        if not self.text("PatientOrientation") and self.text("AnatomicalOrientationType") != "QUADRUPED":
+            target.PatientOrientation = _patient_orientation(self.text("ImageOrientationPatient"))
 
     def referenced_requests(self) -> list[Dataset]:
         """Items of the Referenced Request Sequence (0040,A370), one for each request of the source."""
@@ -181,6 +195,28 @@ class SourceHeader:
 
     def _copy(self, target: Dataset, keyword: str, *, empty_if_absent: bool = False) -> None:
         _copy_element(self._dataset, target, keyword, empty_if_absent=empty_if_absent)
+
+
+def _patient_orientation(image_orientation: str) -> list[str]:
+    """Patient Orientation (0020,0020) of a human from Image Orientation (Patient) (0020,0037) as text.
+
+    Two values, the directions of the rows and of the columns: the letters of the patient's axes, the
+    nearest first (PS3.3 section C.7.6.1.1.1). Empty where the text is not two directions.
+    """
+    try:
+        numbers = [float(part) for part in image_orientation.split("\\")]
+    except ValueError:
+        return []
+    if len(numbers) != 6 or not all(abs(number) <= 1.01 for number in numbers):
+        return []
+    directions = [_letters(numbers[:3]), _letters(numbers[3:])]
+    return directions if all(directions) else []
+
+
+def _letters(direction: Sequence[float]) -> str:
+    """Letters of a direction (x, y, z in LPS); an axis that it is almost at a right angle to adds none."""
+    parts = sorted(zip(direction, ("RL", "AP", "FH"), strict=True), key=lambda part: -abs(part[0]))
+    return "".join(pair[part > 0] for part, pair in parts if abs(part) >= LEAST_COSINE)
 
 
 def _copy_element(source: Dataset, target: Dataset, keyword: str, *, empty_if_absent: bool = False) -> None:

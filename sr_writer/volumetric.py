@@ -25,10 +25,9 @@ from pydicom.sr.coding import Code
 
 from inference.findings import Analysis, Detection, Segmentation
 from sr_writer.codes import MILLILITER, PRESENCE, RISK, RISK_CATEGORY, finding_code, verified
+from sr_writer.context import ReportContext
 from sr_writer.equipment import Algorithm
-from sr_writer.segmentation import segment_number, type_code
-from sr_writer.strings import LONG_STRING, plain
-from sr_writer.uids import derived_uid
+from sr_writer.segmentation import laterality, segment_number, tracking, type_code
 
 VolumetricGroup = VolumetricROIMeasurementsAndQualitativeEvaluations
 
@@ -36,17 +35,17 @@ _DECIMALS = 4
 
 
 def detection_groups(
-    analysis: Analysis, algorithm: Algorithm, *, engine_name: str, seed: str
+    analysis: Analysis, algorithm: Algorithm, context: ReportContext, *, index: int
 ) -> list[tuple[Detection, VolumetricGroup]]:
-    """One group for each detection of an analysis: an ellipsoid, its size, density and certainty."""
+    """One group for each detection of the analysis with an index: an ellipsoid, its size, density and certainty."""
     return [
-        (detection, _detection_group(detection, analysis, algorithm, engine_name, seed))
+        (detection, _detection_group(detection, analysis, algorithm, context, index))
         for detection in analysis.detections
     ]
 
 
 def _detection_group(
-    detection: Detection, analysis: Analysis, algorithm: Algorithm, engine_name: str, seed: str
+    detection: Detection, analysis: Analysis, algorithm: Algorithm, context: ReportContext, index: int
 ) -> VolumetricGroup:
     site = verified(detection.label.site)
     measurements = [
@@ -80,8 +79,7 @@ def _detection_group(
         evaluations.append(QualitativeEvaluation(RISK_CATEGORY, RISK[detection.risk]))
     return VolumetricROIMeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(
-            derived_uid(seed, "detection", detection.number),
-            plain(f"{engine_name} {detection.label.name} {detection.number}", LONG_STRING),
+            *tracking(context, index, detection.number, f"{detection.label.name} {detection.number}")
         ),
         referenced_volume_surface=VolumeSurface(
             GraphicTypeValues3D.ELLIPSOID,
@@ -102,12 +100,12 @@ def structure_groups(
     segmentation: Segmentation,
     segmented: Dataset,
     algorithm: Algorithm,
+    context: ReportContext,
     *,
-    engine_name: str,
-    seed: str,
+    index: int,
     beside_findings: bool,
 ) -> list[VolumetricGroup | MeasurementsAndQualitativeEvaluations]:
-    """One group for each segment: its volume.
+    """One group for each segment: its volume, and the side of the body where its name has one.
 
     A report of structures alone has volumetric groups (TID 1411). ``beside_findings`` they are plain ones
     (TID 1501) with the segment as the source of the measurement: DicomSRValidator asks every group of a
@@ -115,10 +113,9 @@ def structure_groups(
     """
     groups: list[VolumetricGroup | MeasurementsAndQualitativeEvaluations] = []
     for structure in segmentation.structures:
-        identifier = TrackingIdentifier(
-            derived_uid(seed, "structure", structure.value),
-            plain(f"{engine_name} {structure.name}", LONG_STRING),
-        )
+        identifier = TrackingIdentifier(*tracking(context, index, structure.value, structure.name))
+        side = laterality(structure)
+        sites = None if side is None else [FindingSite(type_code(structure), laterality=side)]
         volume = [_measurement(codes.SCT.Volume, structure.volume_mm3 / 1000, MILLILITER)]
         number = segment_number(segmentation, structure.value)
         if beside_findings:
@@ -129,6 +126,7 @@ def structure_groups(
                     identifier,
                     finding_type=type_code(structure),
                     algorithm_id=_algorithm(algorithm),
+                    finding_sites=sites,
                     measurements=volume,
                     source_images=[source],
                 )
@@ -145,6 +143,7 @@ def structure_groups(
                 ),
                 finding_type=type_code(structure),
                 algorithm_id=_algorithm(algorithm),
+                finding_sites=sites,
                 measurements=volume,
             )
         )

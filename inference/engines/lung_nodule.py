@@ -6,7 +6,7 @@ The steps and the names of the options are those of the seed document on nodules
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from inference.calibration import calibrate, sigmoid
 from inference.engines.nodule_options import NoduleOptions, checked_options
+from inference.engines.slice_wise import slice_name
 from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, segmentation_of, slice_picture
 from inference.findings import (
     Analysis,
@@ -23,6 +24,7 @@ from inference.findings import (
     Finding,
     Heatmap,
     KeyImage,
+    Label,
     Segmentation,
     Structure,
     VolumeData,
@@ -46,6 +48,10 @@ RISK_LIMITS = (0.35, 0.65)
 THICKEST_MM = 5.0
 OVERLAYS = 8
 """Most nodules that get an overlay."""
+NAMED_SIZES = 5
+"""Most diameters of left out candidates that a remark names, the largest first."""
+LEAST_DOUBT = 1e-4
+"""How far a finding without a nodule stays below its high threshold, so that the report's digits show it."""
 _MORPHOLOGY = Code(value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure")
 _NODULE = Code(value="27925004", scheme="SCT", meaning="Nodule")
 
@@ -103,32 +109,33 @@ class LungNoduleEngine(VolumeEngine):
         found = candidates(self._peaks(heat, spacing), mask, spacing=spacing)
         if how.nms.enabled:
             found = suppressed(found, iou=how.nms.iou_threshold, spacing=spacing)
-        found = [
-            c
-            for c in found
-            if how.size_filter.min_diameter <= c.diameter_mm <= how.size_filter.max_diameter
-            and c.peak.value >= how.confidence_filter.min_confidence
-        ]
+        certain = [c for c in found if c.peak.value >= how.confidence_filter.min_confidence]
+        limits = how.size_filter
+        found = [c for c in certain if limits.min_diameter <= c.diameter_mm <= limits.max_diameter]
+        small = [c.diameter_mm for c in certain if c.diameter_mm < limits.min_diameter]
+        large = [c.diameter_mm for c in certain if c.diameter_mm > limits.max_diameter]
         judged = self.malignancy(given.image, found)
         (label, *_) = self.labels()
         detections = tuple(
             self._detection(number, c, malignancy, intensity(given.values, c), case.volume, given.grid)
             for number, (c, malignancy) in enumerate(zip(found, judged, strict=True), start=1)
         )
-        certainty = float(heat.max())
-        best = detections[0].voxel[0] if detections else len(case.volume.frames) // 2
+        highest = float(heat.max())
         finding = Finding(
             label=label,
-            logit=float(np.log(max(certainty, 1e-6) / max(1 - certainty, 1e-6))),
-            probability=certainty,
-            calibrated_probability=certainty,
-            image=case.volume.frames[best].source,
+            logit=float(np.log(max(highest, 1e-6) / max(1 - highest, 1e-6))),
+            probability=highest,
+            calibrated_probability=detections[0].certainty if detections else _undetected(highest, label),
+            image=case.volume.frames[
+                detections[0].voxel[0] if detections else _hottest_slice(heat, case.volume, given.grid)
+            ].source,
         )
-        return self.analysis(
+        analysis = self.analysis(
             case,
             started,
             [finding],
             tta_applied=how.tta.enabled,
+            review_advised=_left_out(large, f"above {limits.max_diameter:g} mm") if large else None,
             detections=detections,
             segmentation=self._segmentation(found, detections, case.volume, given.grid),
             key_images=tuple(
@@ -137,6 +144,10 @@ class LungNoduleEngine(VolumeEngine):
             ),
             volume=VolumeData(values=given.values, affine=given.grid.affine, heat=heat),
         )
+        if not small:
+            return analysis
+        remark = _left_out(small, f"below {limits.min_diameter:g} mm")
+        return replace(analysis, remarks=(*analysis.remarks, remark))
 
     def maps(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Heat map of centres and soft mask on the image's grid, each in [0, 1]."""
@@ -252,7 +263,7 @@ class LungNoduleEngine(VolumeEngine):
         structures = [
             Structure(
                 value=d.number,
-                name=f"Nodule {d.number}",
+                name=f"{d.label.name} {d.number}",
                 category=_MORPHOLOGY,
                 type=_NODULE,
                 volume_mm3=d.volume_mm3,
@@ -270,13 +281,35 @@ class LungNoduleEngine(VolumeEngine):
         on_slice = to_frames(heat, grid.affine, [frame], order=1)[0].astype(np.float32)
         return KeyImage(
             source=frame.source,
-            title=f"nodule {detection.number}, slice {number + 1} of {len(volume.frames)}",
+            title=f"nodule {detection.number}, {slice_name(volume, number)}",
             label=detection.label,
             certainty=detection.certainty,
             picture=slice_picture(volume.values[number], frame, self.window),
             heatmap=Heatmap(values=heat_picture(on_slice, frame), method="Nodule heat map"),
             detection=detection.number,
         )
+
+
+def _undetected(highest: float, label: Label) -> float:
+    """Certainty of a finding without a nodule to show: below the high threshold, so never present.
+
+    ``highest`` is the heat map's maximum. It may be that of a candidate that the filters left out.
+    """
+    return max(0.0, min(highest, label.thresholds.high - LEAST_DOUBT))
+
+
+def _hottest_slice(heat: NDArray[np.float32], volume: Volume, grid: Grid) -> int:
+    """Number of the scanned slice in which the heat map has its maximum."""
+    voxel = np.unravel_index(int(heat.argmax()), heat.shape)
+    return scanned_voxel(grid.to_patient(np.array([voxel]))[0], volume.frames)[0]
+
+
+def _left_out(diameters: Sequence[float], limit: str) -> str:
+    """Which candidates the size filter left out, as a sentence; ``diameters`` in mm."""
+    number = f"{len(diameters)} nodule candidate{'s' if len(diameters) > 1 else ''}"
+    sizes = ", ".join(f"{diameter:.1f}" for diameter in sorted(diameters, reverse=True)[:NAMED_SIZES])
+    more = ", ..." if len(diameters) > NAMED_SIZES else ""
+    return f"{number} {limit} not reported because of the size filter; diameters in mm: {sizes}{more}"
 
 
 def scanned_voxel(point: NDArray[np.float64], frames: Sequence[Frame]) -> tuple[int, int, int]:

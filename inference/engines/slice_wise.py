@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SHOWN_SLICES = 3
 """Most slices that are shown for one label."""
+STRAIGHT = 0.999
+"""Cosine between a slice's normal and an axis of the patient from which on the slice has one place along it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ class SliceWiseEngine(VolumeEngine):
         return [
             KeyImage(
                 source=volume.frames[number].source,
-                title=f"slice {number + 1} of {len(volume.frames)}",
+                title=slice_name(volume, number),
                 label=label,
                 certainty=float(by_slice[number, output]),
                 picture=slice_picture(volume.values[number], volume.frames[number], self.window),
@@ -126,6 +128,27 @@ class SliceWiseEngine(VolumeEngine):
             )
             for number, heat in zip(chosen, maps, strict=True)
         ]
+
+
+def slice_name(volume: Volume, number: int) -> str:
+    """What a reader looks for in the series to see a slice, and where it lies in the patient (LPS, mm).
+
+    That is its Instance Number or the frame of an Enhanced image. The tiles of a mosaic and slices without a
+    number are counted along the volume's normal.
+    """
+    frame = volume.frames[number]
+    source = frame.source
+    whole = (frame.rows, frame.columns) == (source.rows, source.columns)
+    if source.frame is not None:
+        name = f"frame {source.frame}"
+    elif whole and frame.instance_number > 0:
+        name = f"image {frame.instance_number}"
+    else:
+        name = f"slice {number + 1} of {len(volume.frames)}"
+    axis = int(np.abs(frame.plane.normal).argmax())
+    if abs(frame.plane.normal[axis]) < STRAIGHT:
+        return name
+    return f"{name}, {'xyz'[axis]} {round(frame.plane.position[axis], 1) + 0.0:.1f} mm"
 
 
 def prepared_slices(volume: Volume, card: ModelCard) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from inference.engines import engine_class, engine_kinds
+from inference.engines.slice_wise import slice_name
 from inference.errors import EngineMisconfigured, ModelAbsent, ModelInvalid, ModelUntrusted
-from inference.findings import Analysis, Presence, Refusal
+from inference.findings import Analysis, Presence, Refusal, Severity
 from inference.networks.metastasis import single_channel
 from inference.networks.volumetric import dynunet, fill_dynunet
 from inference.networks.weights import load_network, load_pivot
+from inference.output import case_document, stage_summary
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import NnunetArchitecture
@@ -32,6 +35,7 @@ from inference.volumes.phantoms import (
     straight_geometry,
     write_ct_series,
 )
+from inference.volumes.volume import read_series
 from sr_writer import ReportContext, write_results
 from tests.volume_models import (
     add_ct_chest,
@@ -152,6 +156,15 @@ def test_planted_nodules_are_found_and_measured(tmp_path: Path, store: ModelStor
         assert 0 <= (nearest.malignancy or 0) <= 1
     assert analysis.findings[0].presence is Presence.PRESENT
     assert [image.detection for image in analysis.key_images] == [d.number for d in analysis.detections]
+    for detection, image in zip(analysis.detections, analysis.key_images, strict=True):
+        shown = pydicom.dcmread(image.source.path, stop_before_pixels=True)
+        named = f"nodule {detection.number}, image {shown.InstanceNumber}, z "
+        assert image.title.startswith(named), image.title
+    document = case_document(analysis, "x", tmp_path, [])
+    assert document["overlay_available"]
+    assert list(document["heatmaps"]) == document["labels"] == ["Lung nodule"]
+    assert Path(document["heatmaps"]["Lung nodule"]).is_file()
+    assert stage_summary([analysis])["heatmap_generated"]
 
 
 def test_lung_without_nodules_is_reported_as_such(tmp_path: Path, store: ModelStore) -> None:
@@ -160,6 +173,46 @@ def test_lung_without_nodules_is_reported_as_such(tmp_path: Path, store: ModelSt
     assert analysis.detections == ()
     assert analysis.segmentation is None
     assert analysis.findings[0].presence is not Presence.PRESENT
+    document = case_document(analysis, "x", tmp_path, [])
+    assert (document["overlay_available"], document["heatmaps"]) == (False, {})
+
+
+def test_candidates_beyond_the_size_filter_are_named_and_not_present(
+    tmp_path: Path, store: ModelStore
+) -> None:
+    phantom, paths = lung_series(tmp_path / "in", nodules=1)
+    (nodule,) = phantom.nodules
+    assert nodule.diameter > 8
+    size = {"min_diameter": 3, "max_diameter": 8}
+    large = analysed(engine(store, "lung_nodule", "demo", size_filter=size), paths)
+    (finding,) = large.findings
+    assert large.detections == ()
+    assert finding.probability > finding.label.thresholds.critical
+    assert finding.presence is Presence.INDETERMINATE
+    assert finding.severity is Severity.LOW
+    assert large.review_advised is not None
+    assert large.review_advised.startswith("1 nodule candidate above 8 mm not reported because of the size")
+    assert float(large.review_advised.split()[-1]) == pytest.approx(nodule.diameter, rel=0.1)
+    assert finding.image is not None
+    shown = int(pydicom.dcmread(finding.image.path).InstanceNumber) - 1
+    assert shown == pytest.approx(nodule.centre[0] / phantom.spacing[0], abs=nodule.diameter / 4)
+    size = {"min_diameter": 25, "max_diameter": 30}
+    small = analysed(engine(store, "lung_nodule", "demo", size_filter=size), paths)
+    assert small.review_advised is None
+    assert small.findings[0].presence is Presence.INDETERMINATE
+    assert any("1 nodule candidate below 25 mm not reported" in remark for remark in small.remarks)
+
+
+def test_nodule_is_as_certain_as_the_best_one_reported(tmp_path: Path, store: ModelStore) -> None:
+    phantom, paths = lung_series(tmp_path / "in", nodules=3)
+    limit = max(nodule.diameter for nodule in phantom.nodules) - 1
+    size = {"min_diameter": 3, "max_diameter": limit}
+    analysis = analysed(engine(store, "lung_nodule", "demo", size_filter=size), paths)
+    (finding,) = analysis.findings
+    assert 0 < len(analysis.detections) < len(phantom.nodules)
+    assert finding.calibrated_probability == analysis.detections[0].certainty
+    assert finding.image is not None
+    assert finding.image.sop_instance_uid == analysis.key_images[0].source.sop_instance_uid
 
 
 def test_segmentation_of_nodules_lies_on_the_source_frames(tmp_path: Path, store: ModelStore) -> None:
@@ -211,6 +264,34 @@ def test_thick_slices_and_wrong_options_are_refused(tmp_path: Path, store: Model
 # Brain metastases
 
 
+def test_slices_are_named_as_a_reader_finds_them(tmp_path: Path) -> None:
+    values = np.zeros((4, 16, 16))
+    geometry = straight_geometry(values.shape, (2.5, 1.0, 1.0))
+    paths = write_ct_series(tmp_path / "in", values, geometry, body_part="HEAD")
+    for number, path in enumerate(reversed(paths), start=11):
+        dataset = pydicom.dcmread(path)
+        dataset.InstanceNumber = number
+        dataset.save_as(path)
+    (volume,) = read_series(paths).volumes
+    assert [slice_name(volume, number) for number in range(4)] == [
+        "image 14, z -3.8 mm",
+        "image 13, z -1.2 mm",
+        "image 12, z 1.2 mm",
+        "image 11, z 3.8 mm",
+    ]
+
+    def named(**fields: Any) -> str:
+        frames = tuple(replace(frame, **fields) for frame in volume.frames)
+        return slice_name(replace(volume, stack=replace(volume.stack, frames=frames)), 1)
+
+    first = volume.frames[1]
+    assert named(instance_number=0) == "slice 2 of 4, z -1.2 mm"
+    assert named(source=replace(first.source, frame=7)) == "frame 7, z -1.2 mm"
+    assert named(rows=8, columns=8) == "slice 2 of 4, z -1.2 mm"
+    tilted = replace(first.plane, column_direction=(0.0, 0.94, -0.342))
+    assert named(plane=tilted) == "image 13"
+
+
 def test_metastasis_checkpoint_gives_the_numbers_of_its_layout(tmp_path: Path, store: ModelStore) -> None:
     original = metastasis_checkpoint(tmp_path / "best.pth")
     stored = store.import_file(tmp_path / "best.pth", name="brain", trust=True)
@@ -252,6 +333,7 @@ def test_lesions_of_a_head_are_found_on_their_slices(
         uids = [str(pydicom.dcmread(path).SOPInstanceUID) for path in paths]
         shown = {uids[i] for i in np.flatnonzero(phantom.lesion)}
         assert analysis.key_images[0].source.sop_instance_uid in shown
+        assert analysis.key_images[0].title.startswith("image ")
         assert finding.image is not None and finding.image.sop_instance_uid in shown
 
 

@@ -82,6 +82,7 @@ def test_japanese_names_requests_and_a_demonstration_model_conform(
         AccessionNumber="A7",
         Modality="DX",
         Laterality="L",
+        ImageLaterality="L",
         TimezoneOffsetFromUTC="+0900",
         RequestAttributesSequence=[request],
     )

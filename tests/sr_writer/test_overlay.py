@@ -46,6 +46,53 @@ def test_overlay_is_a_derived_rgb_secondary_capture(overlay: Dataset, analysis: 
     assert "PixelSpacing" not in overlay
 
 
+@pytest.mark.parametrize(
+    ("image_orientation", "letters"),
+    [
+        (["1", "0", "0", "0", "1", "0"], ["L", "P"]),
+        (["-1", "0", "0", "0", "-1", "0"], ["R", "A"]),
+        (["0", "1", "0", "0", "0", "-1"], ["P", "F"]),
+        (["0.9999", "0.0140", "-0.0002", "-0.014", "0.94", "-0.342"], ["L", "PF"]),
+        (["0.6", "-0.8", "0", "0", "0", "1"], ["AL", "H"]),
+        (["0", "0", "0", "0", "1", "0"], None),
+        (["1", "0", "0"], None),
+    ],
+)
+def test_sides_of_a_slice_derive_from_its_directions(
+    image_orientation: list[str],
+    letters: list[str] | None,
+    make_analysis: MakeAnalysis,
+    make_image: MakeImage,
+    context: ReportContext,
+) -> None:
+    image = make_image(Modality="CT", ImageOrientationPatient=image_orientation)
+    shown = write_results([make_analysis(image)], context)[1].dataset
+    assert (list(shown.PatientOrientation) if shown.PatientOrientation else None) == letters
+
+
+def test_sides_of_the_source_stand(
+    make_analysis: MakeAnalysis, make_image: MakeImage, context: ReportContext
+) -> None:
+    def orientation(**attributes: object) -> list[str]:
+        image = make_image(ImageOrientationPatient=["1", "0", "0", "0", "1", "0"], **attributes)
+        return list(write_results([make_analysis(image)], context)[1].dataset.PatientOrientation or [])
+
+    assert orientation(PatientOrientation=["R", "F"]) == ["R", "F"]
+    assert orientation(AnatomicalOrientationType="QUADRUPED") == []
+
+
+def test_side_of_the_body_part_is_taken_over(
+    make_analysis: MakeAnalysis, make_image: MakeImage, context: ReportContext
+) -> None:
+    def sides(name: str, **attributes: str) -> tuple[str | None, str | None]:
+        shown = write_results([make_analysis(make_image(name, **attributes))], context)[1].dataset
+        return shown.get("ImageLaterality"), shown.get("Laterality")
+
+    assert sides("breast", Modality="MG", ImageLaterality="R") == ("R", None)
+    assert sides("both", ImageLaterality="R", Laterality="R") == ("R", None)
+    assert sides("wrong", ImageLaterality="X", Laterality="R") == (None, "R")
+
+
 def test_picture_is_enlarged_and_the_panel_stands_beside_it(overlay: Dataset) -> None:
     pixels = overlay.pixel_array
     assert pixels.dtype == np.uint8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,12 @@ def test_model_is_the_contributing_equipment_and_the_observer(report: Dataset, a
     assert (report.Manufacturer, report.SoftwareVersions) == ("overread", "0.1.0")
 
 
+def test_results_name_the_installed_version(analysis: Analysis, context: ReportContext) -> None:
+    of_context = ReportContext(job_seed="s", engine_name="cxr", content_datetime=context.content_datetime)
+    for written in write_results([analysis], of_context):
+        assert written.dataset.SoftwareVersions == version("overread")
+
+
 def test_another_model_is_another_device(analysis: Analysis, context: ReportContext) -> None:
     retrained = replace(analysis, model=replace(analysis.model, sha256="f" * 64))
     first, second = (
@@ -319,11 +326,26 @@ def test_demonstration_model_is_named_as_such_in_every_object(
 ) -> None:
     analysis = make_analysis(make_image())
     demonstration = replace(analysis, model=replace(analysis.model, demonstration=True))
-    for written in write_results([demonstration], context):
-        assert "demonstration model, not for clinical use" in written.dataset.SeriesDescription
-        assert len(written.dataset.SeriesDescription) <= 64
+    long_name = replace(context, engine_name="chest radiographs of the emergency ward")
+    for of_context in (context, long_name):
+        described = {}
+        for written in write_results([demonstration], of_context):
+            description = written.dataset.SeriesDescription
+            described[written.kind] = description
+            assert description.startswith(of_context.engine_name[:8])
+            assert "demonstration model, not for clinical use" in description
+            assert len(description) <= 64
+        assert len(set(described.values())) == len(described) == 2
+        assert " findings: " in described["sr"] and " overlays: " in described["overlay"]
     text = render_text(write_results([demonstration], context)[0].dataset)
     assert "Comment: demonstration model, not for clinical use" in text
+
+
+def test_series_of_an_engine_with_a_long_name_differ(analysis: Analysis, context: ReportContext) -> None:
+    written = write_results([analysis], replace(context, engine_name="engine " * 12))
+    descriptions = {w.kind: w.dataset.SeriesDescription for w in written}
+    assert descriptions["sr"].endswith(": findings") and descriptions["overlay"].endswith(": overlays")
+    assert max(map(len, descriptions.values())) <= 64
 
 
 def test_text_tree_is_indented_and_names_values(report: Dataset) -> None:
