@@ -3,6 +3,7 @@
 OverreadError
 ├── ConfigurationError      the configuration cannot be used; every fault is listed
 └── CommandError            a command could not do what was asked
+    └── UsageError          it was called wrongly
 """
 
 from __future__ import annotations
@@ -48,3 +49,7 @@ class ConfigurationError(OverreadError):
 
 class CommandError(OverreadError):
     """A command could not do what was asked."""
+
+
+class UsageError(CommandError):
+    """A command was called with something that it cannot use."""

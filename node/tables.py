@@ -27,7 +27,7 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def _ae_title(value: str) -> str:
+def checked_ae_title(value: str) -> str:
     """PS3.5 table 6.2-1: at most 16 characters of the default repertoire, no backslash, not only spaces."""
     if (
         not value.strip()
@@ -54,7 +54,7 @@ class NodeTable(Table):
     receivers: Annotated[int, Field(ge=1, le=64)] = 2
     private_sop_classes: tuple[str, ...] = ()
 
-    _check_ae_title = field_validator("ae_title")(_ae_title)
+    _check_ae_title = field_validator("ae_title")(checked_ae_title)
 
 
 class DatabaseTable(Table):
@@ -165,7 +165,7 @@ class SourceTable(Table):
     hosts: tuple[str, ...] = ()
     maximum_associations: Annotated[int, Field(ge=1)] | None = None
 
-    _check_ae_title = field_validator("ae_title")(_ae_title)
+    _check_ae_title = field_validator("ae_title")(checked_ae_title)
 
     @field_validator("hosts")
     @classmethod
@@ -193,7 +193,7 @@ class DestinationTable(Table):
     commit: bool = False
     """Ask for storage commitment: results then count as delivered when the peer commits."""
 
-    _check_ae_title = field_validator("ae_title")(_ae_title)
+    _check_ae_title = field_validator("ae_title")(checked_ae_title)
 
 
 class ThresholdTable(Table):
