@@ -288,7 +288,7 @@ def _write(analysis: Analysis, engine: str, engine_kind: str, folders: _Folders)
     """Write one case's objects and JSON; the document that ``--json`` prints."""
     folder = folders.of(analysis.source.sop_instance_uid)
     context = ReportContext(
-        job_seed="|".join((analysis.source.sop_instance_uid, engine, analysis.model.version)),
+        job_seed="|".join((folder.name, engine, analysis.model.version)),
         engine_name=engine,
         content_datetime=datetime.now(UTC),
         series_number=9000,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from pydicom.uid import generate_uid
 from handlers.sender import EchoResult
 from inference.engines import engine_class
 from node import cli
-from node.commands import check
+from node.commands import check, demo
+from node.errors import CommandError
 from tests.peers.waiting import free_port
 from tests.system.conftest import write_radiograph
 
@@ -230,3 +232,38 @@ def test_infer_fails_where_every_input_was_skipped(call: Call, tmp_path: Path) -
     assert "frontal" in case["skipped"]
     assert status == 1
     assert call("infer", "lateral.dcm", "--engine", "cxr", "--out", "out")[0] == 1
+
+
+# The demonstration
+
+
+def test_demo_leaves_folders_alone_that_it_did_not_make(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "overread.db").write_text("a year of work")
+    for folder in (".", "var", "config.toml"):
+        status, _, message = call("demo", "--out", folder)
+        assert status == 2
+        assert f"{folder} exists and `overread demo` did not make it: name another folder" in message
+    assert (tmp_path / "var" / "overread.db").read_text() == "a year of work"
+    assert (tmp_path / "config.toml").exists()
+
+
+def test_demo_takes_the_folder_of_a_former_one(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+
+    def fail(*_: object, **__: object) -> None:
+        raise CommandError("as far as the test goes")
+
+    monkeypatch.setattr(demo, "_wait_until_ready", fail)
+    monkeypatch.setattr(demo.subprocess, "Popen", lambda *_, **__: MagicMock())
+    for _ in range(2):
+        status, _, message = call("demo", "--out", "shown")
+        assert (status, message) == (1, "as far as the test goes\n")
+        (tmp_path / "shown" / "var").mkdir()
+        (tmp_path / "shown" / "linked").symlink_to(tmp_path / "kept")
+    assert (tmp_path / "kept" / "file").exists()
+    call("demo", "--out", "shown")
+    assert not (tmp_path / "shown" / "var").exists()
