@@ -33,6 +33,8 @@ class Fault:
 
     key: str
     message: str
+    variable: str = ""
+    """The environment variable that the value came from, where it is not the file's."""
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}" if self.key else self.message
@@ -44,7 +46,7 @@ class ConfigurationError(OverreadError):
     def __init__(self, file: Path, faults: Sequence[Fault]) -> None:
         self.file = file
         self.faults = tuple(faults)
-        super().__init__("\n".join(f"{file}: {fault}" for fault in self.faults))
+        super().__init__("\n".join(f"{fault.variable or file}: {fault}" for fault in self.faults))
 
 
 class CommandError(OverreadError):

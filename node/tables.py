@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
@@ -19,6 +19,13 @@ INSTANCES_KEYWORD = "instances"
 def nearest(name: str, valid: Sequence[str]) -> str:
     matches = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def known(name: str, valid: Sequence[str]) -> str:
+    """The nearest valid name as a hint, or all of them where none is near."""
+    return (
+        nearest(name, valid) or f"; there {'is' if len(valid) == 1 else 'are'} {', '.join(valid) or 'none'}"
+    )
 
 
 class Table(BaseModel):
@@ -203,6 +210,12 @@ class ThresholdTable(Table):
     high: float = Field(ge=0, le=1)
     critical: float = Field(ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _ascend(self) -> ThresholdTable:
+        if not self.low <= self.high <= self.critical:
+            raise ValueError("low, high and critical have to ascend")
+        return self
+
 
 class EngineTable(Table):
     """``[[engine]]``"""
@@ -210,13 +223,13 @@ class EngineTable(Table):
     name: str
     kind: str
     model: str
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: str = "auto"
     backend: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     ensemble: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Further models whose predictions are averaged with the first one's."""
-    weights: Annotated[tuple[float, ...], Field(strict=False)] = ()
-    scales: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] = ()
+    scales: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(strict=False)] = ()
     tta: bool = False
     explanation: Literal["Grad-CAM", "Grad-CAM++", "Saliency", "Attention rollout", "SHAP"] | None = None
     thresholds: dict[str, ThresholdTable] = {}
@@ -224,6 +237,25 @@ class EngineTable(Table):
     """How long one batch may take before its worker is ended as hanging."""
     options: dict[str, Any] = {}
     """``[engine.options]``: what the engine kind has of its own; the engine checks it."""
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value) is None:
+            raise ValueError("use auto, cpu, cuda or, for the second GPU, cuda:1")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _check_weights(cls, value: tuple[float, ...], info: Any) -> tuple[float, ...]:
+        members = 1 + len(info.data.get("ensemble", ()))
+        if value and len(value) != members:
+            raise ValueError(
+                f"write one number for each of the {members} models, the first model and those of ensemble"
+                if members > 1
+                else "there is nothing to weigh: write ensemble, which names further models"
+            )
+        return value
 
     def engine_options(self) -> dict[str, Any]:
         """What is set of the keys that not every engine kind has."""
