@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from pydicom.uid import generate_uid
 
 from handlers.sender import EchoResult
 from inference.engines import engine_class
+from inference.store.card import Temperature
+from inference.store.store import CARD, DEMONSTRATION_FOLDER, WEIGHTS, ModelStore
 from node import cli
 from node.commands import check, demo
 from node.errors import CommandError
@@ -267,3 +270,72 @@ def test_demo_takes_the_folder_of_a_former_one(
     assert (tmp_path / "kept" / "file").exists()
     call("demo", "--out", "shown")
     assert not (tmp_path / "shown" / "var").exists()
+
+
+# The model store
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A safetensors file with its card."""
+    bundled = DEMONSTRATION_FOLDER / "chest_xray"
+    shutil.copy(bundled / WEIGHTS, tmp_path / "mine.safetensors")
+    shutil.copy(bundled / CARD, tmp_path / "mine.json")
+    return tmp_path / "mine.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("mine.safetensors --name mine --kind bogus", "There is no engine kind 'bogus'"),
+        ("mine.safetensors --name mine --kind chest_xray", "leave --kind and --labels out"),
+        ("mine.safetensors --name mine --labels config.toml", "leave --kind and --labels out"),
+        ("mine.safetensors --name mine --labels nofile.json", "nofile.json does not exist"),
+        ("mine.safetensors --name demo", "'demo' is the name of the models that come with overread"),
+        ("nofile.safetensors --name mine", "nofile.safetensors does not exist"),
+        ("bundle --name mine --labels config.toml", "leave --labels out"),
+        ("nnunet --name mine --kind brain_mri", "leave --kind out"),
+    ],
+)
+def test_models_import_refuses_what_it_would_not_use(
+    call: Call, model: Path, tmp_path: Path, arguments: str, said: str
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "nnunet").mkdir()
+    (tmp_path / "nnunet" / "plans.json").write_text("{}")
+    status, _, message = call("models", "import", *arguments.split())
+    assert said in message
+    assert status == 2
+
+
+def test_models_import_overwrites_no_other_model(call: Call, model: Path, tmp_path: Path) -> None:
+    arguments = ("models", "import", "mine.safetensors", "--name", "mine")
+    card = model.with_suffix(".json")
+    for _ in range(2):
+        assert call(*arguments)[0] == 0
+    store = ModelStore(tmp_path / "var" / "models")
+    store.set_calibration("mine", Temperature(method="temperature", temperature=2.0))
+    assert call(*arguments)[0] == 0
+    assert store.get("mine").card.calibration is not None
+    before = json.loads(card.read_text())
+    card.write_text(json.dumps({**before, "version": "another"}))
+    status, _, message = call(*arguments)
+    assert status == 1
+    assert "The store has another model 'mine': choose another --name, or remove or rename" in message
+    assert store.get("mine").card.version == before["version"]
+    (tmp_path / "var" / "models" / "mine" / WEIGHTS).write_bytes(b"damaged")
+    assert call(*arguments)[0] == 0
+    assert store.get("mine").card.version == "another"
+
+
+def test_check_names_a_label_that_the_model_has_not(call: Call, tmp_path: Path) -> None:
+    thresholds = "thresholds = { %s = { low = 0.1, high = 0.5, critical = 0.8 } }\n"
+    engines = CONFIGURATION[: CONFIGURATION.index("[[destination]]")].split("\n\n")
+    (tmp_path / "config.toml").write_text(
+        f"{engines[0]}\n{thresholds % 'Cardiomegali'}\n{engines[1]}\n{thresholds % 'Bogus'}"
+    )
+    status, output, _ = call("check", "--json")
+    found = {finding["subject"]: finding["message"] for finding in json.loads(output)}
+    assert status == 1
+    assert "no label 'Cardiomegali'; did you mean 'Cardiomegaly'?" in found["engine cxr"]
+    assert "no label 'Bogus'; it has " in found["engine nodules"]
