@@ -174,7 +174,7 @@ def test_help_names_the_tables_of_the_configuration(call: Call, command: str) ->
 
 
 def test_values_of_files_are_not_in_warnings(call: Call, tmp_path: Path) -> None:
-    write_radiograph(tmp_path / "scan.dcm", 1, BodyPartExamined="canary in lower case")
+    write_radiograph(tmp_path / "scan.dcm", 1, StudyInstanceUID="canary")
     command = [sys.executable, "-m", "node.cli", "explain-route", str(tmp_path / "scan.dcm")]
     root = Path(cli.__file__).resolve().parents[1]
     done = subprocess.run(
