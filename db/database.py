@@ -307,6 +307,11 @@ def _translated() -> Iterator[None]:
         if isinstance(error, OperationalError) or error.connection_invalidated:
             first_line = (str(error.orig).splitlines() or ["no reason given"])[0]
             raise DatabaseUnavailable(f"The database does not answer: {first_line}") from None
+        if type(error.orig) is sqlite3.DatabaseError:
+            raise DatabaseUnavailable(
+                f"The file of the database cannot be used ({error.orig}): "
+                "put it back from a copy, or name another one as database.url."
+            ) from None
         raise
 
 

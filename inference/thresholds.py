@@ -5,8 +5,9 @@ These are the defaults that model cards start from; a card may hold its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from types import MappingProxyType
 
 from inference.errors import EngineMisconfigured
@@ -55,17 +56,30 @@ def thresholds_for(kind: str, label: str) -> Thresholds:
     return of_kind.get(label, of_kind[_DEFAULT])
 
 
-def with_thresholds(label: Label, overridden: dict[str, float] | None) -> Label:
-    """A label with the thresholds of the settings, where they name any.
+def with_thresholds(labels: Sequence[Label], overridden: Mapping[str, Mapping[str, float]]) -> list[Label]:
+    """The labels of a model, with the thresholds of the settings for those that they name.
 
     Raises:
-        EngineMisconfigured: they are no three ascending numbers in [0, 1].
+        EngineMisconfigured: they name another one, or are no three ascending numbers in [0, 1].
     """
-    if overridden is None:
-        return label
+    names = [label.name for label in labels]
+    for name in overridden:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names) or 'none'}."
+            raise EngineMisconfigured(f"thresholds: the model has no label {name!r}; {hint}")
+    return [
+        replace(label, thresholds=_thresholds(label.name, overridden[label.name]))
+        if label.name in overridden
+        else label
+        for label in labels
+    ]
+
+
+def _thresholds(label: str, limits: Mapping[str, float]) -> Thresholds:
     try:
-        return replace(label, thresholds=Thresholds(**overridden))
+        return Thresholds(**limits)
     except (TypeError, ValueError) as error:
         raise EngineMisconfigured(
-            f"thresholds of {label.name!r} need low <= high <= critical, each in [0, 1]."
+            f"thresholds of {label!r} need low <= high <= critical, each in [0, 1]."
         ) from error

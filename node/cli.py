@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable
 from importlib import import_module
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 
 from db.errors import DatabaseError
-from node.errors import ConfigurationError, OverreadError
+from node.errors import ConfigurationError, OverreadError, UsageError
 
 COMMANDS = {
     "serve": "serve",
@@ -35,7 +36,10 @@ COMMANDS = {
 
 def application(names: Iterable[str]) -> typer.Typer:
     """The command line with these commands."""
-    app = typer.Typer(name="overread", add_completion=False, pretty_exceptions_enable=False)
+    # Without markup, in which the tables of the configuration, such as [[engine]], would be styles.
+    app = typer.Typer(
+        name="overread", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
 
     @app.callback(no_args_is_help=True)
     def overread() -> None:
@@ -53,10 +57,13 @@ def application(names: Iterable[str]) -> typer.Typer:
 def main() -> None:
     """Entry point of the ``overread`` command."""
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    if not sys.warnoptions:
+        # pydicom's warnings quote the values that they are about, which may be a patient's.
+        warnings.simplefilter("ignore")
     called = [name for name in sys.argv[1:2] if name in COMMANDS]
     try:
         application(called or COMMANDS)()
-    except ConfigurationError as error:
+    except (ConfigurationError, UsageError) as error:
         errors.print(str(error), markup=False)
         sys.exit(2)
     except (OverreadError, DatabaseError) as error:
@@ -64,6 +71,13 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        errors.print(f"{_place(error)}{error.strerror or error}.", markup=False)
+        sys.exit(1)
+
+
+def _place(error: OSError) -> str:
+    return "" if error.filename is None else f"{error.filename}: "
 
 
 if __name__ == "__main__":

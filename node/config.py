@@ -8,7 +8,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -37,6 +38,7 @@ from node.tables import (
     Table,
     TlsTable,
     WebTable,
+    known,
     nearest,
 )
 
@@ -213,31 +215,51 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(path, [Fault(key="", message=f"not valid TOML: {error}")]) from None
-    _apply_environment(raw, os.environ if environment is None else environment)
+    variables = _apply_environment(raw, os.environ if environment is None else environment)
     try:
         configuration = Configuration.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigurationError(path, _faults(error)) from None
+        raise ConfigurationError(path, _attributed(_faults(error), variables)) from None
     configuration = configuration.model_copy(update={"file": path})
     faults = _cross_faults(configuration)
     if faults:
-        raise ConfigurationError(path, faults)
+        raise ConfigurationError(path, _attributed(faults, variables))
     return configuration
 
 
-def _apply_environment(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Put ``OVERREAD_<SECTION>__<KEY>`` over the file's values; values are TOML, or else plain text."""
+def _apply_environment(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
+    """Put ``OVERREAD_<SECTION>__<KEY>`` over the file's values; the variables by the keys that they set."""
+    variables: dict[str, str] = {}
     for name, text in environment.items():
         if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
             continue
         section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
+        if section not in raw:
+            variables[section] = name
         table = raw.setdefault(section, {})
         if isinstance(table, dict):
-            table[key] = value
+            table[key] = _environment_value(section, key, text)
+            variables[f"{section}.{key}"] = name
+    return variables
+
+
+def _environment_value(section: str, key: str, text: str) -> Any:
+    """A value as TOML has it; as plain text where it is no TOML or where the key takes text."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = _table_of(Configuration, section)
+    if table is not None and key in table.model_fields:
+        annotation = table.model_fields[key].annotation
+        if annotation is str or (isinstance(annotation, UnionType) and str in get_args(annotation)):
+            return value if isinstance(value, str) else text
+    return {"true": True, "false": False}.get(text.lower(), value)
+
+
+def _attributed(faults: Sequence[Fault], variables: Mapping[str, str]) -> list[Fault]:
+    """The faults, those of values from the environment with the name of the variable."""
+    return [replace(fault, variable=variables.get(fault.key, "")) for fault in faults]
 
 
 def _faults(error: ValidationError) -> list[Fault]:
@@ -254,6 +276,10 @@ def _faults(error: ValidationError) -> list[Fault]:
         elif "match" in parts and item["type"] != "value_error":
             message = "use a list, a regular expression, {min=, max=} or {absent=true}"
             faults.setdefault(key, Fault(key=key, message=message))
+        elif item["type"] == "tuple_type" and len(location) == 1 and isinstance(item["input"], dict):
+            faults[key] = Fault(key=key, message=f"there can be several of these: write [[{key}]]")
+        elif item["type"] == "model_type" and len(location) == 1 and isinstance(item["input"], list):
+            faults[key] = Fault(key=key, message=f"there is one of these: write [{key}]")
         else:
             message = item["msg"].removeprefix("Value error, ")
             faults.setdefault(key, Fault(key=key, message=message[:1].lower() + message[1:]))
@@ -265,13 +291,20 @@ def _keys_at(location: Sequence[str | int]) -> list[str]:
     for part in location:
         if isinstance(part, int):
             continue
-        annotation = model.model_fields[part].annotation
-        arguments = getattr(annotation, "__args__", ())
-        candidate = arguments[0] if arguments else annotation
-        if not (isinstance(candidate, type) and issubclass(candidate, BaseModel)):
+        table = _table_of(model, part)
+        if table is None:
             return []
-        model = candidate
+        model = table
     return [name for name in model.model_fields if name != "file"]
+
+
+def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The table that a key holds, alone or in a list; None where it holds none."""
+    if key not in model.model_fields:
+        return None
+    annotation = model.model_fields[key].annotation
+    candidate = next(iter(get_args(annotation)), annotation)
+    return candidate if isinstance(candidate, type) and issubclass(candidate, BaseModel) else None
 
 
 def _cross_faults(configuration: Configuration) -> list[Fault]:
@@ -289,7 +322,7 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
     faults += _tls_faults(configuration) or _syslog_faults(configuration)
     kinds = list(engine_kinds())
     faults += [
-        Fault(key=f"engine.{i}.kind", message=f"there is no engine kind {e.kind!r}{nearest(e.kind, kinds)}")
+        Fault(key=f"engine.{i}.kind", message=f"there is no engine kind {e.kind!r}{known(e.kind, kinds)}")
         for i, e in enumerate(configuration.engine)
         if e.kind not in kinds
     ]
@@ -302,7 +335,7 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
             faults += [
                 Fault(
                     key=f"route.{i}.{field}",
-                    message=f"there is no {field.removesuffix('s')} {name!r}{nearest(name, valid)}",
+                    message=f"there is no {field.removesuffix('s')} {name!r}{known(name, valid)}",
                 )
                 for name in named
                 if name not in valid

@@ -3,6 +3,7 @@
 OverreadError
 ├── ConfigurationError      the configuration cannot be used; every fault is listed
 └── CommandError            a command could not do what was asked
+    └── UsageError          it was called wrongly
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Fault:
 
     key: str
     message: str
+    variable: str = ""
+    """The environment variable that the value came from, where it is not the file's."""
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}" if self.key else self.message
@@ -43,8 +46,12 @@ class ConfigurationError(OverreadError):
     def __init__(self, file: Path, faults: Sequence[Fault]) -> None:
         self.file = file
         self.faults = tuple(faults)
-        super().__init__("\n".join(f"{file}: {fault}" for fault in self.faults))
+        super().__init__("\n".join(f"{fault.variable or file}: {fault}" for fault in self.faults))
 
 
 class CommandError(OverreadError):
     """A command could not do what was asked."""
+
+
+class UsageError(CommandError):
+    """A command was called with something that it cannot use."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
@@ -21,13 +21,20 @@ def nearest(name: str, valid: Sequence[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+def known(name: str, valid: Sequence[str]) -> str:
+    """The nearest valid name as a hint, or all of them where none is near."""
+    return (
+        nearest(name, valid) or f"; there {'is' if len(valid) == 1 else 'are'} {', '.join(valid) or 'none'}"
+    )
+
+
 class Table(BaseModel):
     """Base of all tables: strict, immutable, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def _ae_title(value: str) -> str:
+def checked_ae_title(value: str) -> str:
     """PS3.5 table 6.2-1: at most 16 characters of the default repertoire, no backslash, not only spaces."""
     if (
         not value.strip()
@@ -54,7 +61,7 @@ class NodeTable(Table):
     receivers: Annotated[int, Field(ge=1, le=64)] = 2
     private_sop_classes: tuple[str, ...] = ()
 
-    _check_ae_title = field_validator("ae_title")(_ae_title)
+    _check_ae_title = field_validator("ae_title")(checked_ae_title)
 
 
 class DatabaseTable(Table):
@@ -165,7 +172,7 @@ class SourceTable(Table):
     hosts: tuple[str, ...] = ()
     maximum_associations: Annotated[int, Field(ge=1)] | None = None
 
-    _check_ae_title = field_validator("ae_title")(_ae_title)
+    _check_ae_title = field_validator("ae_title")(checked_ae_title)
 
     @field_validator("hosts")
     @classmethod
@@ -193,7 +200,7 @@ class DestinationTable(Table):
     commit: bool = False
     """Ask for storage commitment: results then count as delivered when the peer commits."""
 
-    _check_ae_title = field_validator("ae_title")(_ae_title)
+    _check_ae_title = field_validator("ae_title")(checked_ae_title)
 
 
 class ThresholdTable(Table):
@@ -203,6 +210,12 @@ class ThresholdTable(Table):
     high: float = Field(ge=0, le=1)
     critical: float = Field(ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _ascend(self) -> ThresholdTable:
+        if not self.low <= self.high <= self.critical:
+            raise ValueError("low, high and critical have to ascend")
+        return self
+
 
 class EngineTable(Table):
     """``[[engine]]``"""
@@ -210,13 +223,13 @@ class EngineTable(Table):
     name: str
     kind: str
     model: str
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: str = "auto"
     backend: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     ensemble: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Further models whose predictions are averaged with the first one's."""
-    weights: Annotated[tuple[float, ...], Field(strict=False)] = ()
-    scales: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] = ()
+    scales: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(strict=False)] = ()
     tta: bool = False
     explanation: Literal["Grad-CAM", "Grad-CAM++", "Saliency", "Attention rollout", "SHAP"] | None = None
     thresholds: dict[str, ThresholdTable] = {}
@@ -224,6 +237,25 @@ class EngineTable(Table):
     """How long one batch may take before its worker is ended as hanging."""
     options: dict[str, Any] = {}
     """``[engine.options]``: what the engine kind has of its own; the engine checks it."""
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value) is None:
+            raise ValueError("use auto, cpu, cuda or, for the second GPU, cuda:1")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _check_weights(cls, value: tuple[float, ...], info: Any) -> tuple[float, ...]:
+        members = 1 + len(info.data.get("ensemble", ()))
+        if value and len(value) != members:
+            raise ValueError(
+                f"write one number for each of the {members} models, the first model and those of ensemble"
+                if members > 1
+                else "there is nothing to weigh: write ensemble, which names further models"
+            )
+        return value
 
     def engine_options(self) -> dict[str, Any]:
         """What is set of the keys that not every engine kind has."""

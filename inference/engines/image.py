@@ -70,12 +70,9 @@ class ImageEngine:
         self.members = tuple(members)
         self._augment = bool(settings.options.get("tta", False))
         self._method = str(settings.options.get("explanation", self.default_explanation(card)))
-        overridden = settings.options.get("thresholds", {})
-        self._reported = {
-            index: with_thresholds(label.as_finding(), overridden.get(label.name))
-            for index, label in enumerate(card.labels)
-            if label.name
-        }
+        reported = {index: label.as_finding() for index, label in enumerate(card.labels) if label.name}
+        limited = with_thresholds(list(reported.values()), settings.options.get("thresholds", {}))
+        self._reported = dict(zip(reported, limited, strict=True))
         self._operating_points = np.array(
             [np.nan if label.operating_point is None else label.operating_point for label in card.labels]
         )

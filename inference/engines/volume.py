@@ -79,6 +79,9 @@ class VolumeEngine:
         self.settings = settings
         self.card = card
         self.placement = placement
+        self._labels = with_thresholds(
+            [label.as_finding() for label in card.labels], settings.options.get("thresholds", {})
+        )
         self.network = network.eval().requires_grad_(False).to(placement.device)
 
     @classmethod
@@ -170,8 +173,7 @@ class VolumeEngine:
 
     def labels(self) -> list[Label]:
         """The card's labels, with the settings' thresholds."""
-        overridden = self.settings.options.get("thresholds", {})
-        return [with_thresholds(label.as_finding(), overridden.get(label.name)) for label in self.card.labels]
+        return self._labels
 
     def analysis(
         self, case: VolumeCase, started: float, findings: Iterable[Finding], **more: Any

@@ -20,9 +20,17 @@ from inference.findings import Refusal
 from inference.reader.pool import limit_readers
 from inference.store.card import ModelCard
 from inference.store.store import ModelStore
-from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
+from node.commands.common import (
+    ConfigOption,
+    JsonOption,
+    console,
+    engine_settings,
+    errors,
+    load_configuration,
+    print_json,
+)
 from node.commands.send import find_files
-from node.errors import CommandError
+from node.errors import CommandError, UsageError
 
 BATCH = 8
 
@@ -49,12 +57,15 @@ def calibrate(
     json: JsonOption = False,
 ) -> None:
     """Fit a calibration; held-out cases decide whether the model card keeps it."""
+    if (images is None) == (results is None):
+        raise UsageError("Name either --images or --results.")
+    for path in (labels, images, results):
+        if path is not None and not path.exists():
+            raise UsageError(f"{path} does not exist.")
     configuration = load_configuration(config)
     limit_readers(configuration.reader_limits())
-    settings = configuration.engine_settings(engine)
+    settings = engine_settings(configuration, engine)
     store = ModelStore(configuration.models_dir)
-    if (images is None) == (results is None):
-        raise CommandError("Name either --images or --results.")
     try:
         stored = store.get(settings.model, settings.kind)
         truth = _read_labels(labels, stored.card)

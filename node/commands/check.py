@@ -14,6 +14,7 @@ from typing import Annotated
 import pydicom
 import typer
 from pydicom.errors import InvalidDicomError
+from rich.markup import escape
 from rich.table import Table
 
 from db.database import Database
@@ -28,7 +29,7 @@ from node import routing
 from node.commands.common import ConfigOption, JsonOption, console, load_configuration, print_json
 from node.commands.send import find_files
 from node.config import Configuration
-from node.errors import CommandError
+from node.errors import CommandError, raised_at
 from node.processes import make_folders
 
 
@@ -45,21 +46,25 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Verify configuration, database, spool, models, devices and C-ECHO to every destination."""
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     configuration = load_configuration(config)
-    findings = [
-        Finding(subject="configuration", ok=True, message=str(configuration.file)),
-        *_folders(configuration),
-        _database(configuration),
-        *_engines(configuration),
-        *_destinations(configuration),
-    ]
+    findings: list[Finding] = []
+    for finding in _findings(configuration):
+        findings.append(finding)
+        if not json:
+            mark = "[green]ok[/]   " if finding.ok else "[red]wrong[/]"
+            console.print(f"{mark} {escape(finding.subject)}: {escape(finding.message)}")
     if json:
         print_json([{"subject": f.subject, "ok": f.ok, "message": f.message} for f in findings])
-    else:
-        for finding in findings:
-            mark = "[green]ok[/]   " if finding.ok else "[red]wrong[/]"
-            console.print(f"{mark} {finding.subject}: {finding.message.replace('[', chr(92) + '[')}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def _findings(configuration: Configuration) -> Iterator[Finding]:
+    """Each thing as soon as it was looked at: engines take seconds, and so do destinations that do not answer."""
+    yield Finding(subject="configuration", ok=True, message=str(configuration.file))
+    yield from _folders(configuration)
+    yield _database(configuration)
+    yield from _engines(configuration)
+    yield from _destinations(configuration)
 
 
 def _folders(configuration: Configuration) -> Iterator[Finding]:
@@ -109,6 +114,11 @@ def _engines(configuration: Configuration) -> Iterator[Finding]:
             loaded = engine_class(engine.kind).load(settings, store)
         except InferenceError as error:
             yield Finding(subject=subject, ok=False, message=str(error))
+        except Exception as error:
+            # Engines run foreign code, which raises what it likes; the other engines are looked at all the same.
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+            message = f"does not load: {type(error).__name__} at {raised_at(error)}: {reason}"
+            yield Finding(subject=subject, ok=False, message=message)
         else:
             yield Finding(subject=subject, ok=True, message=f"{loaded.model.version} on {loaded.device}")
 

@@ -15,9 +15,10 @@ from rich.console import Console
 from db.database import Database
 from db.queue import Queue
 from db.records import Job
+from inference.settings import EngineSettings
 from node import config
 from node.config import Configuration
-from node.errors import CommandError
+from node.errors import CommandError, UsageError
 
 ConfigOption = Annotated[
     Path | None,
@@ -55,6 +56,20 @@ def opened_database(configuration: Configuration) -> Iterator[Database]:
 def load_configuration(file: Path | None) -> Configuration:
     """The checked configuration that a command works with."""
     return config.load(file)
+
+
+def engine_settings(configuration: Configuration, name: str) -> EngineSettings:
+    """How the engine of that name is to run.
+
+    Raises:
+        UsageError: the configuration has no such engine.
+    """
+    names = [engine.name for engine in configuration.engine]
+    if name not in names:
+        raise UsageError(
+            f"There is no engine {name!r} in {configuration.file}: it has {', '.join(names) or 'none'}."
+        )
+    return configuration.engine_settings(name)
 
 
 def job_of_number(database: Database, target: str) -> Job | None:

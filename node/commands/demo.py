@@ -24,11 +24,13 @@ from handlers.storage_folder import StorageFolder
 from inference.phantoms import phantom_dicom
 from node.commands.common import console
 from node.commands.send import describe_file
-from node.errors import CommandError
+from node.errors import CommandError, UsageError
 from sr_writer.text import findings_table, render_text
 
 READY_SECONDS = 60.0
 RESULT_SECONDS = 120.0
+MARKER = ".overread-demo"
+"""The file that tells a demonstration's folder from all others."""
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 
 CONFIGURATION = """\
@@ -60,17 +62,13 @@ destinations = ["pacs"]
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the demonstration; emptied first.")] = Path(
-        "demo-output"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the demonstration; a former one there is removed.")
+    ] = Path("demo-output"),
     seed: Annotated[int, typer.Option(help="Which generated patient.")] = 7,
 ) -> None:
     """Send a generated chest X-ray through a node to a small PACS and print what comes back."""
-    if out.exists():
-        if not (out / "config.toml").exists() and any(out.iterdir()):
-            raise CommandError(f"{out} is not empty and no demonstration: name another folder with --out.")
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
+    _empty(out)
     study = out / "phantom.dcm"
     phantom_dicom(seed).save_as(study, enforce_file_format=True)
     with StorageFolder(out / "pacs", "DEMOPACS") as pacs:
@@ -91,6 +89,27 @@ def demo(
             node.wait(60)
             log.close()
     _print(files, out)
+
+
+def _empty(out: Path) -> None:
+    """Make the folder, or remove a former demonstration from it; anything else there is somebody's data.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).is_file())):
+        raise UsageError(
+            f"{out} exists and `overread demo` did not make it: name another folder with --out, or remove it yourself."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
+    for former in out.iterdir():
+        if former.name == MARKER:
+            continue
+        if former.is_dir() and not former.is_symlink():
+            shutil.rmtree(former)
+        else:
+            former.unlink()
 
 
 def _free_port() -> int:

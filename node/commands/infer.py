@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from inference.engine import Case, Engine
+from inference.engine import Case, Engine, ImageHeader
 from inference.engines import engine_class
 from inference.errors import DeviceLost, ImageUnreadable, InferenceError, is_out_of_memory
 from inference.findings import Analysis, Refusal
@@ -24,13 +25,68 @@ from inference.plain_pictures import is_plain_picture
 from inference.reader.pool import limit_readers
 from inference.reading import read_header, read_region
 from inference.store.store import ModelStore
-from inference.volumes.header import quick_header
-from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
+from node.commands.common import (
+    ConfigOption,
+    JsonOption,
+    console,
+    engine_settings,
+    errors,
+    load_configuration,
+    print_json,
+)
 from node.commands.send import find_files
-from node.errors import CommandError, raised_at
+from node.errors import CommandError, UsageError, raised_at
 from node.pipeline import check_device
 from sr_writer.context import ReportContext
 from sr_writer.results import write_results
+
+CSV = "results.csv"
+OF_A_CASE = (
+    "result.json",
+    "sr.dcm",
+    "overlay-*.dcm",
+    "segmentation-*.dcm",
+    "heatmap-*.png",
+    "scan_detections.json",
+    "scan_detections.csv",
+    "scan_heatmap.nii.gz",
+    "scan_visualization.png",
+    "scan_confidence_distribution.png",
+    "scan_3d_rendering.html",
+    "scan_report.pdf",
+)
+"""The files that are written to the folder of a case, as patterns."""
+NOT_SELECTED = "the engine does not select it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Input:
+    """The files of one case, or why the engine is not asked about them."""
+
+    files: Sequence[Path]
+    refused: str | None = None
+
+
+class _Folders:
+    """The folders of one run's cases: each case has one of its own, though UIDs and file names may come twice."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._taken = {CSV}
+
+    def of(self, name: str) -> Path:
+        """A folder for one more case of that name, without what an earlier run wrote there."""
+        chosen, number = name, 1
+        while chosen in self._taken:
+            number += 1
+            chosen = f"{name}-{number}"
+        self._taken.add(chosen)
+        folder = self._out / chosen
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in OF_A_CASE:
+            for former in folder.glob(pattern):
+                former.unlink()
+        return folder
 
 
 def infer(
@@ -54,22 +110,19 @@ def infer(
     """Run an engine on files and write SR, overlays and JSON."""
     configuration = load_configuration(config)
     limit_readers(configuration.reader_limits())
-    names = [entry.name for entry in configuration.engine]
-    if engine not in names:
-        raise CommandError(
-            f"There is no engine {engine!r} in {configuration.file}: it has {', '.join(names) or 'none'}."
-        )
-    settings = configuration.engine_settings(engine)
+    settings = engine_settings(configuration, engine)
     if roi is not None:
         settings = replace(settings, options={**settings.options, "roi": _region(roi)})
+    files = [path for path in dict.fromkeys(find_files(paths)) if is_plain_picture(path) or _is_dicom(path)]
+    if not files:
+        raise CommandError("There is no DICOM, PNG or JPEG file in what you named.")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is no folder: name another one with --out.")
+    out.mkdir(parents=True, exist_ok=True)
     try:
         loaded = engine_class(settings.kind).load(settings, ModelStore(configuration.models_dir))
     except InferenceError as error:
         raise CommandError(str(error)) from error
-    files = [path for path in find_files(paths) if is_plain_picture(path) or _is_dicom(path)]
-    if not files:
-        raise CommandError("There is no DICOM, PNG or JPEG file in what you named.")
-    out.mkdir(parents=True, exist_ok=True)
     try:
         documents = _run(loaded, files, out, batch_size, workers)
     except DeviceLost as error:
@@ -78,10 +131,16 @@ def infer(
         if path.is_file() and path not in files:
             strange = Refusal(path=path, reason="it is no DICOM, PNG or JPEG file")
             documents.append(refusal_document(strange, loaded.settings.name, loaded.model.version))
-    _write_csv(documents, out / "results.csv")
+    _write_csv(documents, out / CSV)
     if json:
         print_json(documents)
-        return
+    else:
+        _print(documents, out)
+    if all(document["skipped"] for document in documents):
+        raise typer.Exit(1)
+
+
+def _print(documents: Sequence[dict[str, Any]], out: Path) -> None:
     skipped = [d for d in documents if d["skipped"]]
     done = [d for d in documents if not d["skipped"]]
     for document in skipped:
@@ -90,8 +149,6 @@ def infer(
     console.print(
         f"{len(done)} cases, {len(skipped)} skipped, {mean:.0f} ms a case; results in {out}", markup=False
     )
-    if not done:
-        raise typer.Exit(1)
 
 
 def _region(text: str) -> list[int]:
@@ -105,7 +162,7 @@ def _region(text: str) -> list[int]:
     except ValueError:
         numbers = []
     if len(numbers) != 4 or min(numbers) < 0:
-        raise CommandError(
+        raise UsageError(
             f"{text!r} is no region: write x,y,width,height in pixels, for example 100,200,300,300, or name a file."
         )
     return numbers
@@ -124,22 +181,29 @@ def _run(
     engine: Engine, files: Sequence[Path], out: Path, batch_size: int, workers: int
 ) -> list[dict[str, Any]]:
     documents: list[dict[str, Any]] = []
+    folders = _Folders(out)
+    inputs = _select(engine, files)
+    at_once = 1 if engine.takes_series else batch_size
     columns = (TextColumn("inferring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ThreadPoolExecutor(workers) as readers, Progress(*columns, console=errors) as progress:
-        task = progress.add_task("infer", total=len(files))
-        inputs = _by_series(files) if engine.takes_series else [[file] for file in files]
-        at_once = 1 if engine.takes_series else batch_size
+        task = progress.add_task("infer", total=sum(len(one.files) for one in inputs))
         for start in range(0, len(inputs), at_once):
             batch = inputs[start : start + at_once]
             read: list[Case | Refusal] = [
-                item for items in readers.map(engine.prepare, batch) for item in items
+                item for items in readers.map(partial(_prepare, engine), batch) for item in items
             ]
             analyses = iter(_analyse(engine, [case for case in read if not isinstance(case, Refusal)]))
             for item in read:
                 made = item if isinstance(item, Refusal) else next(analyses)
-                documents.append(_document(made, engine, out))
-            progress.advance(task, sum(len(files) for files in batch))
+                documents.append(_document(made, engine, folders))
+            progress.advance(task, sum(len(one.files) for one in batch))
     return documents
+
+
+def _prepare(engine: Engine, item: _Input) -> Sequence[Case | Refusal]:
+    if item.refused is not None:
+        return [Refusal(path=item.files[0], reason=item.refused)]
+    return engine.prepare(item.files)
 
 
 def _analyse(engine: Engine, cases: Sequence[Case]) -> list[Analysis | Refusal]:
@@ -163,13 +227,13 @@ def _analyse(engine: Engine, cases: Sequence[Case]) -> list[Analysis | Refusal]:
     return [Refusal(path=cases[0].source.path, reason=reason)]
 
 
-def _document(made: Analysis | Refusal, engine: Engine, out: Path) -> dict[str, Any]:
+def _document(made: Analysis | Refusal, engine: Engine, folders: _Folders) -> dict[str, Any]:
     """What ``--json`` prints of one case, whose objects are written."""
     name, version = engine.settings.name, engine.model.version
     if isinstance(made, Refusal):
         return refusal_document(made, name, version)
     try:
-        return _write(made, name, engine.kind, out)
+        return _write(made, name, engine.kind, folders)
     except OSError:
         raise
     except Exception as error:
@@ -178,31 +242,53 @@ def _document(made: Analysis | Refusal, engine: Engine, out: Path) -> dict[str, 
         return refusal_document(Refusal(path=made.source.path, reason=reason), name, version)
 
 
-def _by_series(files: Sequence[Path]) -> list[list[Path]]:
-    """Files grouped by Series Instance UID, in the order in which the series appear."""
-    series: dict[str, list[Path]] = {}
+def _select(engine: Engine, files: Sequence[Path]) -> list[_Input]:
+    """The inputs of an engine, of which it sees only those that it selects by their headers, as in a node.
+
+    Plain pictures have no header, and damaged files none that can be read: the engine says what is wrong with them.
+    """
+    inputs: dict[Path, _Input] = {}
+    series: dict[str, list[tuple[ImageHeader, Path]]] = {}
     for file in files:
-        series.setdefault(_series_of(file), []).append(file)
-    return list(series.values())
+        header = None if is_plain_picture(file) else _header(engine, file)
+        if header is None:
+            inputs[file] = _Input(files=[file])
+        else:
+            series.setdefault(header.first("SeriesInstanceUID"), []).append((header, file))
+    for members in series.values():
+        selection = engine.select([header for header, _ in members])
+        by_uid: dict[str, list[Path]] = {}
+        for header, file in members:
+            by_uid.setdefault(header.sop_instance_uid, []).append(file)
+        if engine.takes_series:
+            chosen = [file for uid in dict.fromkeys(selection.inputs) for file in by_uid[uid]]
+            refused = "; ".join(dict.fromkeys(selection.refused.values())) or NOT_SELECTED
+            inputs[members[0][1]] = (
+                _Input(files=chosen)
+                if chosen
+                else _Input(files=[file for _, file in members], refused=refused)
+            )
+            continue
+        for header, file in members:
+            uid = header.sop_instance_uid
+            reason = None if uid in selection.inputs else selection.refused.get(uid, NOT_SELECTED)
+            inputs[file] = _Input(files=[file], refused=reason)
+    return [inputs[file] for file in files if file in inputs]
 
 
-def _series_of(path: Path) -> str:
-    """Series Instance UID of a file; the file's own name where its header cannot be read."""
-    quick = quick_header(path)
-    if quick is not None:
-        return quick.values.get("SeriesInstanceUID", "")
+def _header(engine: Engine, path: Path) -> ImageHeader | None:
+    """What selection needs of a file; None where its header cannot be read."""
     try:
-        return read_header(path, ["SeriesInstanceUID"]).first("SeriesInstanceUID")
+        return read_header(path, engine.header_keywords | {"SeriesInstanceUID"})
     except ImageUnreadable:
-        return str(path)
+        return None
 
 
-def _write(analysis: Analysis, engine: str, engine_kind: str, out: Path) -> dict[str, Any]:
+def _write(analysis: Analysis, engine: str, engine_kind: str, folders: _Folders) -> dict[str, Any]:
     """Write one case's objects and JSON; the document that ``--json`` prints."""
-    folder = out / analysis.source.sop_instance_uid
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folders.of(analysis.source.sop_instance_uid)
     context = ReportContext(
-        job_seed="|".join((analysis.source.sop_instance_uid, engine, analysis.model.version)),
+        job_seed="|".join((folder.name, engine, analysis.model.version)),
         engine_name=engine,
         content_datetime=datetime.now(UTC),
         series_number=9000,

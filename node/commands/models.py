@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from inference.errors import InferenceError
-from inference.store.store import ModelStore
+from inference.engines import engine_kinds
+from inference.errors import InferenceError, ModelError
+from inference.store.card import ModelCard
+from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
-from node.errors import CommandError
+from node.errors import CommandError, UsageError
+from node.tables import known
 
 models = typer.Typer(help="The model store.", no_args_is_help=True)
 
@@ -61,7 +65,13 @@ def pull(
 
 @models.command(name="import")
 def import_model(
-    file: Annotated[Path, typer.Argument(help="safetensors with a card beside it, or a PyTorch checkpoint.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="safetensors with a card beside it, a PyTorch checkpoint, or the folder of an nnU-Net model "
+            "or a MONAI bundle."
+        ),
+    ],
     name: Annotated[str, typer.Option(help="The name that [[engine]] model = will use.")],
     kind: Annotated[str | None, typer.Option(help="Engine kind, where the file does not say.")] = None,
     labels: Annotated[
@@ -72,14 +82,65 @@ def import_model(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Put a local file into the store."""
-    if not file.exists():
-        raise CommandError(f"{file} does not exist.")
+    """Put a local model into the store."""
+    _check_import(file, name, kind, labels)
+    store = _store(config)
     try:
-        stored = _store(config).import_file(file, name=name, kind=kind, labels=labels, trust=trust)
+        former = _former(store, name)
+        if former is None:
+            stored = store.import_file(file, name=name, kind=kind, labels=labels, trust=trust)
+        else:
+            with TemporaryDirectory(prefix="overread-") as scratch:
+                imported = ModelStore(Path(scratch)).import_file(
+                    file, name=name, kind=kind, labels=labels, trust=trust
+                )
+            if not _same(imported.card, former.card):
+                raise CommandError(
+                    f"The store has another model {name!r}: choose another --name, or remove or rename "
+                    f"{former.weights.parent} first."
+                )
+            stored = former
     except InferenceError as error:
         raise CommandError(str(error)) from error
     console.print(f"{stored.card.name} is in the store: {stored.weights.parent}", markup=False)
+
+
+def _check_import(file: Path, name: str, kind: str | None, labels: Path | None) -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        UsageError: with what to write instead.
+    """
+    if not file.exists():
+        raise UsageError(f"{file} does not exist.")
+    if name == DEMONSTRATION:
+        raise UsageError(
+            f"{name!r} is the name of the models that come with overread: choose another --name."
+        )
+    if kind is not None and kind not in engine_kinds():
+        raise UsageError(f"There is no engine kind {kind!r}{known(kind, engine_kinds())}")
+    if labels is not None and not labels.is_file():
+        raise UsageError(f"{labels} does not exist.")
+    if file.suffix == ".safetensors" and (kind is not None or labels is not None):
+        raise UsageError(f"The card beside {file} says kind and labels: leave --kind and --labels out.")
+    if file.is_dir() and labels is not None:
+        raise UsageError(f"The files in {file} name its labels: leave --labels out.")
+    if (file / "plans.json").is_file() and kind is not None:
+        raise UsageError(f"{file} is an nnU-Net model, whose kind is known: leave --kind out.")
+
+
+def _former(store: ModelStore, name: str) -> StoredModel | None:
+    """The model that has the name already; None where there is none or it is damaged, which an import repairs."""
+    try:
+        return store.get(name)
+    except ModelError:
+        return None
+
+
+def _same(imported: ModelCard, former: ModelCard) -> bool:
+    """Whether a model is the one that is there, which may have been calibrated since or come from another file."""
+    but = {"origin": former.origin, "calibration": imported.calibration or former.calibration}
+    return imported.model_copy(update=but) == former
 
 
 @models.command()

@@ -18,7 +18,8 @@ from handlers.sender import FileToSend, Sender
 from handlers.sender import echo as send_echo
 from handlers.settings import Destination
 from node.commands.common import ConfigOption, console, errors, load_configuration
-from node.errors import CommandError
+from node.errors import CommandError, UsageError
+from node.tables import checked_ae_title
 
 CALLING_AE_TITLE = "OVERREAD"
 
@@ -31,12 +32,26 @@ def parse_address(text: str) -> Destination:
     """``AE@host:port`` as a destination.
 
     Raises:
-        CommandError: the text has another form.
+        UsageError: the text has another form.
     """
-    match = re.fullmatch(r"([^@\\]{1,16})@(.+):(\d{1,5})", text)
+    match = re.fullmatch(r"([^@]*)@(.+):([0-9]{1,5})", text)
     if match is None or not 0 < int(match[3]) < 65536:
-        raise CommandError(f"{text!r} is no address: write AE@host:port, for example ORTHANC@127.0.0.1:4242.")
-    return Destination(name=text, ae_title=match[1], host=match[2].strip("[]"), port=int(match[3]))
+        raise UsageError(f"{text!r} is no address: write AE@host:port, for example ORTHANC@127.0.0.1:4242.")
+    return Destination(
+        name=text, ae_title=ae_title_of(match[1]), host=match[2].strip("[]"), port=int(match[3])
+    )
+
+
+def ae_title_of(text: str) -> str:
+    """An AE title that was typed.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return checked_ae_title(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no AE title: {error}.") from None
 
 
 def with_tls(destination: Destination, config: Path | None) -> Destination:
@@ -55,7 +70,7 @@ def find_files(paths: Sequence[Path]) -> Iterator[Path]:
     """The files among the given paths and below the given folders, in order of their names.
 
     Raises:
-        CommandError: a path does not exist.
+        UsageError: a path does not exist.
     """
     for path in paths:
         if path.is_dir():
@@ -63,7 +78,7 @@ def find_files(paths: Sequence[Path]) -> Iterator[Path]:
         elif path.exists():
             yield path
         else:
-            raise CommandError(f"{path} does not exist.")
+            raise UsageError(f"{path} does not exist.")
 
 
 def describe_file(path: Path) -> FileToSend | None:
@@ -91,7 +106,9 @@ def send(
 ) -> None:
     """Send DICOM files to any node."""
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    destination = with_tls(parse_address(to), config) if tls else parse_address(to)
+    destination, calling_ae = parse_address(to), ae_title_of(calling)
+    if tls:
+        destination = with_tls(destination, config)
     files: list[FileToSend] = []
     left_out = 0
     for path in find_files(paths):
@@ -107,7 +124,7 @@ def send(
         TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors
     ) as progress:
         task = progress.add_task("send", total=len(files))
-        for result in Sender(destination, calling).send(files):
+        for result in Sender(destination, calling_ae).send(files):
             progress.advance(task)
             if not result.delivered:
                 failed += 1

@@ -81,6 +81,64 @@ def test_environment_overrides_one_value(tmp_path: Path) -> None:
     assert (configuration.node.port, configuration.node.ae_title) == (11200, "OTHER")
 
 
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("OVERREAD_NODE__AE_TITLE", "1234", "1234"),
+        ("OVERREAD_NODE__AE_TITLE", "True", "True"),
+        ("OVERREAD_NODE__AE_TITLE", '"A B"', "A B"),
+        ("OVERREAD_NODE__HOST", "10.1.2.3", "10.1.2.3"),
+        ("OVERREAD_NODE__PORT", "104", 104),
+        ("OVERREAD_WEB__ENABLED", "False", False),
+        ("OVERREAD_WEB__ENABLED", "true", True),
+        ("OVERREAD_AUDIT__CA", "1", "1"),
+        ("OVERREAD_NODE__PRIVATE_SOP_CLASSES", '["1.2.3"]', ("1.2.3",)),
+    ],
+)
+def test_environment_has_the_type_of_the_key(tmp_path: Path, variable: str, text: str, value: object) -> None:
+    configuration = load(write(tmp_path, COMPLETE), {variable: text})
+    section, key = variable.removeprefix("OVERREAD_").lower().split("__")
+    assert getattr(getattr(configuration, section), key) == value
+
+
+def test_fault_of_the_environment_names_the_variable(tmp_path: Path) -> None:
+    for variable, text, message in (
+        ("OVERREAD_NODE__PORT", "eleven", "node.port: input should be a valid integer"),
+        ("OVERREAD_NODE__PROT", "11", "node.prot: unknown key; did you mean 'port'?"),
+        ("OVERREAD_NOD__PORT", "11", "nod: unknown key; did you mean 'node'?"),
+        ("OVERREAD_TLS__CERTIFICATE", "none.pem", "tls.certificate: there is no file"),
+    ):
+        table = (
+            '[tls]\ncertificate = "a"\nkey = "config.toml"\nca = "config.toml"\n' if "TLS" in variable else ""
+        )
+        assert faults(tmp_path, table, {variable: text}).startswith(f"{variable}: {message}")
+
+
+def test_single_and_repeated_tables_are_told_apart(tmp_path: Path) -> None:
+    assert "engine: there can be several of these: write [[engine]]" in faults(
+        tmp_path, '[engine]\nname = "cxr"\n'
+    )
+    assert "node: there is one of these: write [node]" in faults(tmp_path, "[[node]]\nport = 1\n")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ('device = "gpu"', "engine.0.device: use auto, cpu, cuda or"),
+        ("scales = [-5]", "engine.0.scales.0: input should be greater than or equal to 32"),
+        ("weights = [1, 2]", "engine.0.weights: there is nothing to weigh: write ensemble"),
+        ('ensemble = ["b"]\nweights = [1]', "engine.0.weights: write one number for each of the 2 models"),
+        ('ensemble = ["b"]\nweights = [1, 0]', "engine.0.weights.1: input should be greater than 0"),
+        (
+            "thresholds = { Nodule = { low = 0.5, high = 0.2, critical = 0.8 } }",
+            "engine.0.thresholds.Nodule: low, high and critical have to ascend",
+        ),
+    ],
+)
+def test_engine_that_cannot_work_is_refused(tmp_path: Path, keys: str, message: str) -> None:
+    assert message in faults(tmp_path, COMPLETE.replace('model = "demo"', f'model = "demo"\n{keys}'))
+
+
 def test_unknown_key_names_file_key_and_nearest(tmp_path: Path) -> None:
     message = faults(tmp_path, '[node]\nae_titel = "X"\n')
     assert "config.toml" in message
@@ -111,7 +169,9 @@ def test_route_to_unknown_engine_and_destination_names_nearest(tmp_path: Path) -
         tmp_path, COMPLETE.replace('engines = ["cxr"]', 'engines = ["cxrr"]').replace('["pacs"]', '["pax"]')
     )
     assert "route.0.engines: there is no engine 'cxrr'; did you mean 'cxr'?" in message
-    assert "route.0.destinations: there is no destination 'pax'" in message
+    assert "route.0.destinations: there is no destination 'pax'; did you mean 'pacs'?" in message
+    message = faults(tmp_path, COMPLETE.replace('engines = ["cxr"]', 'engines = ["zzz"]'))
+    assert "route.0.engines: there is no engine 'zzz'; there is cxr" in message
 
 
 def test_unknown_dicom_keyword_in_a_rule_names_nearest(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_infer_gives_what_the_node_gives(site: Site, job: dict[str, Any], tmp_pa
     assert len(done["labels"]) == len(done["probabilities"]) == len(done["logits"])
     assert all(Path(path).exists() for path in done["files"])
     assert (out / "results.csv").exists()
-    site.node.command("infer", str(file), "--engine", "nothing", "--out", str(out), status=1)
+    site.node.command("infer", str(file), "--engine", "nothing", "--out", str(out), status=2)
 
 
 def test_models_are_listed_and_verified(site: Site) -> None:
@@ -154,7 +154,7 @@ def test_send_and_echo(site: Site, tmp_path: Path) -> None:
         assert len(peer.files()) == 2
         assert "answers" in _run("echo", address).stdout
     assert _run("echo", address, check=False).returncode == 1
-    assert _run("send", str(tmp_path), "--to", "nonsense", check=False).returncode == 1
+    assert _run("send", str(tmp_path), "--to", "nonsense", check=False).returncode == 2
 
 
 def test_wrong_configuration_names_file_key_and_nearest_name(tmp_path: Path) -> None:
