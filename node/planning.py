@@ -46,7 +46,7 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
                 jobs[name] = replace(former, destinations=destinations)
                 continue
             selection = _select(configuration.engine_named(name).kind, verdict.instances)
-            reasons = "; ".join(dict.fromkeys(selection.refused.values()))
+            reasons = "; ".join(dict.fromkeys(selection.refused.values())) or f"{name} selects no image of it"
             inputs = selection.inputs or tuple(i.sop_instance_uid for i in verdict.instances)
             jobs[name] = PlannedJob(
                 series_instance_uid=series_uid,

@@ -15,7 +15,7 @@ from db.queue import Queue
 from db.records import Job
 from db.wakeup import notify
 from node.commands.common import ConfigOption, console, job_of_number, load_configuration, opened_database
-from node.errors import CommandError
+from node.errors import CommandError, UsageError
 
 TargetArgument = Annotated[str, typer.Argument(metavar="ID", help="A job's number or a study instance UID.")]
 
@@ -71,9 +71,7 @@ def retry(
     configuration = load_configuration(config)
     names = [d.name for d in configuration.destinations()]
     if destination is not None and destination not in names:
-        raise CommandError(
-            f"There is no destination {destination!r}: there are {', '.join(names) or 'none'}."
-        )
+        raise UsageError(f"There is no destination {destination!r}: there are {', '.join(names) or 'none'}.")
     again = 0
     with opened_database(configuration) as database:
         if target is None:

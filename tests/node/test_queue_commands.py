@@ -13,7 +13,7 @@ from db.queue import Queue
 from db.records import DeliveryFailed, Done, Failed
 from node.cli import application
 from node.config import Configuration
-from node.errors import CommandError
+from node.errors import UsageError
 from tests.db.conftest import new_result, queued_job
 
 REASON = "the inputs cannot be read: " + "a long reason that no narrow terminal has room for " * 3
@@ -69,4 +69,4 @@ def test_all_failed_deliveries_are_retried_at_once(
     assert run(configuration, "retry").exit_code == 2
     assert run(configuration, "retry", "1", "--deliveries").exit_code == 2
     refused = run(configuration, "retry", "--deliveries", "--destination", "pcas").exception
-    assert isinstance(refused, CommandError) and "pacs" in str(refused)
+    assert isinstance(refused, UsageError) and "pacs" in str(refused)

@@ -12,6 +12,7 @@ from db.index import Index
 from db.queue import Queue
 from db.records import Done, StudyProgress
 from db.states import JobState
+from inference.engine import Selection
 from node.config import Configuration, load
 from node.pipeline import disk_pause
 from node.ticker import Ticker, is_complete
@@ -41,16 +42,27 @@ def test_silence_completes_a_study_also_where_the_clock_was_set_back(seconds: fl
     assert is_complete(study(NOW - timedelta(seconds=seconds)), NOW, 30) == complete
 
 
-def test_engine_that_fails_to_say_what_it_takes_keeps_no_study_waiting(
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (TypeError("Canary^Patient"), "chest_xray failed to say whether it takes this series (TypeError)"),
+        (Selection(inputs=(), refused={}), "cxr selects no image of it"),
+    ],
+)
+def test_engine_that_does_not_say_what_it_takes_keeps_no_study_waiting(
     configuration: Configuration,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    outcome: Selection | Exception,
+    reason: str,
 ) -> None:
     class Foreign:
         @staticmethod
-        def select(headers: object) -> None:
-            raise TypeError("Canary^Patient")
+        def select(headers: object) -> Selection:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
 
     monkeypatch.setattr("node.planning.engine_class", lambda kind: Foreign)
     route = '[[route]]\nname = "all"\nmatch = {}\nengines = ["cxr"]\ndestinations = ["pacs"]\n'
@@ -60,8 +72,8 @@ def test_engine_that_fails_to_say_what_it_takes_keeps_no_study_waiting(
     assert Ticker(configuration, database).complete_studies() == 1
     (job,) = Queue(database).jobs()
     assert (job.state, job.engine) == (JobState.SKIPPED, "cxr")
-    assert "failed to say whether it takes this series (TypeError)" in str(job.reason)
-    assert "selection_failed" in caplog.text
+    assert str(job.reason).startswith(reason)
+    assert ("selection_failed" in caplog.text) == isinstance(outcome, Exception)
     assert "Canary" not in caplog.text
 
 
