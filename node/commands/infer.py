@@ -36,7 +36,7 @@ from node.commands.common import (
 )
 from node.commands.send import find_files
 from node.errors import CommandError, UsageError, raised_at
-from node.pipeline import check_device
+from node.pipeline import check_device, series_number
 from sr_writer.context import ReportContext
 from sr_writer.results import write_results
 
@@ -73,6 +73,8 @@ class _Folders:
     def __init__(self, out: Path) -> None:
         self._out = out
         self._taken = {CSV}
+        self.given = 0
+        """How many there are."""
 
     def of(self, name: str) -> Path:
         """A folder for one more case of that name, without what an earlier run wrote there."""
@@ -81,6 +83,7 @@ class _Folders:
             number += 1
             chosen = f"{name}-{number}"
         self._taken.add(chosen)
+        self.given += 1
         folder = self._out / chosen
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in OF_A_CASE:
@@ -291,7 +294,7 @@ def _write(analysis: Analysis, engine: str, engine_kind: str, folders: _Folders)
         job_seed="|".join((folder.name, engine, analysis.model.version)),
         engine_name=engine,
         content_datetime=datetime.now(UTC),
-        series_number=9000,
+        series_number=series_number(folders.given - 1),
         predecessor=None,
     )
     files: list[Path] = []

@@ -15,6 +15,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from handlers.sender import EchoResult
@@ -212,6 +213,9 @@ def test_each_case_has_a_folder_of_its_own(call: Call, tmp_path: Path) -> None:
         written = {path.name for path in (tmp_path / "out" / folder).iterdir()} - {"notes.txt"}
         assert written == {Path(path).name for path in case["files"]} | {"result.json"}
     assert (tmp_path / "out" / "scan" / "notes.txt").read_text() == "former"
+    reports = [dcmread(tmp_path / "out" / folder / "sr.dcm") for folder in folders[2:]]
+    assert len({(report.SeriesNumber, report.SeriesInstanceUID) for report in reports}) == 2
+    assert reports[0].SeriesNumber != reports[1].SeriesNumber
 
 
 def test_infer_refuses_what_the_node_refuses(call: Call, tmp_path: Path) -> None:
