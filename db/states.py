@@ -130,6 +130,11 @@ REPORT_TRANSITIONS: Mapping[tuple[ReportState, ReportEvent], ReportState] = {
 }
 
 
+def states_before(event: JobEvent) -> frozenset[JobState]:
+    """The states in which a job may meet this event."""
+    return frozenset(was for was, what in JOB_TRANSITIONS if what == event)
+
+
 def constraint(states: type[StrEnum]) -> str:
     """The CHECK constraint on a ``state`` column."""
     return "state IN (" + ", ".join(f"'{state}'" for state in states) + ")"

@@ -13,6 +13,7 @@ from db.outbox import Outbox
 from db.plans import Plans
 from db.queue import Queue
 from db.records import Job
+from db.states import JobEvent, JobState, states_before
 from db.wakeup import notify
 from node.commands.common import ConfigOption, console, job_of_number, load_configuration, opened_database
 from node.errors import CommandError, UsageError
@@ -38,11 +39,15 @@ def jobs_of(database: Database, target: str) -> list[Job]:
 
 
 def _steer(
-    target: str, config: ConfigOption, states: frozenset[str], act: Callable[[Queue, Job], object], done: str
+    target: str,
+    config: ConfigOption,
+    states: frozenset[JobState],
+    act: Callable[[Queue, Job], object],
+    done: str,
 ) -> None:
     configuration = load_configuration(config)
     with opened_database(configuration) as database:
-        jobs = [job for job in jobs_of(database, target) if str(job.state) in states]
+        jobs = [job for job in jobs_of(database, target) if job.state in states]
         if not jobs:
             raise CommandError(f"Nothing to do: {target} has no job that is {' or '.join(sorted(states))}.")
         queue = Queue(database)
@@ -78,7 +83,7 @@ def retry(
             again = Outbox(database).retry(destination=destination)
             console.print(f"{again} deliveries are due now")
         for job in jobs_of(database, target) if target is not None else ():
-            if str(job.state) in {"failed", "cancelled", "waiting"}:
+            if job.state in states_before(JobEvent.RETRY):
                 Queue(database).retry(job.id)
                 console.print(f"job {job.id}: queued again")
                 again += 1
@@ -95,7 +100,7 @@ def retry(
 
 def cancel(target: TargetArgument, config: ConfigOption = None) -> None:
     """Cancel jobs that are not finished."""
-    states = frozenset({"queued", "running", "waiting"})
+    states = states_before(JobEvent.CANCEL)
     _steer(target, config, states, lambda queue, job: queue.cancel(job.id), "cancelled")
 
 
@@ -107,7 +112,7 @@ def prioritize(
     ] = 100,
 ) -> None:
     """Let jobs run before others."""
-    states = frozenset({"queued", "waiting"})
+    states = frozenset({JobState.QUEUED, JobState.WAITING})
     _steer(
         target, config, states, lambda queue, job: queue.prioritize(job.id, priority), f"priority {priority}"
     )
