@@ -160,8 +160,9 @@ def test_association_that_idles_longest_gives_its_place_up(
     monkeypatch.setattr("handlers.server.GRACE_SECONDS", 60.0)
     receiver = start_receiver(maximum_associations=2)
     with connected(receiver) as first, connected(receiver) as second:
-        associated(first)
-        associated(second)
+        for number, connection in enumerate((first, second), start=1):
+            associated(connection)
+            wait_until(lambda number=number: len(receiver.server._idle) == number, 30, "it idles")
 
         def let_in() -> bool:
             with connected(receiver) as third:
