@@ -189,14 +189,17 @@ class Outbox:
 
     def history(self, job_id: int) -> list[tuple[str, HistoryEntry]]:
         """What happened to a job's deliveries, oldest first, each with its destination."""
+        of_job = select(deliveries.c.id, deliveries.c.destination).where(deliveries.c.job_id == job_id)
+        # A join would go through the history of all deliveries.
+        subjects = history.c.subject_id.in_(of_job.with_only_columns(deliveries.c.id))
         with self.database.read() as connection:
+            destinations = {identifier: destination for identifier, destination in connection.execute(of_job)}
             rows = connection.execute(
-                select(deliveries.c.destination, history)
-                .join(history, history.c.subject_id == deliveries.c.id)
-                .where(history.c.subject == DELIVERIES.subject, deliveries.c.job_id == job_id)
+                select(history)
+                .where(history.c.subject == DELIVERIES.subject, subjects)
                 .order_by(history.c.id)
             ).all()
-        return [(row.destination, read_entry(row)) for row in rows]
+        return [(destinations[row.subject_id], read_entry(row)) for row in rows]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """The number of deliveries by destination and state."""
