@@ -31,10 +31,6 @@ class Postgres:
         self.folder.mkdir(parents=True, exist_ok=True)
         if os.getuid() == 0:
             account = pwd.getpwnam("postgres")
-            for parent in (self.folder, *self.folder.parents):
-                # pytest's folders are closed to other users.
-                if parent.stat().st_uid == 0 and parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-                    parent.chmod(0o755)
             os.chown(self.folder, account.pw_uid, account.pw_gid)
         self._run("initdb", "-D", "data", "-U", "overread", "--auth=trust", "--no-sync", "-E", "UTF8")
         self.start()
@@ -64,6 +60,13 @@ class Postgres:
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), *arguments]
         if os.getuid() == 0:
+            self._open_parents()
             command = ["runuser", "-u", "postgres", "--", *command]
         with (self.folder / f"{program}.out").open("ab") as output:
             subprocess.run(command, cwd=self.folder, stdout=output, stderr=output, check=True, timeout=60)
+
+    def _open_parents(self) -> None:
+        """Let others pass: pytest closes its folders, the outermost one whenever another run of it starts."""
+        for parent in self.folder.parents:
+            if parent.stat().st_uid == 0 and parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+                parent.chmod(0o755)
