@@ -10,13 +10,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, func, select, update
 
 from db.database import Database, now, time_text
-from db.queue import read_entry
 from db.records import Delivery, DeliveryOutcome, DeliveryRetry, DeliverySummary, HistoryEntry, Sent
 from db.states import DeliveryEvent, DeliveryState
 from db.tables import deliveries, history, results
-from db.transitions import DELIVERIES, change
+from db.transitions import DELIVERIES, NO_LEASE, OPERATOR, change, read_entry
 
-NO_LEASE = {"lease_token": None, "lease_until": None, "owner": None}
 AT_ONCE = 200
 """So many rows are changed in one transaction: others wait to write meanwhile."""
 LEAST_ADVANCED_FIRST = (
@@ -147,7 +145,7 @@ class Outbox:
             and_(deliveries.c.state == str(DeliveryState.FAILED), *which),
             DeliveryState.FAILED,
             DeliveryEvent.RETRY,
-            "operator",
+            OPERATOR,
             "by hand",
             {"not_before": None},
         )

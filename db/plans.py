@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from db.database import Database, now, time_text
-from db.queue import NO_LEASE, OPERATOR, read_job
+from db.queue import read_job
 from db.records import Job, PlannedJob
 from db.states import JobEvent, JobState
 from db.tables import instances, jobs, studies
-from db.transitions import JOBS, change, record
+from db.transitions import JOBS, NO_LEASE, OPERATOR, change, record
 
 CAME_TOO_LATE = "images came after those of this job were removed by age: not analysed without them"
 PLANNER = "planner"

@@ -24,13 +24,10 @@ from db.records import (
 )
 from db.states import DeliveryState, JobEvent, JobState
 from db.tables import deliveries, history, jobs
-from db.transitions import JOBS, change, record
+from db.transitions import JOBS, NO_LEASE, OPERATOR, change, read_entry, record
 
 MAX_ATTEMPTS = 5
 """A job that was claimed this often without an outcome is given up."""
-
-OPERATOR = "operator"
-NO_LEASE = {"lease_token": None, "lease_until": None, "owner": None}
 
 
 class Queue:
@@ -339,13 +336,6 @@ class Queue:
     @staticmethod
     def _read(connection: Connection, identifier: int) -> Job:
         return read_job(connection.execute(select(jobs).where(jobs.c.id == identifier)).one())
-
-
-def read_entry(row: Row[Any]) -> HistoryEntry:
-    """A change of state from its row."""
-    return HistoryEntry(
-        at=read_time(row.at), who=row.who, from_state=row.from_state, to_state=row.to_state, why=row.why
-    )
 
 
 def read_job(row: Row[Any]) -> Job:

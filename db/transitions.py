@@ -8,12 +8,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, insert, or_, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, insert, or_, update
 
-from db.database import now, time_text
+from db.database import now, read_time, time_text
 from db.errors import IllegalTransition, StaleLease
+from db.records import HistoryEntry
 from db.states import DELIVERY_TRANSITIONS, JOB_TRANSITIONS, REPORT_TRANSITIONS
 from db.tables import commitment_reports, deliveries, history, jobs
+
+OPERATOR = "operator"
+NO_LEASE = {"lease_token": None, "lease_until": None, "owner": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,4 +98,11 @@ def record(
             to_state=becomes,
             why=why,
         )
+    )
+
+
+def read_entry(row: Row[Any]) -> HistoryEntry:
+    """A change of state from its row."""
+    return HistoryEntry(
+        at=read_time(row.at), who=row.who, from_state=row.from_state, to_state=row.to_state, why=row.why
     )

@@ -227,13 +227,6 @@ def open_association(
     # From the PDU itself: pynetdicom calls an association aborted where the answer came sooner than its thread.
     answer = _Answer()
     started = time.monotonic()
-
-    def opened(_: Event) -> None:
-        answer.connected = True
-
-    def received(event: Event) -> None:
-        answer.first = answer.first or event.pdu
-
     try:
         association = entity.associate(
             destination.host,
@@ -244,8 +237,8 @@ def open_association(
             ext_neg=list(roles),
             evt_handlers=[
                 *handlers,
-                (EVT_CONN_OPEN, opened),
-                (EVT_PDU_RECV, received),
+                (EVT_CONN_OPEN, answer.opened),
+                (EVT_PDU_RECV, answer.received),
             ],
         )
     except (OSError, UnicodeError) as error:
@@ -283,6 +276,14 @@ class _Answer:
     connected: bool = False
     first: object = None
     """Its first PDU."""
+
+    def opened(self, _: Event) -> None:
+        """The connection is there."""
+        self.connected = True
+
+    def received(self, event: Event) -> None:
+        """A PDU is there."""
+        self.first = self.first or event.pdu
 
 
 def _rejected(rejection: A_ASSOCIATE_RJ) -> AssociationFailed:

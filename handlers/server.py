@@ -245,14 +245,19 @@ class Server:
             else:
                 self._idle.pop(association.identifier, None)
 
+    def _quiet_since(self, association: Association, now: float) -> float:
+        """Since when nothing has been asked for; ``now`` in the middle of a message. Under the lock."""
+        if association.identifier not in self._established:
+            return association.opened_at
+        return self._idle.get(association.identifier, now)
+
     def _drain(self) -> None:
         """Wait for the associations; abort those that are between messages for long, and all when time is up."""
         while True:
             now = time.monotonic()
             with self._lock:
                 running = dict(self._threads)
-                idle = {a: now - self._idle.get(a.identifier, now) for a in running.values()}
-                idle |= {a: now - a.opened_at for a in idle if a.identifier not in self._established}
+                idle = {a: now - self._quiet_since(a, now) for a in running.values()}
             if not running:
                 return
             late = now > self._deadline

@@ -61,6 +61,11 @@ class Selection:
     refused: dict[str, str]
     """Reason by SOP Instance UID, as a sentence for an administrator."""
 
+    @property
+    def reasons(self) -> str:
+        """Why images are left, each reason once; empty where none is."""
+        return "; ".join(dict.fromkeys(self.refused.values()))
+
     @classmethod
     def by(cls, headers: Sequence[ImageHeader], refusal: Callable[[ImageHeader], str | None]) -> Selection:
         """The images without a reason against them, in their order."""

@@ -29,6 +29,7 @@ log = logging.getLogger("overread.pipeline")
 
 RETRY_SECONDS = 5.0
 DISK_GROWTH = 6.0
+TOO_LITTLE_MEMORY = "the device has too little memory for this input alone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ class Pipeline:
             )
             reason = f"the engine failed on this input ({kind}): see the log"
             if is_out_of_memory(error):
-                reason = "the device has too little memory for this input alone"
+                reason = TOO_LITTLE_MEMORY
         else:
             position = 0
             for p in ready:

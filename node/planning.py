@@ -45,8 +45,7 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
                 destinations = tuple(dict.fromkeys(former.destinations + route.destinations))
                 jobs[name] = replace(former, destinations=destinations)
                 continue
-            selection = _select(configuration.engine_named(name).kind, verdict.instances)
-            reasons = "; ".join(dict.fromkeys(selection.refused.values())) or f"{name} selects no image of it"
+            selection = select(configuration.engine_named(name).kind, verdict.instances)
             inputs = selection.inputs or tuple(i.sop_instance_uid for i in verdict.instances)
             jobs[name] = PlannedJob(
                 series_instance_uid=series_uid,
@@ -56,7 +55,9 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
                 priority=route.priority,
                 inputs=inputs,
                 inputs_digest=digest_of(inputs, digests),
-                skip_reason=None if selection.inputs else reasons,
+                skip_reason=None
+                if selection.inputs
+                else selection.reasons or f"{name} selects no image of it",
             )
     if jobs:
         return list(jobs.values())
@@ -75,7 +76,7 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
     ]
 
 
-def _select(kind: str, instances: Sequence[routing.Instance]) -> Selection:
+def select(kind: str, instances: Sequence[routing.Instance]) -> Selection:
     """What an engine takes of a series; nothing where it cannot say."""
     headers = [
         ImageHeader(

@@ -107,7 +107,8 @@ class Supervisor:
             return
         log.info("configuration_reloaded")
         receivers = [child for child in self.children if child.role is Role.RECEIVER]
-        self._stop([*self._leaving, *(child for child in self.children if child not in receivers)])
+        others = [child for child in self.children if child.role is not Role.RECEIVER]
+        self._stop([*self._leaving, *others])
         self._take(configuration)
         self._leaving = [child for child in receivers if child.process is not None]
         self._leave_at = time.monotonic() + OVERLAP_SECONDS

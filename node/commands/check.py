@@ -21,7 +21,6 @@ from db.database import Database
 from db.errors import DatabaseError
 from handlers.commitment_sender import offers_commitment
 from handlers.sender import echo
-from inference.engine import ImageHeader
 from inference.engines import engine_class
 from inference.errors import InferenceError
 from inference.store.store import ModelStore
@@ -30,6 +29,7 @@ from node.commands.common import ConfigOption, JsonOption, console, load_configu
 from node.commands.send import find_files
 from node.config import Configuration
 from node.errors import CommandError, raised_at
+from node.planning import select
 from node.processes import make_folders
 
 
@@ -184,14 +184,8 @@ def _explain(
     verdict = routing.judge(route, instances)
     engines = []
     for name in route.engines if verdict.takes else ():
-        headers = [
-            ImageHeader(
-                sop_class_uid=i.sop_class_uid, sop_instance_uid=i.sop_instance_uid, attributes=i.attributes
-            )
-            for i in verdict.instances
-        ]
-        selection = engine_class(configuration.engine_named(name).kind).select(headers)
-        refused = None if selection.inputs else "; ".join(dict.fromkeys(selection.refused.values()))
+        selection = select(configuration.engine_named(name).kind, verdict.instances)
+        refused = None if selection.inputs else selection.reasons
         engines.append({"engine": name, "inputs": len(selection.inputs), "refused": refused})
     return {"route": route.name, "takes": verdict.takes, "reason": verdict.reason, "engines": engines}
 

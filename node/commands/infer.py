@@ -36,7 +36,7 @@ from node.commands.common import (
 )
 from node.commands.send import find_files
 from node.errors import CommandError, UsageError, raised_at
-from node.pipeline import check_device, series_number
+from node.pipeline import TOO_LITTLE_MEMORY, check_device, series_number
 from sr_writer.context import ReportContext
 from sr_writer.results import write_results
 
@@ -73,8 +73,11 @@ class _Folders:
     def __init__(self, out: Path) -> None:
         self._out = out
         self._taken = {CSV}
-        self.given = 0
+
+    @property
+    def given(self) -> int:
         """How many there are."""
+        return len(self._taken) - 1
 
     def of(self, name: str) -> Path:
         """A folder for one more case of that name, without what an earlier run wrote there."""
@@ -83,7 +86,6 @@ class _Folders:
             number += 1
             chosen = f"{name}-{number}"
         self._taken.add(chosen)
-        self.given += 1
         folder = self._out / chosen
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in OF_A_CASE:
@@ -221,7 +223,7 @@ def _analyse(engine: Engine, cases: Sequence[Case]) -> list[Analysis | Refusal]:
         # Engines run foreign code, which raises what it likes; one case's fault is its own.
         reason = f"the engine failed on this input ({type(error).__name__} at {raised_at(error)})"
         if is_out_of_memory(error):
-            reason = "the device has too little memory for this input alone"
+            reason = TOO_LITTLE_MEMORY
     # Only here, where the error is gone: its frames hold what the batch has on the device.
     check_device(engine.device)
     if len(cases) > 1:
@@ -265,7 +267,7 @@ def _select(engine: Engine, files: Sequence[Path]) -> list[_Input]:
             by_uid.setdefault(header.sop_instance_uid, []).append(file)
         if engine.takes_series:
             chosen = [file for uid in dict.fromkeys(selection.inputs) for file in by_uid[uid]]
-            refused = "; ".join(dict.fromkeys(selection.refused.values())) or NOT_SELECTED
+            refused = selection.reasons or NOT_SELECTED
             inputs[members[0][1]] = (
                 _Input(files=chosen)
                 if chosen

@@ -77,25 +77,30 @@ def retry(
     names = [d.name for d in configuration.destinations()]
     if destination is not None and destination not in names:
         raise UsageError(f"There is no destination {destination!r}: there are {', '.join(names) or 'none'}.")
-    again = 0
     with opened_database(configuration) as database:
         if target is None:
-            again = Outbox(database).retry(destination=destination)
-            console.print(f"{again} deliveries are due now")
-        for job in jobs_of(database, target) if target is not None else ():
-            if job.state in states_before(JobEvent.RETRY):
-                Queue(database).retry(job.id)
-                console.print(f"job {job.id}: queued again")
-                again += 1
-            elif count := Outbox(database).retry(job.id):
-                console.print(f"job {job.id}: {count} deliveries are due now")
-                again += 1
-    if not again and target is not None:
+            count = Outbox(database).retry(destination=destination)
+            console.print(f"{count} deliveries are due now")
+        else:
+            _retry_jobs(database, target)
+    for role in ("worker", "courier"):
+        notify(configuration.run_dir, role)
+
+
+def _retry_jobs(database: Database, target: str) -> None:
+    again = 0
+    for job in jobs_of(database, target):
+        if job.state in states_before(JobEvent.RETRY):
+            Queue(database).retry(job.id)
+            console.print(f"job {job.id}: queued again")
+            again += 1
+        elif count := Outbox(database).retry(job.id):
+            console.print(f"job {job.id}: {count} deliveries are due now")
+            again += 1
+    if not again:
         raise CommandError(
             f"Nothing to do: {target} has no failed or cancelled job and no failed or delayed delivery."
         )
-    for role in ("worker", "courier"):
-        notify(configuration.run_dir, role)
 
 
 def cancel(target: TargetArgument, config: ConfigOption = None) -> None:

@@ -20,7 +20,7 @@ REASON = "the inputs cannot be read: " + "a long reason that no narrow terminal 
 
 
 def run(configuration: Configuration, *arguments: str) -> Result:
-    # Two names, since an application of one command has no subcommands.
+    # An application of one command would have no subcommands.
     app = application(["queue", "show", "retry"])
     return CliRunner(env={"COLUMNS": "60"}).invoke(app, [*arguments, "-c", str(configuration.file)])
 
