@@ -165,6 +165,17 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Absence:
+    """What a model says of its class that means that nothing was found. It is no finding."""
+
+    name: str
+    """As the model card has it, for example ``Normal``."""
+    logit: float
+    probability: float
+    calibrated_probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contribution:
     """What one prototype of a concept adds to a logit: ``weight`` times ``similarity`` in [0, 1]."""
 
@@ -292,14 +303,19 @@ class Analysis:
     model: ModelIdentity
     findings: tuple[Finding, ...]
     picture: NDArray[np.uint8] = field(repr=False)
+    absence: Absence | None = None
+    exclusive: bool = False
+    """Whether exactly one of the findings and the absence holds, as a softmax says."""
     device: str
     inference_time_ms: float
     ensemble_size: int = 1
     tta_applied: bool = False
     review_advised: str | None = None
     """Why a person should look again, or None."""
+    disclaimer: str = ""
+    """The model's own sentence, which every output carries."""
     remarks: tuple[str, ...] = ()
-    """Sentences that the report carries, for example the model's disclaimer."""
+    """Sentences that the report carries."""
     reasoning: tuple[Reasoning, ...] = ()
     """For models that decide by prototypes: how each label's logit came about."""
     images: tuple[SourceImage, ...] = ()
@@ -313,6 +329,16 @@ class Analysis:
     input_spacing: tuple[float, float, float] | None = None
     """Of the volume as it was scanned: (slice, row, column) in mm, slices by their median gap."""
     input_shape: tuple[int, int, int] | None = None
+
+    @property
+    def prediction(self) -> tuple[str, float] | None:
+        """The most probable class, the absence among them, and how probable it is; None unless one holds."""
+        if not self.exclusive:
+            return None
+        said: list[tuple[str, float]] = [(f.label.name, f.calibrated_probability) for f in self.findings]
+        if self.absence is not None:
+            said.append((self.absence.name, self.absence.calibrated_probability))
+        return max(said, key=lambda one: one[1])
 
     @property
     def labels(self) -> tuple[str, ...]:

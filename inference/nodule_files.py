@@ -225,6 +225,7 @@ def _summary(analysis: Analysis) -> Any:
         ),
         "",
         *((f"review advised: {analysis.review_advised}",) if analysis.review_advised else ()),
+        *((analysis.disclaimer,) if analysis.disclaimer else ()),
         *analysis.remarks,
     ]
     figure.text(0.06, 0.94, "\n".join(lines), va="top", fontsize=9)

@@ -106,7 +106,7 @@ class BrainMriEngine(VolumeEngine):
         values_of = np.array([0, *(structure.value for structure in self.card.structures)], dtype=np.uint16)
         channels = {structure.name: 1 + i for i, structure in enumerate(self.card.structures)}
         findings = []
-        for label in self.labels():
+        for label in self.reported.values():
             certainty = float(probabilities[channels[label.name.replace("_", " ")]].max())
             bounded = min(max(certainty, _SURE), 1 - _SURE)
             findings.append(

@@ -89,7 +89,7 @@ class CtChestEngine(VolumeEngine):
                 probability=float(probabilities[0, output]),
                 calibrated_probability=float(calibrated[0, output]),
             )
-            for output, label in enumerate(self.labels())
+            for output, label in self.reported.items()
         ]
         values_of = np.array([0, *(structure.value for structure in self.card.structures)], dtype=np.uint16)
         best = np.where(masks.max(axis=0) >= MASK_LEVEL, masks.argmax(axis=0) + 1, 0)
@@ -97,6 +97,8 @@ class CtChestEngine(VolumeEngine):
             case,
             started,
             findings,
+            absence=self.absence(logits[0], probabilities[0], calibrated[0]),
+            exclusive=self.card.activation == "softmax",
             segmentation=labelled_segmentation(
                 values_of[best], grid, case.volume.frames, self.card.structures
             ),

@@ -115,7 +115,7 @@ class LungNoduleEngine(VolumeEngine):
         small = [c.diameter_mm for c in certain if c.diameter_mm < limits.min_diameter]
         large = [c.diameter_mm for c in certain if c.diameter_mm > limits.max_diameter]
         judged = self.malignancy(given.image, found)
-        (label, *_) = self.labels()
+        (label, *_) = self.reported.values()
         detections = tuple(
             self._detection(number, c, malignancy, intensity(given.values, c), case.volume, given.grid)
             for number, (c, malignancy) in enumerate(zip(found, judged, strict=True), start=1)
@@ -234,7 +234,7 @@ class LungNoduleEngine(VolumeEngine):
         low, high = RISK_LIMITS
         return Detection(
             number=number,
-            label=self.labels()[0],
+            label=next(iter(self.reported.values())),
             certainty=candidate.peak.value,
             centre=(float(centre[0]), float(centre[1]), float(centre[2])),
             voxel=scanned_voxel(centre, volume.frames),

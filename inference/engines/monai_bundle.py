@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.calibration import ACTIVATIONS, logit
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted, is_out_of_memory
 from inference.findings import Analysis, Finding
@@ -95,33 +96,36 @@ class MonaiBundleEngine(VolumeEngine):
             return self.analysis(
                 case,
                 started,
-                self._segmented_findings(),
+                [],
                 segmentation=labelled_segmentation(labels, grid, case.volume.frames, self.card.structures),
             )
-        return self.analysis(case, started, self._classified(prediction.ravel().astype(np.float64)))
+        logits, probabilities = self._classified(prediction.ravel().astype(np.float64))
+        return self.analysis(
+            case,
+            started,
+            [
+                Finding(
+                    label=label,
+                    logit=float(logits[output]),
+                    probability=float(probabilities[output]),
+                    calibrated_probability=float(probabilities[output]),
+                )
+                for output, label in self.reported.items()
+            ],
+            absence=self.absence(logits, probabilities, probabilities),
+            exclusive=self.card.activation == "softmax",
+        )
 
-    def _segmented_findings(self) -> list[Finding]:
-        return []
-
-    def _classified(self, found: NDArray[np.float64]) -> list[Finding]:
-        labels = self.labels()
-        if len(found) != len(labels):
+    def _classified(self, found: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Logits and probabilities of the card's labels, of what a bundle's steps gave as either."""
+        if len(found) != len(self.card.labels):
             raise EngineMisconfigured(
-                f"engine {self.settings.name!r}: the bundle gave {len(found)} values for {len(labels)} labels."
+                f"engine {self.settings.name!r}: the bundle gave {len(found)} values "
+                f"for {len(self.card.labels)} labels."
             )
         if found.min() < 0 or found.max() > 1:
-            shifted = np.exp(found - found.max())
-            found = shifted / shifted.sum() if len(found) > 1 else 1 / (1 + np.exp(-found))
-        bounded = np.clip(found, 1e-6, 1 - 1e-6)
-        return [
-            Finding(
-                label=label,
-                logit=float(np.log(b / (1 - b))),
-                probability=float(p),
-                calibrated_probability=float(p),
-            )
-            for label, p, b in zip(labels, found, bounded, strict=True)
-        ]
+            found = ACTIVATIONS[self.card.activation](found)
+        return logit(found), found
 
     def _run_bundle(self, values: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
         """What the bundle's own steps make of a volume."""

@@ -68,7 +68,7 @@ class SliceWiseEngine(VolumeEngine):
         )[0]
         by_slice = activation(decision.slices)
         findings, key_images = [], []
-        for output, label in enumerate(self.labels()):
+        for output, label in self.reported.items():
             certainty = float(calibrated[output])
             order = np.argsort(-by_slice[:, output], kind="stable")[:SHOWN_SLICES]
             present = label.thresholds.presence(certainty) is Presence.PRESENT
@@ -91,6 +91,8 @@ class SliceWiseEngine(VolumeEngine):
             case,
             started,
             findings,
+            absence=self.absence(decision.volume, probabilities[0], calibrated),
+            exclusive=self.card.activation == "softmax",
             key_images=tuple(
                 image
                 for output, label, _, _, shown in wanted

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from inference.engine import ImageHeader, Selection
 from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import (
+    Absence,
     Analysis,
     Finding,
     Label,
@@ -24,6 +25,7 @@ from inference.findings import (
     SourceImage,
     Structure,
 )
+from inference.identity import identity_of
 from inference.resampling import resample, triangle_axis
 from inference.thresholds import with_thresholds
 from inference.volumes.frame import Frame
@@ -79,9 +81,12 @@ class VolumeEngine:
         self.settings = settings
         self.card = card
         self.placement = placement
-        self._labels = with_thresholds(
-            [label.as_finding() for label in card.labels], settings.options.get("thresholds", {})
+        labels = with_thresholds(
+            [label.as_finding() for label in card.reported.values()], settings.options.get("thresholds", {})
         )
+        self.reported: dict[int, Label] = dict(zip(card.reported, labels, strict=True))
+        """The labels that can be findings, with the settings' thresholds, by their output."""
+        self._identity = identity_of([card], settings.options)
         self.network = network.eval().requires_grad_(False).to(placement.device)
 
     @classmethod
@@ -145,7 +150,7 @@ class VolumeEngine:
 
     @property
     def model(self) -> ModelIdentity:
-        return self.card.identity
+        return self._identity
 
     def prepare(self, files: Sequence[Path]) -> list[VolumeCase | Refusal]:
         """The volumes of one series; one refusal where there is none."""
@@ -171,9 +176,19 @@ class VolumeEngine:
         with torch.inference_mode(), self.placement.autocast():
             return self.network(batch.to(self.placement.device))
 
-    def labels(self) -> list[Label]:
-        """The card's labels, with the settings' thresholds."""
-        return self._labels
+    def absence(
+        self, logits: NDArray[np.float64], probabilities: NDArray[np.float64], calibrated: NDArray[np.float64]
+    ) -> Absence | None:
+        """What outputs, shape (outputs,), say of the card's negative class; None where it has none."""
+        output = self.card.negative
+        if output is None:
+            return None
+        return Absence(
+            name=self.card.labels[output].name,
+            logit=float(logits[output]),
+            probability=float(probabilities[output]),
+            calibrated_probability=float(calibrated[output]),
+        )
 
     def analysis(
         self, case: VolumeCase, started: float, findings: Iterable[Finding], **more: Any
@@ -181,7 +196,6 @@ class VolumeEngine:
         """An analysis of a volume; ``more`` are further fields of it."""
         frames = case.volume.frames
         middle = len(frames) // 2
-        remarks = (*case.volume.remarks, *((self.card.disclaimer,) if self.card.disclaimer else ()))
         images = tuple({f.source.sop_instance_uid: f.source for f in frames}.values())
         return Analysis(
             source=frames[middle].source,
@@ -190,7 +204,8 @@ class VolumeEngine:
             picture=slice_picture(case.volume.values[middle], frames[middle], self.window),
             device=self.device,
             inference_time_ms=(perf_counter() - started) * 1000,
-            remarks=remarks,
+            disclaimer=self.card.disclaimer,
+            remarks=case.volume.remarks,
             images=images,
             frame_of_reference_uid=frames[0].frame_of_reference_uid,
             input_spacing=(float(np.median(case.volume.gaps)), *frames[0].plane.spacing),

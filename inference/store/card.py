@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inference import findings
+from inference.names import is_absence, normalised_name
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What a model may be called; a name is also the name of its folder."""
@@ -249,6 +250,9 @@ class ModelCard(CardModel):
     architecture: Architecture
     preprocessing: Preprocessing = Preprocessing()
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    negative_class: str = ""
+    """The label that means that nothing was found, never reported as a finding; one that plainly does needs not
+    be named here."""
     calibration: CardCalibration | None = None
     """Applied to the probabilities of the model, before its operating points."""
     modalities: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -274,7 +278,33 @@ class ModelCard(CardModel):
     def _finds_something(self) -> ModelCard:
         if not self.labels and not self.structures:
             raise ValueError("a model needs labels or structures")
+        if self.negative_class and self.negative_class not in [label.name for label in self.labels]:
+            raise ValueError(f"negative_class {self.negative_class!r} is none of the labels")
         return self
+
+    @property
+    def negative(self) -> int | None:
+        """The output that means that nothing was found: that of ``negative_class``, or one that is called so."""
+        for output, label in enumerate(self.labels):
+            if label.name and (
+                label.name == self.negative_class if self.negative_class else is_absence(label.name)
+            ):
+                return output
+        return None
+
+    @property
+    def reported(self) -> dict[int, CardLabel]:
+        """The labels that can be findings by their output: trained, and not the negative class."""
+        negative = self.negative
+        return {i: label for i, label in enumerate(self.labels) if label.name and i != negative}
+
+    def output_of(self, name: str) -> int:
+        """The output of a label, however its name is spelt.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return [normalised_name(label.name) for label in self.labels].index(normalised_name(name))
 
     @property
     def identity(self) -> findings.ModelIdentity:

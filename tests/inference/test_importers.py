@@ -71,11 +71,18 @@ def test_pneumonia_checkpoint_gives_the_originals_probabilities(tmp_path: Path, 
     analysis = analyse(engine_class("pneumonia").load(settings, store), picture)
     with torch.no_grad():
         expected = original(IMAGENET(Image.open(picture).convert("RGB"))[None]).softmax(dim=1)[0].numpy()
-    np.testing.assert_allclose([f.probability for f in analysis.findings], expected, atol=1e-4)
-    assert analysis.labels == ("Normal", "Pneumonia")
-    assert "Clinical correlation required" in analysis.remarks[0]
-    if expected.max() < 0.7:
-        assert analysis.review_advised is not None
+    # Normal is what the report does not speak of: it has one finding, and the class beside it.
+    assert analysis.labels == ("Pneumonia",)
+    assert analysis.absence is not None
+    said = [analysis.absence.probability, analysis.findings[0].probability]
+    np.testing.assert_allclose(said, expected, atol=1e-4)
+    assert analysis.prediction == (
+        ("Normal", "Pneumonia")[int(expected.argmax())],
+        pytest.approx(expected.max(), abs=1e-4),
+    )
+    assert list(analysis.heatmaps) == ["Pneumonia"]
+    assert "Clinical correlation required" in analysis.disclaimer
+    assert (analysis.review_advised is not None) == (expected.max() < 0.7)
 
 
 class Prototypes(nn.Module):

@@ -30,6 +30,7 @@ from inference.calibration import (
 from inference.engines import engine_class
 from inference.engines.image import ImageEngine
 from inference.errors import EngineMisconfigured
+from inference.preprocessing import InputForm
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import Temperature
@@ -124,7 +125,7 @@ def test_augmentation_is_the_mean_over_its_views(
     path = radiograph(write_radiograph)
     engine = load(store)
     (case,) = engine.prepare([path])
-    brightness = (case.inputs[224] / 1024 + 1) / 2  # type: ignore[union-attr]
+    brightness = (case.inputs[InputForm(size=224)] / 1024 + 1) / 2  # type: ignore[union-attr]
     views = [brightness, brightness[..., ::-1], np.minimum(brightness * 1.1, 1), brightness * 0.9]
     expected = np.stack(
         [
@@ -152,8 +153,8 @@ def test_flips_are_undone_on_heat_maps_before_they_are_averaged(store: ModelStor
     ]
     expected = (maps[0] + maps[1][:, ::-1] + maps[2] + maps[3]) / 4
     images = (2 * brightness - 1) * 1024
-    ours = engine._predict({224: images}).explain([(0, 0)], "Grad-CAM")[0]
-    np.testing.assert_allclose(ours, expected / expected.max(), atol=1e-3)
+    (ours,) = engine._predict({InputForm(size=224): images}).explain([(0, 0)], "Grad-CAM", [(224, 224)])
+    np.testing.assert_allclose(ours.values, expected / expected.max(), atol=1e-3)
 
 
 def test_scales_are_averaged(store: ModelStore, write_radiograph: WriteRadiograph) -> None:
