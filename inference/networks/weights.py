@@ -61,15 +61,15 @@ def load_hybrid(stored: StoredModel) -> HybridNetwork:
     )
     features = feature_count(backbone)
     classes = len(card.labels)
+    trained = {
+        "attention": lambda: AttentionPool(features),
+        "lstm": lambda: LstmAggregator(features, classes),
+        "transformer": lambda: TransformerAggregator(features, classes),
+    }
     name = architecture.aggregator
-    if name == "attention":
-        network = HybridNetwork(backbone, AttentionPool(features))
-    elif name == "lstm":
-        network = HybridNetwork(backbone, LstmAggregator(features, classes))
-    elif name == "transformer":
-        network = HybridNetwork(backbone, TransformerAggregator(features, classes))
-    else:
-        network = HybridNetwork(backbone, name)
+    aggregator = trained[name]() if name in trained else name
+    mean_of = "logits" if architecture.mean_of == "logits" else card.activation
+    network = HybridNetwork(backbone, aggregator, mean_of)
     return filled(network, stored)
 
 
