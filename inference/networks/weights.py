@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inference.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
 from inference.errors import ModelInvalid
 from inference.networks import Network, build_network
-from inference.networks.hybrid import HybridNetwork
+from inference.networks.hybrid import Aggregator, HybridNetwork
 from inference.networks.metastasis import MetastasisNetwork
 from inference.networks.pivot import PivotNetwork
 from inference.store import StoredModel
@@ -61,13 +61,13 @@ def load_hybrid(stored: StoredModel) -> HybridNetwork:
     )
     features = feature_count(backbone)
     classes = len(card.labels)
-    trained = {
-        "attention": lambda: AttentionPool(features),
-        "lstm": lambda: LstmAggregator(features, classes),
-        "transformer": lambda: TransformerAggregator(features, classes),
-    }
-    name = architecture.aggregator
-    aggregator = trained[name]() if name in trained else name
+    aggregator: AttentionPool | LstmAggregator | TransformerAggregator | Aggregator = architecture.aggregator
+    if aggregator == "attention":
+        aggregator = AttentionPool(features)
+    elif aggregator == "lstm":
+        aggregator = LstmAggregator(features, classes)
+    elif aggregator == "transformer":
+        aggregator = TransformerAggregator(features, classes)
     mean_of = "logits" if architecture.mean_of == "logits" else card.activation
     network = HybridNetwork(backbone, aggregator, mean_of)
     return filled(network, stored)

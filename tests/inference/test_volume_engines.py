@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inference.engines import engine_class, engine_kinds
+from inference.engines.nodule_options import checked_options
 from inference.engines.slice_wise import slice_name
 from inference.errors import EngineMisconfigured, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.findings import Analysis, Presence, Refusal, Severity
@@ -259,6 +260,55 @@ def test_thick_slices_and_wrong_options_are_refused(tmp_path: Path, store: Model
         engine(store, "lung_nodule", "demo", peak_detection={"threshold": 2})
     with pytest.raises(EngineMisconfigured, match="no option 'colour'"):
         engine(store, "lung_nodule", "demo", colour="red")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"peak_detection": {"kernel": 4}},
+            r"options\.peak_detection\.kernel: the kernel has to be odd, not 4",
+        ),
+        ({"tta": {"num_augmentations": 8}}, "options.tta: num_augmentations is 8, and there are 6 augment"),
+        ({"tta": {"augmentations": ["flip_x"], "num_augmentations": 2}}, "there are 1 augmentations"),
+        ({"padding": "none"}, r"options\.padding"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(options: dict[str, Any], reason: str) -> None:
+    settings = EngineSettings(name="x", kind="lung_nodule", model="demo", options=options)
+    with pytest.raises(EngineMisconfigured, match=reason):
+        checked_options(settings)
+
+
+def test_first_augmentations_are_used() -> None:
+    options = {"tta": {"enabled": True, "num_augmentations": 2}}
+    settings = EngineSettings(name="x", kind="lung_nodule", model="demo", options=options)
+    assert checked_options(settings).tta.chosen == ("flip_x", "flip_y")
+
+
+def test_every_way_to_peaks_and_padding_finds_the_nodule(tmp_path: Path, store: ModelStore) -> None:
+    phantom, paths = lung_series(tmp_path / "in", seed=10_000_005, nodules=1)
+    (nodule,) = phantom.nodules
+    for options in (
+        {"peak_detection": {"method": "nms"}, "padding": "stride"},
+        {"peak_detection": {"method": "maximum_filter", "kernel": 3}, "components": "whole"},
+    ):
+        first = analysed(engine(store, "lung_nodule", "demo", **options), paths).detections[0]
+        assert first.diameter_mm == pytest.approx(nodule.diameter, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["lung_nodule", "ct_chest"])
+def test_network_sees_the_normalisation_of_its_card(tmp_path: Path, store: ModelStore, kind: str) -> None:
+    add_ct_chest(store, "chest")
+    _, paths = lung_series(tmp_path / "in", nodules=0)
+    loaded = engine(store, kind, "demo" if kind == "lung_nodule" else "chest")
+    wanted = loaded.card.volume.model_copy(update={"normalisation": "zscore"})
+    loaded.card = loaded.card.model_copy(update={"volume": wanted})
+    run, seen = loaded.run, []
+    loaded.run = lambda windows: seen.append(windows) or run(windows)
+    analysed(loaded, paths)
+    windows = torch.cat(seen)
+    assert windows.min() < -0.5 and windows.max() > 1
 
 
 # Brain metastases
