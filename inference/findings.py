@@ -232,6 +232,12 @@ class Detection:
     risk: str | None = None
     """``low``, ``intermediate`` or ``high``."""
 
+    @property
+    def diameters_mm(self) -> tuple[float, float, float]:
+        """Lengths of the ellipsoid's axes in mm, in their order: for nodules along slices, rows and columns."""
+        lengths = np.linalg.norm(self.ellipsoid[1::2] - self.ellipsoid[::2], axis=1)
+        return float(lengths[0]), float(lengths[1]), float(lengths[2])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
@@ -276,18 +282,14 @@ class VolumeData:
     """The volume behind an analysis, for files that show it.
 
     ``values`` are modality values (slices, rows, columns) on a regular grid, ``affine`` takes (slice, row,
-    column, 1) to LPS in mm. ``heat`` is float32 in [0, 1] on the same grid, None for engines without.
+    column, 1) to LPS in mm. ``planes``, (slices, 4, 3), are the slices as they were scanned: each takes (row,
+    column, 1) of its pixels to (x, y, z, 1). ``heat`` is float32 in [0, 1] on the grid, None for engines without.
     """
 
     values: NDArray[np.float32] = field(repr=False)
     affine: NDArray[np.float64] = field(repr=False)
+    planes: NDArray[np.float64] = field(repr=False)
     heat: NDArray[np.float32] | None = field(default=None, repr=False)
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Distances of voxels along the axes of ``values``, in mm."""
-        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(lengths[0]), float(lengths[1]), float(lengths[2])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,7 @@ def detection_document(analysis: Analysis) -> dict[str, Any]:
 
     ``coordinates`` are x, y, z in mm from the first voxel of the series as it was scanned, along columns, rows
     and slices; ``coordinates_voxel`` are the same in voxels; ``patient_coordinates`` are LPS in mm.
+    ``diameters_mm`` are the extents along the same axes, voxels of the mask times their spacing.
     """
     if analysis.volume is None or analysis.input_spacing is None:
         return {}
@@ -104,6 +105,7 @@ def detection_document(analysis: Analysis) -> dict[str, Any]:
             "confidence": round(detection.certainty, 4),
             "properties": {
                 "volume_mm3": round(detection.volume_mm3, 2),
+                "diameters_mm": [round(length, 2) for length in reversed(detection.diameters_mm)],
                 "mean_intensity": round(detection.mean_hu, 2),
                 "std_intensity": round(detection.std_hu, 2),
                 "sphericity": round(detection.sphericity, 4),

@@ -55,11 +55,12 @@ class CtChestEngine(VolumeEngine):
     def analyse(self, case: VolumeCase) -> Analysis:
         import torch
 
-        from inference.volumes.normalisation import clipped
+        from inference.volumes.normalisation import network_input
         from inference.volumes.windows import sliding_window
 
         started = perf_counter()
-        assert self.card.volume is not None
+        wanted = self.card.volume
+        assert wanted is not None
         grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
         judged: list[NDArray[np.float64]] = []
 
@@ -71,7 +72,7 @@ class CtChestEngine(VolumeEngine):
         size = self.card.input_size
         step = max(1, round(size * (1 - OVERLAP)))
         masks = sliding_window(
-            clipped(values, self.card.volume.low, self.card.volume.high),
+            network_input(values, wanted.low, wanted.high, wanted.normalisation),
             predict,
             patch=(size, size, size),
             stride=(step, step, step),
@@ -102,5 +103,7 @@ class CtChestEngine(VolumeEngine):
             segmentation=labelled_segmentation(
                 values_of[best], grid, case.volume.frames, self.card.structures
             ),
-            volume=VolumeData(values=values, affine=grid.affine, heat=masks.max(axis=0)),
+            volume=VolumeData(
+                values=values, affine=grid.affine, planes=case.volume.planes, heat=masks.max(axis=0)
+            ),
         )

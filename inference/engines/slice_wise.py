@@ -155,14 +155,12 @@ def slice_name(volume: Volume, number: int) -> str:
 
 def prepared_slices(volume: Volume, card: ModelCard) -> NDArray[np.float32]:
     """The slices as the card's network sees them, shape (slices, size, size)."""
-    from inference.volumes.normalisation import clipped, resized, z_scored  # loads torch
+    from inference.volumes.normalisation import network_input, resized  # loads torch
 
     assert card.volume is not None
     wanted = card.volume
     result = np.empty((len(volume.frames), card.input_size, card.input_size), dtype=np.float32)
     for target, values in zip(result, volume.values, strict=True):
-        picture = clipped(values, wanted.low, wanted.high)
-        if wanted.normalisation == "zscore":
-            picture = z_scored(picture)
+        picture = network_input(values, wanted.low, wanted.high, wanted.normalisation)
         target[:] = resized(picture, card.input_size)
     return result

@@ -21,7 +21,7 @@ from inference.store.card import (
     VolumePreprocessing,
 )
 from inference.store.importers import Draft
-from inference.thresholds import THRESHOLDS, thresholds_for
+from inference.thresholds import has_own_thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,22 +157,15 @@ def nnunet_model(folder: Path, tensors: Mapping[str, Tensor], configuration: str
                 if key in intensity
             },
         ),
-        labels=tuple(_lesion(name) for name, _ in ordered if name in THRESHOLDS["mri_brain"]),
+        labels=tuple(
+            CardLabel(name=name, site=_BRAIN) for name, _ in ordered if has_own_thresholds("brain_mri", name)
+        ),
         activation="softmax",
         more={
             "modalities": ("CT",) if normalisation == "CTNormalization" else ("MR",),
             "volume": VolumePreprocessing.model_validate({"spacing": wanted["spacing"]}),
             "structures": tuple(structure(value, name) for name, value in ordered if value > 0),
         },
-    )
-
-
-def _lesion(name: str) -> CardLabel:
-    limits = thresholds_for("mri_brain", name)
-    return CardLabel(
-        name=name,
-        site=_BRAIN,
-        thresholds=Thresholds(low=limits.low, high=limits.high, critical=limits.critical),
     )
 
 
