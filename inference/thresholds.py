@@ -65,12 +65,17 @@ def thresholds_for(kind: str, label: str) -> Thresholds:
         If there are no thresholds for the kind.
     """
     table = THRESHOLDS[_TABLES[kind]]
-    return next((limits for name, limits in table.items() if normalised_name(name) == normalised_name(label)), table[_DEFAULT])
+    return next(
+        (limits for name, limits in table.items() if normalised_name(name) == normalised_name(label)),
+        table[_DEFAULT],
+    )
 
 
 def has_own_thresholds(kind: str, label: str) -> bool:
     """Whether the table of an engine kind names a label, in any spelling that ``thresholds_for`` knows."""
-    return normalised_name(label) in {normalised_name(name) for name in THRESHOLDS[_TABLES[kind]] if name != _DEFAULT}
+    return normalised_name(label) in {
+        normalised_name(name) for name in THRESHOLDS[_TABLES[kind]] if name != _DEFAULT
+    }
 
 
 def with_thresholds(labels: Sequence[Label], overridden: Mapping[str, Mapping[str, float]]) -> list[Label]:

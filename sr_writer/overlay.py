@@ -80,8 +80,6 @@ def _legend(
     notices = [UNREVIEWED_NOTICE]
     if analysis.model.demonstration:
         notices.append(DEMONSTRATION_NOTICE)
-    if analysis.disclaimer:
-        notices.append(plain(analysis.disclaimer, SHORT_TEXT))
     return Legend(
         finding=plain(finding.label.name, LONG_STRING),
         title=plain(title, LONG_STRING),
@@ -95,6 +93,7 @@ def _legend(
         model=plain(analysis.model.name, LONG_STRING),
         version=plain(analysis.model.version, LONG_STRING),
         notices=tuple(notices),
+        disclaimer=plain(analysis.disclaimer, SHORT_TEXT),
     )
 
 

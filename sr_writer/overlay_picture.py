@@ -25,8 +25,8 @@ LEAST_HEIGHT = 760
 LINE_HEIGHT = 33
 """Height of a title's or statement's line, in pixels."""
 
-NOTICE_CHARACTERS = 22
-"""At least so many characters of a notice fit on a line."""
+DISCLAIMER_CHARACTERS = 24
+"""At least so many characters of the disclaimer fit on a line."""
 
 _MARGIN = 28
 _BACKGROUND = (14, 17, 21)
@@ -67,6 +67,7 @@ class Legend:
     model: str
     version: str
     notices: tuple[str, ...]
+    disclaimer: str
 
 
 def draw_overlay(analysis: Analysis, finding: Finding, heatmap: Heatmap, legend: Legend) -> NDArray[np.uint8]:
@@ -87,7 +88,7 @@ def draw_overlay(analysis: Analysis, finding: Finding, heatmap: Heatmap, legend:
     _outline_regions(shown, analysis, finding)
     # A title takes up to two lines.
     more_lines = len(legend.statements) - 1 + (2 if legend.title else 0) + (legend.deviation is not None)
-    more_lines += sum(len(notice) // NOTICE_CHARACTERS for notice in legend.notices)
+    more_lines += -(-len(legend.disclaimer) // DISCLAIMER_CHARACTERS)
     height = max(size[1], LEAST_HEIGHT + LINE_HEIGHT * more_lines)
     canvas = Image.new("RGB", (size[0] + PANEL_WIDTH, height), _BACKGROUND)
     canvas.paste((0, 0, 0), (0, 0, size[0], height))
@@ -125,6 +126,7 @@ class _Panel:
         """Draws everything that the legend says."""
         for notice in legend.notices:
             self._write(notice, 24, _WARNING)
+        self._write(legend.disclaimer, 22, _WARNING)
         self._rule()
         self._write("Finding", 20, _QUIET)
         self._write(legend.finding.replace("_", " "), 38, _TEXT)

@@ -162,7 +162,7 @@ def test_planted_nodules_are_found_and_measured(tmp_path: Path, store: ModelStor
         named = f"nodule {detection.number}, image {shown.InstanceNumber}, z "
         assert image.title.startswith(named), image.title
     document = case_document(analysis, "x", tmp_path, [])
-    assert document["overlay_available"]
+    assert document["heatmaps"]
     assert list(document["heatmaps"]) == document["labels"] == ["Lung nodule"]
     assert Path(document["heatmaps"]["Lung nodule"]).is_file()
     assert stage_summary([analysis])["heatmap_generated"]
