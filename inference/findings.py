@@ -177,7 +177,7 @@ class Absence:
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """What one prototype of a concept adds to a logit: ``weight`` times ``similarity`` in [0, 1]."""
+    """What one prototype of a concept adds to a logit: ``weight`` times ``similarity`` in [-1, 1]."""
 
     concept: str
     prototype: int
