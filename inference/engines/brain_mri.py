@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.calibration import softmax
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
@@ -73,6 +74,19 @@ class BrainMriEngine(VolumeEngine):
         return VolumeCase(
             volume=volume, prepared=(grid, resampled(image, grid.spacing, self.card.volume.spacing))
         )
+
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """Of every class in each voxel of a drawn window of a head."""
+        import torch
+
+        from inference.volumes.phantoms import head_phantom
+
+        slices, rows, columns = self.plan.patch_size
+        head = head_phantom(0, slices, max(rows, columns), lesion=True, haemorrhage=True)
+        window = normalised(head.values[:, :rows, :columns], self.plan.normalisation, self.plan.intensity)
+        batch = torch.from_numpy(window)[None, None].repeat(1, self.plan.input_channels, 1, 1, 1)
+        logits = cast("Tensor", self.run(batch)).float().cpu().numpy()
+        return [softmax(np.moveaxis(logits, 1, -1))]
 
     def analyse(self, case: VolumeCase) -> Analysis:
         from inference.volumes.windows import sliding_window

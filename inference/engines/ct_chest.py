@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import ACTIVATIONS, calibrate
+from inference.calibration import ACTIVATIONS, calibrate, sigmoid
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding, VolumeData
@@ -51,6 +51,23 @@ class CtChestEngine(VolumeEngine):
         assert self.card.volume is not None
         grid = regular_grid(volume, self.card.volume.spacing)
         return VolumeCase(volume=volume, prepared=(grid, to_grid(volume, grid, outside=AIR_HU)))
+
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """Of the structures in each voxel of a drawn window, and of its labels."""
+        import torch
+
+        from inference.volumes.normalisation import network_input
+        from inference.volumes.phantoms import lung_phantom
+
+        assert self.card.volume is not None
+        wanted = self.card.volume
+        values = lung_phantom(0, (self.card.input_size,) * 3, nodules=2).values
+        window = network_input(values, wanted.low, wanted.high, wanted.normalisation)
+        masks, logits = self.run(torch.from_numpy(window)[None, None])
+        return [
+            sigmoid(masks.float().cpu().numpy()),
+            ACTIVATIONS[self.card.activation](logits.float().cpu().numpy()),
+        ]
 
     def analyse(self, case: VolumeCase) -> Analysis:
         import torch

@@ -100,6 +100,21 @@ class LungNoduleEngine(VolumeEngine):
         image = network_input(values, wanted.low, wanted.high, wanted.normalisation)
         return VolumeCase(volume=volume, prepared=NoduleInput(grid=grid, values=values, image=image))
 
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """Of centre and mask in each voxel of a drawn window, and of malignancy."""
+        import torch
+
+        from inference.volumes.normalisation import network_input
+        from inference.volumes.phantoms import lung_phantom
+
+        assert self.card.volume is not None
+        wanted = self.card.volume
+        values = lung_phantom(0, (self.card.input_size,) * 3, nodules=2, centred=True).values
+        window = network_input(values, wanted.low, wanted.high, wanted.normalisation)
+        output: PivotOutput = self.run(torch.from_numpy(window)[None, None])
+        parts = (output.centre, output.mask, output.triage)
+        return [sigmoid(part.float().cpu().numpy()) for part in parts]
+
     def analyse(self, case: VolumeCase) -> Analysis:
         from inference.volumes.detection import candidates, intensity, suppressed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -26,6 +27,7 @@ from inference.findings import (
     Structure,
 )
 from inference.identity import identity_of
+from inference.precision import check_precision
 from inference.resampling import resample, triangle_axis
 from inference.thresholds import with_thresholds
 from inference.volumes.frame import Frame
@@ -102,6 +104,13 @@ class VolumeEngine:
         """Everything about one volume."""
         raise NotImplementedError
 
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """What the network makes of fixed drawn inputs in the engine's number format, as probabilities.
+
+        A reduced precision is compared by it with fp32.
+        """
+        raise NotImplementedError
+
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
         """Preprocess one volume on the CPU, or say why it is not for this engine."""
         return VolumeCase(volume=volume)
@@ -142,7 +151,14 @@ class VolumeEngine:
         )
         if placement.backend != "torch":
             raise EngineMisconfigured(f"engine {settings.name!r}: {cls.kind} runs on backend torch only.")
-        return cls(settings, stored.card, cls.build(stored), placement)
+        engine = cls(settings, stored.card, cls.build(stored), placement)
+        if placement.reduced:
+            exact = copy(engine)
+            exact.placement = placement.exact()
+            check_precision(
+                settings, stored.card.name, engine.drawn_probabilities(), exact.drawn_probabilities()
+            )
+        return engine
 
     @property
     def device(self) -> str:

@@ -77,7 +77,7 @@ class PrototypeNetwork(Network):
                 min=0
             )
         scores = maps.amax(dim=(2, 3))
-        cams = self.concept_head(features)
+        cams = self.concept_maps(features)
         return PrototypeOutput(
             logits=self.task_head(scores),
             similarity_scores=scores,
@@ -87,6 +87,10 @@ class PrototypeNetwork(Network):
             features=features,
             projected_features=projected,
         )
+
+    def concept_maps(self, features: Tensor) -> Tensor:
+        maps: Tensor = self.concept_head(features)
+        return maps
 
 
 def local_concept_vectors(features: Tensor, cams: Tensor) -> Tensor:
