@@ -25,6 +25,7 @@ from inference.findings import (
     SourceImage,
 )
 from inference.grey import GreyImage, grey_image
+from inference.input_check import HEADER_KEYWORDS, InputCheck, check_picture, header_refusal, joined
 from inference.localization import heatmap_values, region_of
 from inference.picture import picture_of
 from inference.plain_pictures import grey_picture, is_plain_picture
@@ -50,6 +51,7 @@ class ImageCase:
     seen: Field
     picture: NDArray[np.uint8] = field(repr=False)
     review_advised: str | None
+    check: InputCheck = field(default_factory=InputCheck, repr=False)
 
 
 class ImageEngine:
@@ -154,8 +156,8 @@ class ImageEngine:
                 cells = read_picture(path)
                 image, source, review = grey_picture(cells), _plain_source(path, cells.shape), None
             else:
-                stored = read_image(path, self.header_keywords)
-                refusal = self.refusal(stored.header)
+                stored = read_image(path, self.header_keywords | HEADER_KEYWORDS)
+                refusal = self.refusal(stored.header) or header_refusal(self.card.expects, stored.header)
                 if refusal is not None:
                     return Refusal(path=path, reason=refusal)
                 image, source, review = grey_image(stored), stored.source, self.review_of(stored.header)
@@ -177,8 +179,17 @@ class ImageEngine:
             )
             for size in dict.fromkeys(member.input_size for member in self.members)
         }
+        brightness = SCALES[preprocessing.style].to_brightness(next(iter(inputs.values())))
+        check = check_picture(self.card.expects, brightness[0])
+        if check.refusal is not None:
+            raise ImageUnreadable(check.refusal)
         return ImageCase(
-            source=source, inputs=inputs, seen=seen, picture=picture_of(image), review_advised=review
+            source=source,
+            inputs=inputs,
+            seen=seen,
+            picture=picture_of(image),
+            review_advised=joined(review, check.review),
+            check=check,
         )
 
     def infer(self, cases: Sequence[ImageCase]) -> list[Analysis]:

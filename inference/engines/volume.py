@@ -24,6 +24,8 @@ from inference.findings import (
     SourceImage,
     Structure,
 )
+from inference.input_check import InputCheck, check_volume, joined
+from inference.plausibility import without_implausible
 from inference.resampling import resample, triangle_axis
 from inference.thresholds import with_thresholds
 from inference.volumes.frame import Frame
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from inference.device import Placement
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore, StoredModel
-    from inference.store.card import CardStructure
+    from inference.store.card import CardStructure, Expectations
 
 SHORTEST_SIDE = 384
 """Pictures of small slices are enlarged to this, so that a reader sees something."""
@@ -50,6 +52,7 @@ class VolumeCase:
 
     volume: Volume
     prepared: Any = field(default=None, repr=False)
+    check: InputCheck = field(default_factory=InputCheck, repr=False)
 
     @property
     def source(self) -> SourceImage:
@@ -72,6 +75,8 @@ class VolumeEngine:
     needs_volume_card: ClassVar[bool] = True
     window: ClassVar[tuple[float, float] | None] = None
     """Centre and width for pictures; None: the range of the values."""
+    expects: ClassVar[Expectations | None] = None
+    """What the kind expects of a volume, where the model's card says nothing."""
 
     def __init__(
         self, settings: EngineSettings, card: ModelCard, network: nn.Module, placement: Placement
@@ -153,16 +158,19 @@ class VolumeEngine:
         cases: list[VolumeCase | Refusal] = []
         reasons = list(series.refused)
         for volume in series.volumes:
-            prepared = self.prepare_volume(volume)
+            check = check_volume(self.card, self.expects, volume)
+            prepared = check.refusal or self.prepare_volume(volume)
             if isinstance(prepared, str):
                 reasons.append(prepared)
             else:
-                cases.append(prepared)
-        return cases or [Refusal(path=files[0], reason="; ".join(reasons) or "the series has no slices")]
+                cases.append(replace(prepared, check=check))
+        return cases or [
+            Refusal(path=files[0], reason=joined(*dict.fromkeys(reasons)) or "the series has no slices")
+        ]
 
     def infer(self, cases: Sequence[VolumeCase]) -> list[Analysis]:
         """One volume after the other; windows or slices of each form the batches."""
-        return [self.analyse(case) for case in cases]
+        return [without_implausible(self.analyse(case), case.check.body_part) for case in cases]
 
     def run(self, batch: torch.Tensor) -> Any:
         """One forward pass without gradients, in the engine's number format."""
@@ -176,7 +184,13 @@ class VolumeEngine:
         return self._labels
 
     def analysis(
-        self, case: VolumeCase, started: float, findings: Iterable[Finding], **more: Any
+        self,
+        case: VolumeCase,
+        started: float,
+        findings: Iterable[Finding],
+        *,
+        review_advised: str | None = None,
+        **more: Any,
     ) -> Analysis:
         """An analysis of a volume; ``more`` are further fields of it."""
         frames = case.volume.frames
@@ -190,6 +204,7 @@ class VolumeEngine:
             picture=slice_picture(case.volume.values[middle], frames[middle], self.window),
             device=self.device,
             inference_time_ms=(perf_counter() - started) * 1000,
+            review_advised=joined(case.check.review, review_advised),
             remarks=remarks,
             images=images,
             frame_of_reference_uid=frames[0].frame_of_reference_uid,

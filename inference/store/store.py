@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.store import importers
-from inference.store.card import NAME, CardCalibration, ModelCard
+from inference.store.card import NAME, CardCalibration, CardModel, Expectations, ModelCard
 from inference.store.download import Progress, download
 
 CARD = "card.json"
@@ -197,12 +197,19 @@ class ModelStore:
         Raises:
             InferenceError: the model comes with overread, whose cards are not changed.
         """
+        self._change_card(reference, calibration=calibration)
+
+    def set_expectations(self, reference: str, expects: Expectations) -> None:
+        """Put what a model expects of its inputs into its card; raises like :meth:`set_calibration`."""
+        self._change_card(reference, expects=expects)
+
+    def _change_card(self, reference: str, **changes: CardModel) -> None:
         folder = self._find(reference)
         if folder is None:
             raise InferenceError(
                 f"the card of model {reference!r} cannot be changed: import a copy of the model under another name."
             )
-        card = _read_card(folder / CARD).model_copy(update={"calibration": calibration})
+        card = _read_card(folder / CARD).model_copy(update=changes)
         temporary = folder / f".{CARD}.part"
         temporary.write_text(card.model_dump_json(indent=2) + "\n")
         temporary.rename(folder / CARD)
