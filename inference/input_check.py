@@ -49,13 +49,12 @@ class InputCheck:
         )
 
 
-def check_volume(card: ModelCard, of_kind: Expectations | None, volume: Volume) -> InputCheck:
-    """Check a volume against its model's card, or against its engine kind where the card expects nothing.
+def check_volume(card: ModelCard, expects: Expectations | None, volume: Volume) -> InputCheck:
+    """Check a volume against what is expected of it, and against the structures that the card's model segments.
 
     Raises:
         OSError: the header cannot be read now.
     """
-    expects = card.expects or of_kind
     try:
         header = read_header(volume.source.path, HEADER_KEYWORDS)
     except ImageUnreadable as error:

@@ -138,9 +138,9 @@ def _texture(slices: NDArray[np.generic]) -> dict[str, float]:
     size = max(2, max(slices.shape[1:]) // BLOCKS)
     rows, columns = (n // size for n in slices.shape[1:])
     blocks = slices[:, : rows * size, : columns * size].astype(np.float32)
-    blocks = blocks.reshape(-1, rows, size, columns, size)
+    blocks = blocks.reshape(len(slices), rows, size, columns, size)
     low, high = SOFT_TISSUE_HU
-    soft = (blocks.min(axis=(2, 4)) >= low) & (blocks.max(axis=(2, 4)) <= high)
+    soft = ((blocks >= low) & (blocks <= high)).all(axis=(2, 4))
     if not soft.any():
         return {}
     chosen = blocks.transpose(0, 1, 3, 2, 4)[soft].reshape(-1, size * size)

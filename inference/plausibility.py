@@ -54,9 +54,10 @@ ORGANS: dict[str, Organ] = {
     "trachea": _organ(50, 300, "neck chest"),
     "urinary bladder": _organ(250, 5000, "abdomen pelvis"),
 }
-"""By the names of TotalSegmentator without sides. The largest volumes are generous and ours: at least twice the
-reference, and above the giant organs of case reports (a spleen of 4 l, polycystic kidneys and livers, a bladder
-in retention). Regions are wide: an abdomen shows the bases of the lungs, a large spleen reaches the pelvis."""
+"""By the names of TotalSegmentator without sides. The largest volumes are generous and ours: 1.5 times the
+reference for the brain and more for all others, above the giant organs of case reports (a spleen of 4 l,
+polycystic kidneys and livers, a bladder in retention). Regions are wide: an abdomen shows the bases of the
+lungs, a large spleen reaches the pelvis."""
 
 _SAME = {"oesophagus": "esophagus", "bladder": "urinary bladder", "thyroid": "thyroid gland", "lungs": "lung"}
 _SIDES = re.compile(r"\b(left|right|upper|middle|lower|lobe)\b")

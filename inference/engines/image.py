@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from inference.ensembles import Member, Prediction
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore
+    from inference.store.card import Expectations
 
 CERTAIN = 0.70
 """A softmax engine whose most probable class is below this advises a review by a person."""
@@ -65,6 +66,8 @@ class ImageEngine:
     batch_size: ClassVar[int] = 8
     options: ClassVar[tuple[str, ...]] = ("ensemble", "weights", "scales", "tta", "explanation", "thresholds")
     """Keys of the ``[[engine]]`` table that the kind has besides the common ones."""
+    expects: ClassVar[Expectations | None] = None
+    """What the kind expects of an image, where the model's card says nothing."""
 
     def __init__(self, settings: EngineSettings, card: ModelCard, members: Sequence[Member]) -> None:
         self.settings = settings
@@ -146,6 +149,11 @@ class ImageEngine:
     def model(self) -> ModelIdentity:
         return self.card.identity
 
+    @property
+    def expected(self) -> Expectations | None:
+        """Which inputs the model is for, by its card or its kind."""
+        return self.card.expects or self.expects
+
     def prepare(self, files: Sequence[Path]) -> list[ImageCase | Refusal]:
         """Decode and preprocess, one file at a time."""
         return [self._prepare(path) for path in files]
@@ -157,7 +165,7 @@ class ImageEngine:
                 image, source, review = grey_picture(cells), _plain_source(path, cells.shape), None
             else:
                 stored = read_image(path, self.header_keywords | HEADER_KEYWORDS)
-                refusal = self.refusal(stored.header) or header_refusal(self.card.expects, stored.header)
+                refusal = self.refusal(stored.header) or header_refusal(self.expected, stored.header)
                 if refusal is not None:
                     return Refusal(path=path, reason=refusal)
                 image, source, review = grey_image(stored), stored.source, self.review_of(stored.header)
@@ -180,7 +188,7 @@ class ImageEngine:
             for size in dict.fromkeys(member.input_size for member in self.members)
         }
         brightness = SCALES[preprocessing.style].to_brightness(next(iter(inputs.values())))
-        check = check_picture(self.card.expects, brightness[0])
+        check = check_picture(self.expected, brightness[0])
         if check.refusal is not None:
             raise ImageUnreadable(check.refusal)
         return ImageCase(

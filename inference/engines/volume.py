@@ -152,13 +152,18 @@ class VolumeEngine:
     def model(self) -> ModelIdentity:
         return self.card.identity
 
+    @property
+    def expected(self) -> Expectations | None:
+        """Which inputs the model is for, by its card or its kind."""
+        return self.card.expects or self.expects
+
     def prepare(self, files: Sequence[Path]) -> list[VolumeCase | Refusal]:
         """The volumes of one series; one refusal where there is none."""
         series = read_series(files, fewest_slices=self.fewest_slices)
         cases: list[VolumeCase | Refusal] = []
         reasons = list(series.refused)
         for volume in series.volumes:
-            check = check_volume(self.card, self.expects, volume)
+            check = check_volume(self.card, self.expected, volume)
             prepared = check.refusal or self.prepare_volume(volume)
             if isinstance(prepared, str):
                 reasons.append(prepared)

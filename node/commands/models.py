@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -10,11 +12,20 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from inference.engines import engine_kinds
-from inference.errors import InferenceError, ModelError
-from inference.store.card import ModelCard
+from inference.engine import Case, Engine
+from inference.engines import engine_class, engine_kinds
+from inference.engines.image import ImageEngine
+from inference.engines.volume import VolumeEngine
+from inference.errors import ImageUnreadable, InferenceError, ModelError
+from inference.expectations import with_cases
+from inference.findings import Refusal
+from inference.reader.pool import limit_readers
+from inference.reading import read_header
+from inference.settings import EngineSettings
+from inference.store.card import Expectations, ModelCard
 from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
+from node.commands.send import find_files
 from node.errors import CommandError, UsageError
 from node.tables import known
 
@@ -138,9 +149,74 @@ def _former(store: ModelStore, name: str) -> StoredModel | None:
 
 
 def _same(imported: ModelCard, former: ModelCard) -> bool:
-    """Whether a model is the one that is there, which may have been calibrated since or come from another file."""
-    but = {"origin": former.origin, "calibration": imported.calibration or former.calibration}
+    """Whether a model is the one that is there, which may have been calibrated or told what to expect since, or
+    come from another file.
+    """
+    but = {
+        "origin": former.origin,
+        "calibration": imported.calibration or former.calibration,
+        "expects": former.expects,
+    }
     return imported.model_copy(update=but) == former
+
+
+@models.command()
+def expect(
+    name: Annotated[str, typer.Argument(help="A model of the store.")],
+    images: Annotated[Path, typer.Option(help="Folder with images that it was trained on.")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure images that a model is for, and write into its card what it expects of others."""
+    if not images.is_dir():
+        raise UsageError(f"{images} is no folder.")
+    configuration = load_configuration(config)
+    limit_readers(configuration.reader_limits())
+    store = ModelStore(configuration.models_dir)
+    try:
+        kind = store.get(name).card.kind
+        loaded = engine_class(kind).load(
+            EngineSettings(name=name, kind=kind, model=name, device="cpu"), store
+        )
+        if not isinstance(loaded, (ImageEngine, VolumeEngine)):
+            raise UsageError(f"Engines of kind {kind} do not check what they are given.")
+        cases = [case for files in _series_of(loaded, images) for case in loaded.prepare(files)]
+        figures = [case.check.figures for case in cases if not isinstance(case, Refusal)]
+        if not figures:
+            raise CommandError(_none_taken(cases, images))
+        expects = with_cases(loaded.expected or Expectations(), figures)
+        store.set_expectations(name, expects)
+    except InferenceError as error:
+        raise CommandError(str(error)) from error
+    if json:
+        print_json(expects.model_dump(mode="json"))
+        return
+    table = Table("figure", "review below", "review above", box=None, pad_edge=False)
+    for measure, limits in expects.measures.items():
+        table.add_row(measure, *("" if x is None else f"{x:g}" for x in limits.review))
+    console.print(table)
+    console.print(
+        f"The card of {name} now expects what {len(figures)} cases have; {len(cases) - len(figures)} were refused.",
+        markup=False,
+    )
+
+
+def _series_of(engine: Engine, folder: Path) -> list[list[Path]]:
+    """The files of a folder as an engine takes them: one by one, or by series."""
+    files = find_files([folder])
+    if not engine.takes_series:
+        return [[file] for file in files]
+    series: dict[str, list[Path]] = {}
+    for file in files:
+        with suppress(ImageUnreadable):
+            uid = read_header(file, {"SeriesInstanceUID"}).first("SeriesInstanceUID")
+            series.setdefault(uid, []).append(file)
+    return list(series.values())
+
+
+def _none_taken(cases: Sequence[Case | Refusal], images: Path) -> str:
+    reasons = dict.fromkeys(case.reason for case in cases if isinstance(case, Refusal))
+    return f"The model takes nothing in {images}: {'; '.join(list(reasons)[:3]) or 'it has no images'}."
 
 
 @models.command()
