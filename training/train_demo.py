@@ -24,6 +24,7 @@ from inference.networks.densenet import DenseNet
 from inference.phantoms import FINDINGS, chest_phantom
 from inference.store.card import DenseNetArchitecture, ModelCard
 from inference.store.pathologies import chest_label
+from training.expectations import of_chests
 
 FOLDER = Path(__file__).resolve().parents[1] / "inference" / "demo" / "chest_xray"
 SIZE = 224
@@ -124,6 +125,7 @@ def _write(network: DenseNet, auc: dict[str, float], phantoms: int) -> None:
         input_size=SIZE,
         architecture=ARCHITECTURE,
         labels=tuple(chest_label(name) for name in FINDINGS),
+        expects=of_chests(),
         training=(
             f"Trained on {phantoms} drawn chest phantoms and measured on {HELD_OUT} others. "
             "It has never seen a patient: a demonstration model, not for clinical use."

@@ -32,6 +32,7 @@ from inference.store.card import (
 from inference.volumes.normalisation import resized, windowed, z_scored
 from inference.volumes.phantoms import head_phantom
 from training.demonstration import write_demonstration
+from training.expectations import of_heads
 
 METASTASIS_SIZE = 256
 HYBRID_SIZE = 128
@@ -178,6 +179,7 @@ def main() -> None:
         labels=(_label("Brain metastasis"),),
         volume=VolumePreprocessing(low=0, high=80, normalisation="zscore"),
         training=training,
+        expects=of_heads(),
         auc={"Brain metastasis": round(float(roc_auc_score(truths[:, 0], scores)), 4)},
     )
     hybrid = train_hybrid(heads, arguments.epochs)
@@ -197,6 +199,7 @@ def main() -> None:
         labels=tuple(_label(name) for name in HYBRID_LABELS),
         volume=VolumePreprocessing(low=0, high=80),
         training=training,
+        expects=of_heads(),
         auc={
             name: round(float(roc_auc_score(truths[:, i], logits[:, i])), 4)
             for i, name in enumerate(HYBRID_LABELS)

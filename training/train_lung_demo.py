@@ -28,6 +28,7 @@ from inference.store.card import CardLabel, Code, PivotArchitecture, Thresholds,
 from inference.volumes.detection import candidates, local_maxima
 from inference.volumes.phantoms import LungPhantom, lung_phantom
 from training.demonstration import FOLDER, write_demonstration
+from training.expectations import of_lungs
 
 INIT_FEATURES = 8
 DEPTH = 3
@@ -204,6 +205,7 @@ def measure_and_write(network: PivotNetwork, steps: int) -> None:
             f"Trained on {steps * BATCH} patches of drawn lung phantoms and measured on {HELD_OUT} other phantoms. "
             "It has never seen a patient: a demonstration model, not for clinical use."
         ),
+        "expects": of_lungs(),
     }
     write_demonstration(network.state_dict(), **card)
     settings = EngineSettings(name="lung", kind="lung_nodule", model="demo", device="cpu")

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.engines.slice_wise import Decision, SliceWiseEngine
+from inference.expectations import HEAD_CT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from inference.networks.network import Network
     from inference.store import StoredModel
+    from inference.store.card import Expectations
 
 
 class BrainMetastasisEngine(SliceWiseEngine):
@@ -22,6 +24,7 @@ class BrainMetastasisEngine(SliceWiseEngine):
 
     kind: ClassVar[str] = "brain_metastasis"
     body_parts: ClassVar[str] = "HEAD|BRAIN|SKULL|HEADNECK"
+    expects: ClassVar[Expectations | None] = HEAD_CT
 
     @classmethod
     def build(cls, stored: StoredModel) -> Network:

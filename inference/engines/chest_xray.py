@@ -10,11 +10,15 @@ Cohen et al., "TorchXRayVision: A library of chest X-ray datasets and models", M
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from inference.engine import ImageHeader
 from inference.engines.image import ImageEngine
+from inference.expectations import CHEST_RADIOGRAPH
 from inference.radiography import HEADER_KEYWORDS, View, refusal_of, view_of
+
+if TYPE_CHECKING:
+    from inference.store.card import Expectations
 
 VIEW_UNKNOWN = "the header does not say that this is a frontal view"
 
@@ -25,6 +29,7 @@ class ChestXrayEngine(ImageEngine):
     kind: ClassVar[str] = "chest_xray"
     header_keywords: ClassVar[frozenset[str]] = HEADER_KEYWORDS
     minimum_size: ClassVar[int] = 224
+    expects: ClassVar[Expectations | None] = CHEST_RADIOGRAPH
 
     @classmethod
     def refusal(cls, header: ImageHeader) -> str | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from inference.calibration import ACTIVATIONS, calibrate, sigmoid
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
+from inference.expectations import CHEST_CT
 from inference.findings import Analysis, Finding, VolumeData
 from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.volume import Grid, Volume
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from inference.store import StoredModel
+    from inference.store.card import Expectations
 
 AIR_HU = -1024.0
 OVERLAP = 0.5
@@ -31,6 +33,7 @@ class CtChestEngine(VolumeEngine):
 
     kind: ClassVar[str] = "ct_chest"
     body_parts: ClassVar[str] = ".*(CHEST|THORAX|LUNG|ABDOMEN|BODY|TRUNK).*"
+    expects: ClassVar[Expectations | None] = CHEST_CT
     fewest_slices: ClassVar[int] = 8
     window = (-600.0, 1500.0)
 

@@ -26,10 +26,11 @@ from inference.findings import (
 )
 from inference.grey import GreyImage, grey_image
 from inference.identity import identity_of
+from inference.input_check import HEADER_KEYWORDS, InputCheck, check_picture, header_refusal, joined
 from inference.localization import heatmap_values, region_of
 from inference.picture import picture_of
 from inference.plain_pictures import grey_picture, is_plain_picture
-from inference.preprocessing import Field, InputForm, field_of
+from inference.preprocessing import SCALES, Field, InputForm, field_of
 from inference.reading import read_image, read_picture
 from inference.store.combination import refusal_of
 from inference.thresholds import with_thresholds
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from inference.ensembles import LocatedMap, Member, Prediction
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore
+    from inference.store.card import Expectations
 
 CERTAIN = 0.70
 """A softmax engine whose most probable class is below this advises a review by a person."""
@@ -55,6 +57,7 @@ class ImageCase:
     seen: Field
     picture: NDArray[np.uint8] = field(repr=False)
     review_advised: str | None
+    check: InputCheck = field(default_factory=InputCheck, repr=False)
 
 
 class ImageEngine:
@@ -68,6 +71,8 @@ class ImageEngine:
     batch_size: ClassVar[int] = 8
     options: ClassVar[tuple[str, ...]] = ("ensemble", "weights", "scales", "tta", "explanation", "thresholds")
     """Keys of the ``[[engine]]`` table that the kind has besides the common ones."""
+    expects: ClassVar[Expectations | None] = None
+    """What the kind expects of an image, where the model's card says nothing."""
 
     def __init__(self, settings: EngineSettings, card: ModelCard, members: Sequence[Member]) -> None:
         self.settings = settings
@@ -146,6 +151,11 @@ class ImageEngine:
     def model(self) -> ModelIdentity:
         return self._identity
 
+    @property
+    def expected(self) -> Expectations | None:
+        """Which inputs the model is for, by its card or its kind."""
+        return self.card.expects or self.expects
+
     def prepare(self, files: Sequence[Path]) -> list[ImageCase | Refusal]:
         """Decode and preprocess, one file at a time."""
         return [self._prepare(path) for path in files]
@@ -156,8 +166,8 @@ class ImageEngine:
                 cells = read_picture(path)
                 image, source, review = grey_picture(cells), _plain_source(path, cells.shape), None
             else:
-                stored = read_image(path, self.header_keywords)
-                refusal = self.refusal(stored.header)
+                stored = read_image(path, self.header_keywords | HEADER_KEYWORDS)
+                refusal = self.refusal(stored.header) or header_refusal(self.expected, stored.header)
                 if refusal is not None:
                     return Refusal(path=path, reason=refusal)
                 image, source, review = grey_image(stored), stored.source, self.review_of(stored.header)
@@ -166,12 +176,18 @@ class ImageEngine:
             return Refusal(path=path, reason=str(error))
 
     def _case(self, image: GreyImage, source: SourceImage, review: str | None) -> ImageCase:
+        inputs = {form: form.of(image) for form in self._forms}
+        first, seen_first = next(iter(inputs.items()))
+        check = check_picture(self.expected, SCALES[first.style].to_brightness(seen_first)[0])
+        if check.refusal is not None:
+            raise ImageUnreadable(check.refusal)
         return ImageCase(
             source=source,
-            inputs={form: form.of(image) for form in self._forms},
+            inputs=inputs,
             seen=field_of(self.card.preprocessing.style, *image.values.shape),
             picture=picture_of(image),
-            review_advised=review,
+            review_advised=joined(review, check.review),
+            check=check,
         )
 
     @property
@@ -251,9 +267,10 @@ class ImageEngine:
     def _reviewed(self, analysis: Analysis) -> Analysis:
         """The analysis, with the advice to look again where the classes are too close."""
         decided = analysis.prediction
-        if analysis.review_advised is not None or decided is None or decided[1] >= CERTAIN:
+        if decided is None or decided[1] >= CERTAIN:
             return analysis
-        return replace(analysis, review_advised=f"the most probable class is below {CERTAIN:.0%}")
+        unsure = f"the most probable class is below {CERTAIN:.0%}"
+        return replace(analysis, review_advised=joined(analysis.review_advised, unsure))
 
     def _to_explain(self, calibrated: NDArray[np.float64]) -> tuple[int, ...]:
         """Findings at or above their high threshold; if there are none, the most probable one."""

@@ -17,6 +17,7 @@ from inference.calibration import calibrate, sigmoid
 from inference.engines.nodule_options import NoduleOptions, checked_options
 from inference.engines.slice_wise import slice_name
 from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, segmentation_of, slice_picture
+from inference.expectations import CHEST_CT
 from inference.findings import (
     Analysis,
     Code,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from inference.networks.pivot import PivotNetwork, PivotOutput
     from inference.settings import EngineSettings
     from inference.store import ModelCard, StoredModel
+    from inference.store.card import Expectations
     from inference.volumes.detection import Candidate, Peak
 
 AIR_HU = -1024.0
@@ -70,6 +72,7 @@ class LungNoduleEngine(VolumeEngine):
 
     kind: ClassVar[str] = "lung_nodule"
     body_parts: ClassVar[str] = ".*(CHEST|THORAX|LUNG|ABDOMEN|BODY|TRUNK).*"
+    expects: ClassVar[Expectations | None] = CHEST_CT
     fewest_slices: ClassVar[int] = 8
     window = (-600.0, 1500.0)
     options: ClassVar[tuple[str, ...]] = ("thresholds", *NoduleOptions.model_fields)

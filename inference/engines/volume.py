@@ -27,6 +27,8 @@ from inference.findings import (
     Structure,
 )
 from inference.identity import identity_of
+from inference.input_check import InputCheck, check_volume, joined
+from inference.plausibility import without_implausible
 from inference.precision import check_precision
 from inference.resampling import resample, triangle_axis
 from inference.thresholds import with_thresholds
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from inference.device import Placement
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore, StoredModel
-    from inference.store.card import CardStructure
+    from inference.store.card import CardStructure, Expectations
 
 SHORTEST_SIDE = 384
 """Pictures of small slices are enlarged to this, so that a reader sees something."""
@@ -54,6 +56,7 @@ class VolumeCase:
 
     volume: Volume
     prepared: Any = field(default=None, repr=False)
+    check: InputCheck = field(default_factory=InputCheck, repr=False)
 
     @property
     def source(self) -> SourceImage:
@@ -76,6 +79,8 @@ class VolumeEngine:
     needs_volume_card: ClassVar[bool] = True
     window: ClassVar[tuple[float, float] | None] = None
     """Centre and width for pictures; None: the range of the values."""
+    expects: ClassVar[Expectations | None] = None
+    """What the kind expects of a volume, where the model's card says nothing."""
 
     def __init__(
         self, settings: EngineSettings, card: ModelCard, network: nn.Module, placement: Placement
@@ -168,22 +173,30 @@ class VolumeEngine:
     def model(self) -> ModelIdentity:
         return self._identity
 
+    @property
+    def expected(self) -> Expectations | None:
+        """Which inputs the model is for, by its card or its kind."""
+        return self.card.expects or self.expects
+
     def prepare(self, files: Sequence[Path]) -> list[VolumeCase | Refusal]:
         """The volumes of one series; one refusal where there is none."""
         series = read_series(files, fewest_slices=self.fewest_slices)
         cases: list[VolumeCase | Refusal] = []
         reasons = list(series.refused)
         for volume in series.volumes:
-            prepared = self.prepare_volume(volume)
+            check = check_volume(self.card, self.expected, volume)
+            prepared = check.refusal or self.prepare_volume(volume)
             if isinstance(prepared, str):
                 reasons.append(prepared)
             else:
-                cases.append(prepared)
-        return cases or [Refusal(path=files[0], reason="; ".join(reasons) or "the series has no slices")]
+                cases.append(replace(prepared, check=check))
+        return cases or [
+            Refusal(path=files[0], reason=joined(*dict.fromkeys(reasons)) or "the series has no slices")
+        ]
 
     def infer(self, cases: Sequence[VolumeCase]) -> list[Analysis]:
         """One volume after the other; windows or slices of each form the batches."""
-        return [self.analyse(case) for case in cases]
+        return [without_implausible(self.analyse(case), case.check.body_part) for case in cases]
 
     def run(self, batch: torch.Tensor) -> Any:
         """One forward pass without gradients, in the engine's number format."""
@@ -207,7 +220,13 @@ class VolumeEngine:
         )
 
     def analysis(
-        self, case: VolumeCase, started: float, findings: Iterable[Finding], **more: Any
+        self,
+        case: VolumeCase,
+        started: float,
+        findings: Iterable[Finding],
+        *,
+        review_advised: str | None = None,
+        **more: Any,
     ) -> Analysis:
         """An analysis of a volume; ``more`` are further fields of it."""
         frames = case.volume.frames
@@ -221,6 +240,7 @@ class VolumeEngine:
             device=self.device,
             inference_time_ms=(perf_counter() - started) * 1000,
             disclaimer=self.card.disclaimer,
+            review_advised=joined(case.check.review, review_advised),
             remarks=case.volume.remarks,
             images=images,
             frame_of_reference_uid=frames[0].frame_of_reference_uid,

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.store import importers
-from inference.store.card import NAME, CardCalibration, ModelCard
+from inference.store.card import NAME, CardCalibration, CardModel, Expectations, ModelCard
 from inference.store.download import Progress, download
 
 CARD = "card.json"
@@ -218,9 +218,15 @@ class ModelStore:
         Raises:
             InferenceError: the model comes with overread, whose cards are not changed.
         """
+        return self._changed(reference, calibration=calibration)
+
+    def set_expectations(self, reference: str, expects: Expectations) -> StoredModel:
+        """Put what a model expects of its inputs into its card; raises like :meth:`set_calibration`."""
+        return self._changed(reference, expects=expects)
+
+    def _changed(self, reference: str, **changes: CardModel) -> StoredModel:
         folder = self._own(reference)
-        card = self.get(reference).card.model_copy(update={"calibration": calibration})
-        self._put(card, folder)
+        self._put(self.get(reference).card.model_copy(update=changes), folder)
         return self._read(folder)
 
     def history(self, name: str) -> list[Version]:
@@ -243,10 +249,7 @@ class ModelStore:
         Raises:
             ModelAbsent: the model has no such version, or none at all.
         """
-        card = self.get(reference).card
-        folder = self._own(reference)
-        self._put(card, folder)
-        return self._read(folder)
+        return self._changed(reference)
 
     def _own(self, reference: str) -> Path:
         """The folder of a model that is in the store, of a reference with or without a version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -10,12 +11,21 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from inference.engines import engine_kinds
+from inference.engine import Case
+from inference.engines import engine_class, engine_kinds
+from inference.engines.image import ImageEngine
+from inference.engines.volume import VolumeEngine
 from inference.errors import InferenceError, ModelError
-from inference.store.card import ModelCard
+from inference.expectations import with_cases
+from inference.findings import Refusal
+from inference.reader.pool import limit_readers
+from inference.settings import EngineSettings
+from inference.store.card import Expectations, ModelCard
 from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
+from node.commands.send import find_files
 from node.errors import CommandError, UsageError
+from node.inputs import is_image, select
 from node.tables import known
 
 models = typer.Typer(help="The model store.", no_args_is_help=True)
@@ -188,6 +198,55 @@ def use(
     except InferenceError as error:
         raise CommandError(str(error)) from error
     console.print(f"{stored.card.name} is now version {stored.card.identity.version}.", markup=False)
+
+
+@models.command()
+def expect(
+    name: Annotated[str, typer.Argument(help="A model of the store.")],
+    images: Annotated[Path, typer.Option(help="Folder with images that it was trained on.")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure images that a model is for, and write into its card what it expects of others."""
+    if not images.is_dir():
+        raise UsageError(f"{images} is no folder.")
+    configuration = load_configuration(config)
+    limit_readers(configuration.reader_limits())
+    store = ModelStore(configuration.models_dir)
+    try:
+        kind = store.get(name).card.kind
+        loaded = engine_class(kind).load(
+            EngineSettings(name=name, kind=kind, model=name, device="cpu"), store
+        )
+        if not isinstance(loaded, (ImageEngine, VolumeEngine)):
+            raise UsageError(f"Engines of kind {kind} do not check what they are given.")
+        files = [file for file in find_files([images]) if is_image(file)]
+        cases = [
+            case for one in select(loaded, files) if one.refused is None for case in loaded.prepare(one.files)
+        ]
+        figures = [case.check.figures for case in cases if not isinstance(case, Refusal)]
+        if not figures:
+            raise CommandError(_none_taken(cases, images))
+        expects = with_cases(loaded.expected or Expectations(), figures)
+        store.set_expectations(name, expects)
+    except InferenceError as error:
+        raise CommandError(str(error)) from error
+    if json:
+        print_json(expects.model_dump(mode="json"))
+        return
+    table = Table("figure", "review below", "review above", box=None, pad_edge=False)
+    for measure, limits in expects.measures.items():
+        table.add_row(measure, *("" if x is None else f"{x:g}" for x in limits.review))
+    console.print(table)
+    console.print(
+        f"The card of {name} now expects what {len(figures)} cases have; {len(cases) - len(figures)} were refused.",
+        markup=False,
+    )
+
+
+def _none_taken(cases: Sequence[Case | Refusal], images: Path) -> str:
+    reasons = dict.fromkeys(case.reason for case in cases if isinstance(case, Refusal))
+    return f"The model takes nothing in {images}: {'; '.join(list(reasons)[:3]) or 'it has no images'}."
 
 
 @models.command()

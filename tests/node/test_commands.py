@@ -332,6 +332,48 @@ def test_models_import_overwrites_no_other_model(call: Call, model: Path, tmp_pa
     assert store.get("mine").card.version == "another"
 
 
+def test_models_expect_writes_what_the_images_have(call: Call, model: Path, tmp_path: Path) -> None:
+    assert call("models", "import", "mine.safetensors", "--name", "mine")[0] == 0
+    store = ModelStore(tmp_path / "var" / "models")
+    refuse = store.get("mine").card.expects.measures["contrast"].refuse
+    (tmp_path / "in").mkdir()
+    greys = np.linspace(0, 255, 256, dtype=np.uint8)
+    for number, contrast in enumerate((0.5, 0.6)):
+        picture = np.tile((contrast * greys).astype(np.uint8), (256, 1))
+        Image.fromarray(picture).save(tmp_path / "in" / f"{number}.png")
+    status, output, _ = call("models", "expect", "mine", "--images", "in", "--json")
+    assert status == 0
+    expects = store.get("mine").card.expects
+    assert json.loads(output) == expects.model_dump(mode="json")
+    assert expects.cases == 2
+    assert expects.measures["brightness"].review == pytest.approx((0.22, 0.33), abs=0.01)
+    assert expects.measures["contrast"].refuse == refuse
+    assert call("models", "import", "mine.safetensors", "--name", "mine")[0] == 0
+    assert store.get("mine").card.expects == expects
+    status, output, _ = call("models", "expect", "mine", "--images", "in")
+    assert status == 0
+    assert "The card of mine now expects what 2 cases have; 0 were refused." in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("mine --images nothing", 2, "nothing is no folder"),
+        ("nope --images in", 1, "'nope'"),
+        ("mine --images in", 1, "The model takes nothing in in: "),
+    ],
+)
+def test_models_expect_says_what_is_missing(
+    call: Call, model: Path, tmp_path: Path, arguments: str, status: int, said: str
+) -> None:
+    assert call("models", "import", "mine.safetensors", "--name", "mine")[0] == 0
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.zeros((256, 256), dtype=np.uint8)).save(tmp_path / "in" / "blank.png")
+    ended, _, message = call("models", "expect", *arguments.split())
+    assert said in message
+    assert ended == status
+
+
 def test_check_names_a_label_that_the_model_has_not(call: Call, tmp_path: Path) -> None:
     thresholds = "thresholds = { %s = { low = 0.1, high = 0.5, critical = 0.8 } }\n"
     engines = CONFIGURATION[: CONFIGURATION.index("[[destination]]")].split("\n\n")
