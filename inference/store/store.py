@@ -170,7 +170,7 @@ class ModelStore:
 
         nnunet = (folder / "plans.json").is_file()
         if nnunet:
-            checkpoints = sorted(folder.glob("fold_*/checkpoint_final.pth"))
+            checkpoints = volume_importers.nnunet_checkpoints(folder)
         else:
             volume_importers.bundle_config(folder)
             checkpoints = sorted((folder / "models").glob("model.pt"))
@@ -183,11 +183,15 @@ class ModelStore:
                 "add --trust if you know where it is from."
             )
         with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
-            tensors, _ = importers.unpickle(checkpoints[0], Path(scratch))
+            read = []
+            for number, checkpoint in enumerate(checkpoints):
+                place = Path(scratch) / str(number)  # tensors may stay in their file
+                place.mkdir()
+                read.append(importers.unpickle(checkpoint, place))
             draft = (
-                volume_importers.nnunet_model(folder, tensors)
+                volume_importers.nnunet_model(folder, read, kind=kind)
                 if nnunet
-                else volume_importers.bundle_model(folder, tensors, kind=kind, trust=trust)
+                else volume_importers.bundle_model(folder, read[0][0], kind=kind, trust=trust)
             )
             return self._add(draft, name, origin=folder.name)
 

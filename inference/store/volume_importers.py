@@ -32,6 +32,21 @@ BUNDLE_METADATA = "metadata.json"
 _NODULE = Code(value="27925004", scheme="SCT", meaning="Nodule")
 _LUNG = Code(value="39607008", scheme="SCT", meaning="Lung")
 _BRAIN = Code(value="12738006", scheme="SCT", meaning="Brain")
+NNUNET_KINDS = ("nnunet", "brain_mri")
+_BRAIN_WORDS = re.compile(
+    r"brain|brats|cerebr|cerebell|intracran|stroke|isch(a)?emic|h(a)?emorrhage|gliom|gliobl|meningiom|hippocamp"
+    r"|(^|[\W\d_])(head|skull)s?($|[\W\d_])",
+    re.IGNORECASE,
+)
+_READERS = {
+    "SimpleITKIO": False,
+    "NibabelIO": False,
+    "NibabelIOWithReorient": True,
+    "SimpleITKIOWithReorient": True,
+}
+"""nnU-Net's readers of volumes, and whether they turn them to RAS; both libraries then have (slice, row, column)."""
+_NORMALISATIONS = tuple(f"{name}Normalization" for name in ("CT", "ZScore", "No", "RescaleTo01", "RGBTo01"))
+_RESAMPLING = "resample_data_or_seg_to_shape"
 _SAFE_EXPRESSIONS = (
     r"\$@[\w:#.]+(\.to\(@[\w:#.]+\))?",
     r"\$torch\.device\('(cpu|cuda(:\d+)?)'( if torch\.cuda\.is_available\(\) else 'cpu')?\)",
@@ -113,8 +128,24 @@ def metastasis_model(tensors: Mapping[str, Tensor], threshold: float = 0.25) -> 
     )
 
 
-def nnunet_model(folder: Path, tensors: Mapping[str, Tensor], configuration: str = "3d_fullres") -> Draft:
-    """A results folder of nnU-Net: the plans of one configuration and the weights of one fold.
+def nnunet_checkpoints(folder: Path) -> list[Path]:
+    """The final checkpoint of every fold of a results folder; that of all cases only where it is alone.
+
+    As nnU-Net's own predictor chooses them where it is told no folds.
+    """
+    found = sorted(folder.glob("fold_*/checkpoint_final.pth"))
+    return [path for path in found if path.parent.name != "fold_all"] or found
+
+
+def nnunet_model(
+    folder: Path,
+    checkpoints: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+    *,
+    kind: str | None = None,
+) -> Draft:
+    """A results folder of nnU-Net: its plans, and tensors and facts of the checkpoint of each fold.
+
+    Without a ``kind``, what speaks of the brain becomes ``brain_mri``, everything else ``nnunet``.
 
     Raises:
         ModelInvalid: the plans ask for what is not supported.
@@ -122,33 +153,37 @@ def nnunet_model(folder: Path, tensors: Mapping[str, Tensor], configuration: str
     from inference.networks.volumetric import from_nnunet, plain_facts  # loads torch
 
     plans, dataset = _json(folder / "plans.json"), _json(folder / "dataset.json")
-    wanted = plans.get("configurations", {}).get(configuration)
-    if wanted is None:
-        raise ModelInvalid(f"{folder}/plans.json has no configuration {configuration}.")
+    facts = checkpoints[0][1]
+    wanted = _configuration(plans, facts.get("configuration", "3d_fullres"))
+    reader = plans.get("image_reader_writer", dataset.get("overwrite_image_reader_writer", "SimpleITKIO"))
+    if reader not in _READERS:
+        raise ModelInvalid(f"the model reads images by {reader}, which is not supported.")
     channels = dataset.get("channel_names", {"0": ""})
     labels = dataset["labels"]
     if len(channels) != 1:
         raise ModelInvalid("the model needs several series at once, which is not supported.")
     if any(not isinstance(value, int) for value in labels.values()):
         raise ModelInvalid("the model was trained on regions that overlap, which is not supported.")
-    if list(plans.get("transpose_forward", [0, 1, 2])) != [0, 1, 2]:
-        raise ModelInvalid("the plans turn the axes, which is not supported.")
     normalisation = wanted["normalization_schemes"][0]
-    if normalisation not in ("CTNormalization", "ZScoreNormalization", "NoNormalization"):
+    if normalisation not in _NORMALISATIONS:
         raise ModelInvalid(f"normalisation {normalisation} is not supported.")
-    facts = plain_facts(_network_arguments(wanted))
+    network = plain_facts(_network_arguments(wanted))
+    folds = [from_nnunet(tensors, len(network["features"])) for tensors, _ in checkpoints]
     intensity = plans.get("foreground_intensity_properties_per_channel", {}).get("0", {})
     ordered = sorted(labels.items(), key=lambda item: item[1])
+    chosen = kind or _nnunet_kind(str(plans.get("dataset_name", "")), dataset)
     return Draft(
-        tensors=from_nnunet(tensors, len(facts["features"])),
-        kind="brain_mri",
+        tensors=folds[0]
+        if len(folds) == 1
+        else {f"folds.{n}.{name}": tensor for n, fold in enumerate(folds) for name, tensor in fold.items()},
+        kind=chosen,
         version="1",
         manufacturer="unknown",
         licence="unknown",
         input_size=max(wanted["patch_size"]),
         input_channels=1,
         architecture=NnunetArchitecture(
-            **facts,
+            **network,
             patch_size=tuple(wanted["patch_size"]),
             normalisation=normalisation,
             intensity={
@@ -156,15 +191,65 @@ def nnunet_model(folder: Path, tensors: Mapping[str, Tensor], configuration: str
                 for key in ("mean", "std", "percentile_00_5", "percentile_99_5")
                 if key in intensity
             },
+            masked=bool(wanted.get("use_mask_for_norm", [False])[0]),
+            mirror_axes=tuple(int(axis) for axis in facts.get("inference_allowed_mirroring_axes", ())),
+            canonical=_READERS[reader],
+            transpose=tuple(plans.get("transpose_forward", (0, 1, 2))),
+            folds=len(folds),
         ),
-        labels=tuple(_lesion(name) for name, _ in ordered if name in THRESHOLDS["mri_brain"]),
+        labels=tuple(_lesion(name) for name, _ in ordered if name in THRESHOLDS["mri_brain"])
+        if chosen == "brain_mri"
+        else (),
         activation="softmax",
         more={
-            "modalities": ("CT",) if normalisation == "CTNormalization" else ("MR",),
+            "modalities": _modalities(normalisation, str(channels.get("0", ""))),
             "volume": VolumePreprocessing.model_validate({"spacing": wanted["spacing"]}),
             "structures": tuple(structure(value, name) for name, value in ordered if value > 0),
         },
     )
+
+
+def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration of plans together with what it inherits.
+
+    Raises:
+        ModelInvalid: the plans do not have it, or it is none that one network applies to a volume.
+    """
+    wanted: dict[str, Any] = {"inherits_from": name}
+    while (parent := wanted.pop("inherits_from", None)) is not None:
+        inherited = plans.get("configurations", {}).get(parent)
+        if inherited is None:
+            raise ModelInvalid(f"plans.json has no configuration {parent}.")
+        wanted = {**inherited, **wanted, "inherits_from": inherited.get("inherits_from")}
+    if len(wanted["patch_size"]) != 3:
+        raise ModelInvalid(f"configuration {name} is for slices, which is not supported.")
+    if wanted.get("previous_stage"):
+        raise ModelInvalid(f"configuration {name} refines another model's result, which is not supported.")
+    for part, order in (("data", 3), ("probabilities", 1)):
+        arguments = {"order": order, "order_z": 0, "force_separate_z": None}
+        function = wanted.get(f"resampling_fn_{part}", _RESAMPLING)
+        given = wanted.get(f"resampling_fn_{part}_kwargs", {})
+        if function != _RESAMPLING or {**arguments, "is_seg": False, **given} != {
+            **arguments,
+            "is_seg": False,
+        }:
+            raise ModelInvalid(f"the plans resample by {function} with {given}, which is not supported.")
+    return wanted
+
+
+def _nnunet_kind(name: str, dataset: Mapping[str, Any]) -> str:
+    """``brain_mri`` where the data set's name or most of its labels speak of the brain, else ``nnunet``."""
+    names = (name, str(dataset.get("name", "")))
+    structures = [label for label, value in dataset["labels"].items() if value]
+    spoken = [label for label in structures if _BRAIN_WORDS.search(label)]
+    of_brain = any(_BRAIN_WORDS.search(text) for text in names) or 2 * len(spoken) > len(structures)
+    return "brain_mri" if of_brain else "nnunet"
+
+
+def _modalities(normalisation: str, channel: str) -> tuple[str, ...]:
+    if "CT" in (channel.upper(), normalisation.removesuffix("Normalization")):
+        return ("CT",)
+    return ("MR",) if normalisation == "ZScoreNormalization" else ()
 
 
 def _lesion(name: str) -> CardLabel:
