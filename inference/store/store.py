@@ -166,16 +166,16 @@ class ModelStore:
             return self._add(draft, name, origin=file.name)
 
     def _import_folder(self, folder: Path, name: str, *, kind: str | None, trust: bool) -> StoredModel:
-        from inference.store import volume_importers
+        from inference.store import nnunet, volume_importers
 
-        nnunet = (folder / "plans.json").is_file()
-        if nnunet:
-            checkpoints = volume_importers.nnunet_checkpoints(folder)
+        is_nnunet = (folder / "plans.json").is_file()
+        if is_nnunet:
+            checkpoints = nnunet.checkpoints(folder)
         else:
             volume_importers.bundle_config(folder)
             checkpoints = sorted((folder / "models").glob("model.pt"))
         if not checkpoints:
-            wanted = "fold_0/checkpoint_final.pth" if nnunet else "models/model.pt"
+            wanted = "fold_0/checkpoint_final.pth" if is_nnunet else "models/model.pt"
             raise ModelInvalid(f"{folder} has no {wanted}.")
         if not trust:
             raise ModelUntrusted(
@@ -190,7 +190,7 @@ class ModelStore:
                 read.append(importers.unpickle(checkpoint, place))
             draft = (
                 volume_importers.nnunet_model(folder, read, kind=kind)
-                if nnunet
+                if is_nnunet
                 else volume_importers.bundle_model(folder, read[0][0], kind=kind, trust=trust)
             )
             return self._add(draft, name, origin=folder.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from inference.errors import ModelInvalid, ModelUntrusted
+from inference.store import nnunet
 from inference.store.anatomy import structure
 from inference.store.card import (
     BundleArchitecture,
@@ -32,21 +33,6 @@ BUNDLE_METADATA = "metadata.json"
 _NODULE = Code(value="27925004", scheme="SCT", meaning="Nodule")
 _LUNG = Code(value="39607008", scheme="SCT", meaning="Lung")
 _BRAIN = Code(value="12738006", scheme="SCT", meaning="Brain")
-NNUNET_KINDS = ("nnunet", "brain_mri")
-_BRAIN_WORDS = re.compile(
-    r"brain|brats|cerebr|cerebell|intracran|stroke|isch(a)?emic|h(a)?emorrhage|gliom|gliobl|meningiom|hippocamp"
-    r"|(^|[\W\d_])(head|skull)s?($|[\W\d_])",
-    re.IGNORECASE,
-)
-_READERS = {
-    "SimpleITKIO": False,
-    "NibabelIO": False,
-    "NibabelIOWithReorient": True,
-    "SimpleITKIOWithReorient": True,
-}
-"""nnU-Net's readers of volumes, and whether they turn them to RAS; both libraries then have (slice, row, column)."""
-_NORMALISATIONS = tuple(f"{name}Normalization" for name in ("CT", "ZScore", "No", "RescaleTo01", "RGBTo01"))
-_RESAMPLING = "resample_data_or_seg_to_shape"
 _SAFE_EXPRESSIONS = (
     r"\$@[\w:#.]+(\.to\(@[\w:#.]+\))?",
     r"\$torch\.device\('(cpu|cuda(:\d+)?)'( if torch\.cuda\.is_available\(\) else 'cpu')?\)",
@@ -128,15 +114,6 @@ def metastasis_model(tensors: Mapping[str, Tensor], threshold: float = 0.25) -> 
     )
 
 
-def nnunet_checkpoints(folder: Path) -> list[Path]:
-    """The final checkpoint of every fold of a results folder; that of all cases only where it is alone.
-
-    As nnU-Net's own predictor chooses them where it is told no folds.
-    """
-    found = sorted(folder.glob("fold_*/checkpoint_final.pth"))
-    return [path for path in found if path.parent.name != "fold_all"] or found
-
-
 def nnunet_model(
     folder: Path,
     checkpoints: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Any]]],
@@ -152,26 +129,28 @@ def nnunet_model(
     """
     from inference.networks.volumetric import from_nnunet, plain_facts  # loads torch
 
+    if kind not in (None, *nnunet.KINDS):
+        raise ModelInvalid(f"an nnU-Net model is for {' or '.join(nnunet.KINDS)} engines, not for {kind}.")
     plans, dataset = _json(folder / "plans.json"), _json(folder / "dataset.json")
     facts = checkpoints[0][1]
-    wanted = _configuration(plans, facts.get("configuration", "3d_fullres"))
+    wanted = nnunet.configuration(plans, facts.get("configuration", "3d_fullres"))
     reader = plans.get("image_reader_writer", dataset.get("overwrite_image_reader_writer", "SimpleITKIO"))
-    if reader not in _READERS:
+    if reader not in nnunet.READERS:
         raise ModelInvalid(f"the model reads images by {reader}, which is not supported.")
     channels = dataset.get("channel_names", {"0": ""})
-    labels = dataset["labels"]
+    labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
     if len(channels) != 1:
         raise ModelInvalid("the model needs several series at once, which is not supported.")
     if any(not isinstance(value, int) for value in labels.values()):
         raise ModelInvalid("the model was trained on regions that overlap, which is not supported.")
     normalisation = wanted["normalization_schemes"][0]
-    if normalisation not in _NORMALISATIONS:
+    if normalisation not in nnunet.NORMALISATIONS:
         raise ModelInvalid(f"normalisation {normalisation} is not supported.")
-    network = plain_facts(_network_arguments(wanted))
+    network = plain_facts(nnunet.network_arguments(wanted))
     folds = [from_nnunet(tensors, len(network["features"])) for tensors, _ in checkpoints]
     intensity = plans.get("foreground_intensity_properties_per_channel", {}).get("0", {})
     ordered = sorted(labels.items(), key=lambda item: item[1])
-    chosen = kind or _nnunet_kind(str(plans.get("dataset_name", "")), dataset)
+    chosen = kind or nnunet.kind_of(str(plans.get("dataset_name", "")), dataset)
     return Draft(
         tensors=folds[0]
         if len(folds) == 1
@@ -193,7 +172,7 @@ def nnunet_model(
             },
             masked=bool(wanted.get("use_mask_for_norm", [False])[0]),
             mirror_axes=tuple(int(axis) for axis in facts.get("inference_allowed_mirroring_axes", ())),
-            canonical=_READERS[reader],
+            canonical=nnunet.READERS[reader],
             transpose=tuple(plans.get("transpose_forward", (0, 1, 2))),
             folds=len(folds),
         ),
@@ -202,54 +181,11 @@ def nnunet_model(
         else (),
         activation="softmax",
         more={
-            "modalities": _modalities(normalisation, str(channels.get("0", ""))),
+            "modalities": nnunet.modalities(normalisation, str(channels.get("0", ""))),
             "volume": VolumePreprocessing.model_validate({"spacing": wanted["spacing"]}),
             "structures": tuple(structure(value, name) for name, value in ordered if value > 0),
         },
     )
-
-
-def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration of plans together with what it inherits.
-
-    Raises:
-        ModelInvalid: the plans do not have it, or it is none that one network applies to a volume.
-    """
-    wanted: dict[str, Any] = {"inherits_from": name}
-    while (parent := wanted.pop("inherits_from", None)) is not None:
-        inherited = plans.get("configurations", {}).get(parent)
-        if inherited is None:
-            raise ModelInvalid(f"plans.json has no configuration {parent}.")
-        wanted = {**inherited, **wanted, "inherits_from": inherited.get("inherits_from")}
-    if len(wanted["patch_size"]) != 3:
-        raise ModelInvalid(f"configuration {name} is for slices, which is not supported.")
-    if wanted.get("previous_stage"):
-        raise ModelInvalid(f"configuration {name} refines another model's result, which is not supported.")
-    for part, order in (("data", 3), ("probabilities", 1)):
-        arguments = {"order": order, "order_z": 0, "force_separate_z": None}
-        function = wanted.get(f"resampling_fn_{part}", _RESAMPLING)
-        given = wanted.get(f"resampling_fn_{part}_kwargs", {})
-        if function != _RESAMPLING or {**arguments, "is_seg": False, **given} != {
-            **arguments,
-            "is_seg": False,
-        }:
-            raise ModelInvalid(f"the plans resample by {function} with {given}, which is not supported.")
-    return wanted
-
-
-def _nnunet_kind(name: str, dataset: Mapping[str, Any]) -> str:
-    """``brain_mri`` where the data set's name or most of its labels speak of the brain, else ``nnunet``."""
-    names = (name, str(dataset.get("name", "")))
-    structures = [label for label, value in dataset["labels"].items() if value]
-    spoken = [label for label in structures if _BRAIN_WORDS.search(label)]
-    of_brain = any(_BRAIN_WORDS.search(text) for text in names) or 2 * len(spoken) > len(structures)
-    return "brain_mri" if of_brain else "nnunet"
-
-
-def _modalities(normalisation: str, channel: str) -> tuple[str, ...]:
-    if "CT" in (channel.upper(), normalisation.removesuffix("Normalization")):
-        return ("CT",)
-    return ("MR",) if normalisation == "ZScoreNormalization" else ()
 
 
 def _lesion(name: str) -> CardLabel:
@@ -259,27 +195,6 @@ def _lesion(name: str) -> CardLabel:
         site=_BRAIN,
         thresholds=Thresholds(low=limits.low, high=limits.high, critical=limits.critical),
     )
-
-
-def _network_arguments(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The network's arguments, of plans of either generation."""
-    architecture = configuration.get("architecture")
-    if architecture is not None:
-        name = str(architecture.get("network_class_name", ""))
-        if not name.endswith("PlainConvUNet"):
-            raise ModelInvalid(f"the network {name} is not supported, only PlainConvUNet.")
-        arguments: Mapping[str, Any] = architecture["arch_kwargs"]
-        return arguments
-    if configuration.get("UNet_class_name", "PlainConvUNet") != "PlainConvUNet":
-        raise ModelInvalid(f"the network {configuration['UNet_class_name']} is not supported.")
-    kernels = configuration["conv_kernel_sizes"]
-    base, most = configuration["UNet_base_num_features"], configuration["unet_max_num_features"]
-    return {
-        "n_stages": len(kernels),
-        "features_per_stage": [min(base << stage, most) for stage in range(len(kernels))],
-        "kernel_sizes": kernels,
-        "strides": configuration["pool_op_kernel_sizes"],
-    }
 
 
 def bundle_config(folder: Path) -> Path:

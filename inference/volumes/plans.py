@@ -47,7 +47,7 @@ def arranged(
     for axis in np.flatnonzero(backwards):
         affine[:, 3] += affine[:, axis] * (moved.shape[axis] - 1)
         affine[:, axis] *= -1
-        moved = np.flip(moved, axis)
+        moved = np.flip(moved, int(axis))
     return np.ascontiguousarray(moved), Grid(
         affine=affine, shape=(moved.shape[0], moved.shape[1], moved.shape[2])
     )

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from inference.engines import engine_kinds
 from inference.errors import InferenceError, ModelError
+from inference.store import nnunet
 from inference.store.card import ModelCard
 from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
-from inference.store.volume_importers import NNUNET_KINDS
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.errors import CommandError, UsageError
 from node.tables import known
@@ -129,8 +129,8 @@ def _check_import(file: Path, name: str, kind: str | None, labels: Path | None) 
         raise UsageError(f"The card beside {file} says kind and labels: leave --kind and --labels out.")
     if file.is_dir() and labels is not None:
         raise UsageError(f"The files in {file} name its labels: leave --labels out.")
-    if (file / "plans.json").is_file() and kind not in (None, *NNUNET_KINDS):
-        raise UsageError(f"{file} is an nnU-Net model: --kind may be {' or '.join(NNUNET_KINDS)}.")
+    if (file / "plans.json").is_file() and kind not in (None, *nnunet.KINDS):
+        raise UsageError(f"{file} is an nnU-Net model: --kind may be {' or '.join(nnunet.KINDS)}.")
 
 
 def _former(store: ModelStore, name: str) -> StoredModel | None:

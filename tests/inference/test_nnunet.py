@@ -19,7 +19,8 @@ from inference.findings import Analysis
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.importers import Draft
-from inference.store.volume_importers import nnunet_checkpoints, nnunet_model
+from inference.store.nnunet import checkpoints
+from inference.store.volume_importers import nnunet_model
 from inference.volumes.phantoms import SliceGeometry, straight_geometry, write_ct_series
 from inference.volumes.resampling import regular_grid
 from inference.volumes.volume import read_series
@@ -151,9 +152,9 @@ def test_fold_of_all_cases_counts_only_alone(tmp_path: Path) -> None:
     for fold in ("fold_1", "fold_all"):
         (tmp_path / fold).mkdir()
         (tmp_path / fold / "checkpoint_final.pth").touch()
-    assert [path.parent.name for path in nnunet_checkpoints(tmp_path)] == ["fold_1"]
+    assert [path.parent.name for path in checkpoints(tmp_path)] == ["fold_1"]
     (tmp_path / "fold_1" / "checkpoint_final.pth").unlink()
-    assert [path.parent.name for path in nnunet_checkpoints(tmp_path)] == ["fold_all"]
+    assert [path.parent.name for path in checkpoints(tmp_path)] == ["fold_all"]
 
 
 def drafted(folder: Path, *, kind: str | None = None, configuration: str = "3d_fullres") -> Draft:
@@ -216,6 +217,11 @@ def test_configuration_is_that_of_the_checkpoint_with_what_it_inherits(tmp_path:
     (tmp_path / "results" / "plans.json").write_text(json.dumps(plans))
     draft = drafted(tmp_path / "results", configuration="coarse")
     assert draft.more["volume"].spacing == (6, 6, 6)
+
+
+def test_voxels_that_training_ignored_are_no_structure(tmp_path: Path) -> None:
+    nnunet_folder(tmp_path / "results", {"background": 0, "spleen": 1, "ignore": 2})
+    assert [s.name for s in drafted(tmp_path / "results").more["structures"]] == ["spleen"]
 
 
 def test_absent_structures_are_no_findings(tmp_path: Path, store: ModelStore) -> None:
