@@ -23,9 +23,24 @@ def maximum(logits: Tensor) -> Tensor:
     return logits.amax(dim=0)
 
 
-def mean(logits: Tensor) -> Tensor:
-    """The mean over slices, (N, C) -> (C,)."""
-    return logits.mean(dim=0)
+def mean_of_logits(logits: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean over slices, (N, C) and weights (N, 1) that add up to 1 -> (C,)."""
+    return (logits * weights).sum(dim=0)
+
+
+def mean_of_probabilities(logits: Tensor, weights: Tensor) -> Tensor:
+    """Logits of the slices' mean probability by sigmoid, (N, C) and weights (N, 1) that add up to 1 -> (C,).
+
+    Reckoned with logarithms, so that probabilities near 0 or 1 keep their digits.
+    """
+    parts = weights.log()
+    present = torch.logsumexp(functional.logsigmoid(logits) + parts, dim=0)
+    return present - torch.logsumexp(functional.logsigmoid(-logits) + parts, dim=0)
+
+
+def mean_of_distributions(logits: Tensor, weights: Tensor) -> Tensor:
+    """Logits of the slices' mean distribution by softmax, (N, C) and weights (N, 1) that add up to 1 -> (C,)."""
+    return torch.logsumexp(functional.log_softmax(logits, dim=1) + weights.log(), dim=0)
 
 
 def noisy_or(logits: Tensor) -> Tensor:
@@ -38,8 +53,14 @@ def noisy_or(logits: Tensor) -> Tensor:
 
 
 SMALLEST = 1e-12
-POOLS: dict[str, Callable[[Tensor], Tensor]] = {"max": maximum, "mean": mean, "noisy_or": noisy_or}
-"""Aggregators without parameters, by name."""
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {"max": maximum, "noisy_or": noisy_or}
+"""Aggregators without parameters or weights, by name."""
+MEANS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "logits": mean_of_logits,
+    "sigmoid": mean_of_probabilities,
+    "softmax": mean_of_distributions,
+}
+"""Weighted means by what they are of: the logits, or the predictions that an activation makes of them."""
 
 
 class AttentionPool(nn.Module):
@@ -49,10 +70,10 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.attention = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, 1))
 
-    def forward(self, predictions: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction (C,) and weights (N,) of slices with predictions (N, C) and features (N, F)."""
-        weights = self.attention(features).softmax(dim=0)
-        return (predictions * weights).sum(dim=0), weights[:, 0]
+    def forward(self, features: Tensor) -> Tensor:
+        """Weights (N, 1) of slices with features (N, F)."""
+        weights: Tensor = self.attention(features).softmax(dim=0)
+        return weights
 
 
 class LstmAggregator(nn.Module):
@@ -101,9 +122,12 @@ def _positions(count: int, width: int) -> Tensor:
 def neighbouring_slices(
     volume: NDArray[np.float32], chosen: Sequence[int] | None = None
 ) -> NDArray[np.float32]:
-    """Slices with the ones before and behind as channels, (N, H, W) -> (n, 3, H, W); the edges repeat.
+    """Slices with the ones before and behind as channels, (N, H, W) -> (n, 3, H, W).
 
-    ``chosen`` are the slices' numbers; None: all.
+    ``chosen`` are the slices' numbers; None: all. The last slice repeats where there are fewer than three, as
+    in seed document 000 section 3.2: the first stack is 0, 1, 1 and the last one N - 2, N - 1, N - 1.
     """
     numbers = np.arange(len(volume)) if chosen is None else np.array(chosen)
-    return volume[np.clip(numbers[:, None] + (-1, 0, 1), 0, len(volume) - 1)]
+    firsts = np.maximum(numbers - 1, 0)
+    lasts = np.minimum(numbers + 1, len(volume) - 1)
+    return volume[np.stack([firsts, np.minimum(firsts + 1, lasts), lasts], axis=1)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -16,23 +16,22 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inference.calibration import ACTIVATIONS
+from inference.calibration import ACTIVATIONS, sigmoid
 from inference.device import Placement, place
-from inference.errors import EngineMisconfigured, ModelInvalid
+from inference.errors import ModelInvalid
 from inference.explanation import Target, explain
 from inference.networks import Network, build_network
 from inference.phantoms import chest_phantom
+from inference.precision import check_precision
 from inference.preprocessing import SCALES
 from inference.recorded import RecordedPasses
 from inference.settings import EngineSettings
 
 if TYPE_CHECKING:
     from inference.openvino_backend import CompiledNetwork
-    from inference.store import StoredModel
+    from inference.store import ModelCard, StoredModel
 
-PRECISION_TOLERANCE = 0.01
-"""How far a probability in a reduced precision may be from that of fp32."""
-PRECISION_BATCH = 8
+DRAWN_RADIOGRAPHS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,7 @@ class Classifier:
         ModelInvalid
             If the weights are not those of the architecture that the card names.
         EngineMisconfigured
-            If this machine does not have what the settings ask for.
+            If this machine does not have what the settings ask for, or the model needs a higher precision.
         """
         placement = place(settings)
         if placement.device.type == "cpu":
@@ -90,31 +89,24 @@ class Classifier:
 
             compiled = CompiledNetwork(converted(stored), bf16=placement.dtype == torch.bfloat16)
         classifier = cls(network, placement, compiled)
-        if placement.dtype != torch.float32:
-            classifier.check_precision(settings, stored)
+        if placement.reduced:
+            images = drawn_radiographs(stored.card)
+            reference = cls(network, placement.exact())
+            check_precision(
+                settings,
+                stored.card.name,
+                classifier.probabilities(images, stored.card.activation),
+                reference.probabilities(images, stored.card.activation),
+            )
         return classifier
 
-    def check_precision(self, settings: EngineSettings, stored: StoredModel) -> None:
-        """Compare with fp32 on a fixed batch of drawn radiographs.
-
-        Raises
-        ------
-        EngineMisconfigured
-            If a probability is further from that of fp32 than ``PRECISION_TOLERANCE``.
-        """
-        card = stored.card
-        pictures = np.stack([chest_phantom(seed, card.input_size).picture for seed in range(PRECISION_BATCH)])
-        grey = pictures[:, None].repeat(card.input_channels, axis=1)
-        images = SCALES[card.preprocessing.style].to_input(grey).astype(np.float32)
-        reference = Classifier(self.network, place(replace(settings, precision="fp32", backend="torch")))
-        _, expected = reference.run(torch.from_numpy(images).to(self._placement.device))
-        activation = ACTIVATIONS[card.activation]
-        apart = np.abs(activation(self.classify(images).logits) - activation(expected.cpu().numpy())).max()
-        if apart > PRECISION_TOLERANCE:
-            raise EngineMisconfigured(
-                f"engine {settings.name!r}: with precision {settings.precision} the probabilities of model "
-                f"{card.name!r} are up to {apart:.3f} from those of fp32, more than {PRECISION_TOLERANCE}; use fp32."
-            )
+    def probabilities(self, images: NDArray[np.float32], activation: str) -> list[NDArray[np.float64]]:
+        """Of the outputs (batch, outputs) and, where the network has concepts, of their maps."""
+        found = self.classify(images)
+        with torch.no_grad():
+            maps = self.network.concept_maps(found.feature_maps)
+        of_maps = [] if maps is None else [sigmoid(maps.cpu().numpy())]
+        return [ACTIVATIONS[activation](found.logits), *of_maps]
 
     @property
     def device(self) -> str:
@@ -147,3 +139,10 @@ class Classifier:
     ) -> list[NDArray[np.float32]]:
         """One map per target, as :func:`inference.explanation.explain` makes it."""
         return explain(self.network, classification.feature_maps, classification.images, targets, method)
+
+
+def drawn_radiographs(card: ModelCard) -> NDArray[np.float32]:
+    """A fixed batch of phantoms as the input of a card's network, shape (batch, channels, size, size)."""
+    pictures = np.stack([chest_phantom(seed, card.input_size).picture for seed in range(DRAWN_RADIOGRAPHS)])
+    grey = pictures[:, None].repeat(card.input_channels, axis=1)
+    return SCALES[card.preprocessing.style].to_input(grey).astype(np.float32)

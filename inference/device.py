@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
@@ -25,8 +25,18 @@ class Placement:
 
     def autocast(self) -> torch.autocast:
         """A context in which the network's forward pass runs in ``dtype``."""
-        reduced = self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype if reduced else None, enabled=reduced)
+        return torch.autocast(
+            self.device.type, dtype=self.dtype if self.reduced else None, enabled=self.reduced
+        )
+
+    @property
+    def reduced(self) -> bool:
+        """Whether the number format is not fp32."""
+        return self.dtype != torch.float32
+
+    def exact(self) -> Placement:
+        """The same place in fp32."""
+        return replace(self, dtype=torch.float32)
 
 
 def place(settings: EngineSettings) -> Placement:

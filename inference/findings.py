@@ -165,8 +165,19 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Absence:
+    """What a model says of its class that means that nothing was found. It is no finding."""
+
+    name: str
+    """As the model card has it, for example ``Normal``."""
+    logit: float
+    probability: float
+    calibrated_probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """What one prototype of a concept adds to a logit: ``weight`` times ``similarity`` in [0, 1]."""
+    """What one prototype of a concept adds to a logit: ``weight`` times ``similarity`` in [-1, 1]."""
 
     concept: str
     prototype: int
@@ -221,6 +232,12 @@ class Detection:
     risk: str | None = None
     """``low``, ``intermediate`` or ``high``."""
 
+    @property
+    def diameters_mm(self) -> tuple[float, float, float]:
+        """Lengths of the ellipsoid's axes in mm, in their order: for nodules along slices, rows and columns."""
+        lengths = np.linalg.norm(self.ellipsoid[1::2] - self.ellipsoid[::2], axis=1)
+        return float(lengths[0]), float(lengths[1]), float(lengths[2])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
@@ -265,18 +282,14 @@ class VolumeData:
     """The volume behind an analysis, for files that show it.
 
     ``values`` are modality values (slices, rows, columns) on a regular grid, ``affine`` takes (slice, row,
-    column, 1) to LPS in mm. ``heat`` is float32 in [0, 1] on the same grid, None for engines without.
+    column, 1) to LPS in mm. ``planes``, (slices, 4, 3), are the slices as they were scanned: each takes (row,
+    column, 1) of its pixels to (x, y, z, 1). ``heat`` is float32 in [0, 1] on the grid, None for engines without.
     """
 
     values: NDArray[np.float32] = field(repr=False)
     affine: NDArray[np.float64] = field(repr=False)
+    planes: NDArray[np.float64] = field(repr=False)
     heat: NDArray[np.float32] | None = field(default=None, repr=False)
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Distances of voxels along the axes of ``values``, in mm."""
-        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(lengths[0]), float(lengths[1]), float(lengths[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,14 +305,19 @@ class Analysis:
     model: ModelIdentity
     findings: tuple[Finding, ...]
     picture: NDArray[np.uint8] = field(repr=False)
+    absence: Absence | None = None
+    exclusive: bool = False
+    """Whether exactly one of the findings and the absence holds, as a softmax says."""
     device: str
     inference_time_ms: float
     ensemble_size: int = 1
     tta_applied: bool = False
     review_advised: str | None = None
     """Why a person should look again, or None."""
+    disclaimer: str = ""
+    """The model's own sentence, which every output carries."""
     remarks: tuple[str, ...] = ()
-    """Sentences that the report carries, for example the model's disclaimer."""
+    """Sentences that the report carries."""
     reasoning: tuple[Reasoning, ...] = ()
     """For models that decide by prototypes: how each label's logit came about."""
     images: tuple[SourceImage, ...] = ()
@@ -313,6 +331,16 @@ class Analysis:
     input_spacing: tuple[float, float, float] | None = None
     """Of the volume as it was scanned: (slice, row, column) in mm, slices by their median gap."""
     input_shape: tuple[int, int, int] | None = None
+
+    @property
+    def prediction(self) -> tuple[str, float] | None:
+        """The most probable class, the absence among them, and how probable it is; None unless one holds."""
+        if not self.exclusive:
+            return None
+        said: list[tuple[str, float]] = [(f.label.name, f.calibrated_probability) for f in self.findings]
+        if self.absence is not None:
+            said.append((self.absence.name, self.absence.calibrated_probability))
+        return max(said, key=lambda one: one[1])
 
     @property
     def labels(self) -> tuple[str, ...]:

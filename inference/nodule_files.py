@@ -1,6 +1,6 @@
 """Files about nodules for people and programs outside of DICOM: the outputs of the seed document on nodules.
 
-Detections as JSON and CSV, the heat map as NIfTI on the grid of the series, a montage of slices, the
+Detections as JSON and CSV, the heat map as NIfTI on the pixels of the series, a montage of slices, the
 distribution of certainties, an interactive view in 3D, and a report of a few pages.
 """
 
@@ -96,17 +96,21 @@ def _write_csv(analysis: Analysis, scan: str, path: Path) -> None:
 
 
 def _write_heat_map(analysis: Analysis, volume: VolumeData, path: Path) -> None:
-    """The heat map with the dimensions of the series, values in [0, 1]."""
-    import nibabel
-    from scipy.ndimage import affine_transform
+    """The heat map at the pixels of the series, each slice at its own position; values in [0, 1].
 
-    assert volume.heat is not None and analysis.input_spacing is not None and analysis.input_shape is not None
-    scale = np.array(analysis.input_spacing) / np.array(volume.spacing)
-    heat = affine_transform(volume.heat, scale, output_shape=analysis.input_shape, order=1, mode="nearest")
-    affine = volume.affine.copy()
-    affine[:3, :3] *= scale
-    columns = _LPS_TO_RAS @ affine[:, [2, 1, 0, 3]]
-    nibabel.save(nibabel.Nifti1Image(np.clip(heat, 0, 1).transpose(2, 1, 0), columns), path)
+    An affine has one step between slices, here from the first to the last one: it shears as a tilted gantry does,
+    and of uneven gaps it has the mean.
+    """
+    import nibabel
+
+    from inference.volumes.resampling import to_planes
+
+    assert volume.heat is not None and analysis.input_shape is not None
+    heat = to_planes(volume.heat, volume.affine, volume.planes, analysis.input_shape[1:], order=1)
+    first, last = volume.planes[0], volume.planes[-1]
+    step = (last[:, 2] - first[:, 2]) / (len(volume.planes) - 1)
+    affine = _LPS_TO_RAS @ np.stack([first[:, 1], first[:, 0], step, first[:, 2]], axis=1)
+    nibabel.save(nibabel.Nifti1Image(np.clip(heat, 0, 1).transpose(2, 1, 0), affine), path)
 
 
 def _blended(image: KeyImage) -> NDArray[np.float32]:
@@ -225,6 +229,7 @@ def _summary(analysis: Analysis) -> Any:
         ),
         "",
         *((f"review advised: {analysis.review_advised}",) if analysis.review_advised else ()),
+        *((analysis.disclaimer,) if analysis.disclaimer else ()),
         *analysis.remarks,
     ]
     figure.text(0.06, 0.94, "\n".join(lines), va="top", fontsize=9)

@@ -15,6 +15,9 @@ from PIL import Image
 
 from inference.findings import Analysis, Heatmap, Refusal
 
+OVERLAY = "overlay-"
+"""How the names of a case's overlays begin."""
+
 
 def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
     """The document of one analysed case; its heat maps are written to ``folder`` as grey PNG files.
@@ -23,7 +26,8 @@ def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence
     """
     heatmaps = {label: _write_heatmap(heatmap, label, folder) for label, heatmap in analysis.heatmaps.items()}
     findings = analysis.findings
-    ensemble = analysis.ensemble_size > 1
+    several = any(finding.ensemble_std is not None for finding in findings)
+    prediction = analysis.prediction
     return {
         "input": str(analysis.source.path),
         "engine": engine,
@@ -33,17 +37,35 @@ def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence
         "logits": [finding.logit for finding in findings],
         "probabilities": [finding.probability for finding in findings],
         "calibrated_probabilities": [finding.calibrated_probability for finding in findings],
-        "ensemble_std": [finding.ensemble_std for finding in findings] if ensemble else None,
-        "individual_predictions": [list(f.individual_predictions) for f in findings] if ensemble else None,
+        "ensemble_std": [finding.ensemble_std for finding in findings] if several else None,
+        "individual_predictions": [list(f.individual_predictions) for f in findings] if several else None,
+        "ensemble_size": analysis.ensemble_size,
+        "tta_applied": analysis.tta_applied,
+        "prediction": None if prediction is None else prediction[0],
+        "confidence": None if prediction is None else round(prediction[1], 4),
+        "negative_class": _absence(analysis),
         "heatmaps": {label: str(path) for label, path in heatmaps.items()},
-        "overlay_available": bool(heatmaps),
+        "overlay_available": any(path.name.startswith(OVERLAY) for path in files),
         "inference_time_ms": round(analysis.inference_time_ms, 3),
         "review_advised": analysis.review_advised,
+        "disclaimer": analysis.disclaimer or None,
         "skipped": None,
         "files": [str(path) for path in (*files, *heatmaps.values())],
         **_reasoning(analysis),
         **detection_document(analysis),
         **_structures(analysis),
+    }
+
+
+def _absence(analysis: Analysis) -> dict[str, Any] | None:
+    """The key ``negative_class``: what the model says of its class for nothing found."""
+    if analysis.absence is None:
+        return None
+    return {
+        "label": analysis.absence.name,
+        "logit": analysis.absence.logit,
+        "probability": analysis.absence.probability,
+        "calibrated_probability": analysis.absence.calibrated_probability,
     }
 
 
@@ -64,6 +86,7 @@ def detection_document(analysis: Analysis) -> dict[str, Any]:
 
     ``coordinates`` are x, y, z in mm from the first voxel of the series as it was scanned, along columns, rows
     and slices; ``coordinates_voxel`` are the same in voxels; ``patient_coordinates`` are LPS in mm.
+    ``diameters_mm`` are the extents along the same axes, voxels of the mask times their spacing.
     """
     if analysis.volume is None or analysis.input_spacing is None:
         return {}
@@ -82,6 +105,7 @@ def detection_document(analysis: Analysis) -> dict[str, Any]:
             "confidence": round(detection.certainty, 4),
             "properties": {
                 "volume_mm3": round(detection.volume_mm3, 2),
+                "diameters_mm": [round(length, 2) for length in reversed(detection.diameters_mm)],
                 "mean_intensity": round(detection.mean_hu, 2),
                 "std_intensity": round(detection.std_hu, 2),
                 "sphericity": round(detection.sphericity, 4),
@@ -144,10 +168,16 @@ def refusal_document(refusal: Refusal, engine: str, model_version: str) -> dict[
         "calibrated_probabilities": [],
         "ensemble_std": None,
         "individual_predictions": None,
+        "ensemble_size": None,
+        "tta_applied": None,
+        "prediction": None,
+        "confidence": None,
+        "negative_class": None,
         "heatmaps": {},
         "overlay_available": False,
         "inference_time_ms": None,
         "review_advised": None,
+        "disclaimer": None,
         "skipped": refusal.reason,
         "files": [],
     }

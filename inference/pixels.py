@@ -22,6 +22,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
 
+from inference import twelve_bit
 from inference.codestream import CodestreamError, frame_size
 from inference.display import Display
 from inference.errors import ImageUnreadable
@@ -135,8 +136,6 @@ def _check_description(dataset: FileDataset, *, multiple: bool = False) -> None:
 def _decode(dataset: FileDataset, index: int = 0) -> NDArray[np.integer]:
     """Decode one frame; the bits outside of Bits Stored are cut off."""
     transfer_syntax_uid = dataset.file_meta.TransferSyntaxUID
-    if transfer_syntax_uid == JPEGExtended12Bit:
-        raise ImageUnreadable("12-bit JPEG (Process 2 and 4) cannot be decoded")
     if transfer_syntax_uid.is_encapsulated:
         cells = _decode_frame(dataset, transfer_syntax_uid, index)
     else:
@@ -167,7 +166,8 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) ->
     except NotImplementedError:
         raise ImageUnreadable(f"{transfer_syntax_uid.name} cannot be decoded") from None
     try:
-        size = frame_size(transfer_syntax_uid, get_frame(dataset.PixelData, index, number_of_frames=frames))
+        frame = get_frame(dataset.PixelData, index, number_of_frames=frames)
+        size = frame_size(transfer_syntax_uid, frame)
     except (CodestreamError, ValueError) as error:
         raise ImageUnreadable(f"the pixel data is damaged: {error}") from error
     if size is not None:
@@ -183,10 +183,16 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) ->
             )
     keep_all_bits: Any = {"correct_unused_bits": False}
     try:
+        if (
+            transfer_syntax_uid == JPEGExtended12Bit
+            and size is not None
+            and size.precision == twelve_bit.BITS
+        ):
+            return twelve_bit.decoded(frame, size.rows, size.columns)
         cells, _ = decoder.as_array(dataset, index=index, raw=True, **keep_all_bits)
     except BaseException as error:
         # Decoders are plug-ins that raise whatever they like; a panic of one in Rust is no Exception.
-        if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+        if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError, ImageUnreadable)):
             raise
         raise ImageUnreadable(
             f"{transfer_syntax_uid.name} pixel data cannot be decoded ({type(error).__name__})"

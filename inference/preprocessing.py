@@ -75,6 +75,33 @@ def field_of(style: str, rows: int, columns: int) -> Field:
     return Field(row=0, column=0, rows=rows, columns=columns)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InputForm:
+    """What one network's input is made like: its side in pixels, style, VOI transformation and channels."""
+
+    size: int
+    style: str = "torchxrayvision"
+    voi: bool = False
+    channels: int = 1
+
+    def of(self, image: GreyImage) -> Values:
+        """An image as network input, float32 of shape (channels, size, size).
+
+        Raises
+        ------
+        ImageUnreadable
+            If the image is smaller than the network's input and the style does not enlarge.
+        """
+        return network_input(
+            image,
+            field_of(self.style, *image.values.shape),
+            self.size,
+            voi=self.voi,
+            style=self.style,
+            channels=self.channels,
+        )
+
+
 def network_input(
     image: GreyImage,
     field: Field,

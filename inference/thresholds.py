@@ -1,6 +1,6 @@
 """Operating thresholds on calibrated probabilities, per engine kind and finding.
 
-These are the defaults that model cards start from; a card may hold its own.
+These are the defaults of labels for which a model card holds none of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from inference.errors import EngineMisconfigured
 from inference.findings import Label, Thresholds
+from inference.names import normalised_name
 
 _DEFAULT = "default"
 
@@ -41,19 +42,40 @@ THRESHOLDS: Mapping[str, Mapping[str, Thresholds]] = MappingProxyType(
         ),
     }
 )
-"""Thresholds by engine kind, then by label; ``default`` holds for every other label of the kind."""
+"""By modality, then by label, as in seed document 000 section 6.2; ``default`` holds for every other label."""
+
+_TABLES = {
+    "chest_xray": "chest_xray",
+    "pneumonia": "chest_xray",
+    "concept_prototype": "chest_xray",
+    "ct_chest": "ct_chest",
+    "brain_mri": "mri_brain",
+}
+"""Which table holds for an engine kind."""
 
 
 def thresholds_for(kind: str, label: str) -> Thresholds:
     """The default thresholds of a label of an engine kind.
+
+    Case, underscores, spaces and hyphens of the label make no difference.
 
     Raises
     ------
     KeyError
         If there are no thresholds for the kind.
     """
-    of_kind = THRESHOLDS[kind]
-    return of_kind.get(label, of_kind[_DEFAULT])
+    table = THRESHOLDS[_TABLES[kind]]
+    return next(
+        (limits for name, limits in table.items() if normalised_name(name) == normalised_name(label)),
+        table[_DEFAULT],
+    )
+
+
+def has_own_thresholds(kind: str, label: str) -> bool:
+    """Whether the table of an engine kind names a label, in any spelling that ``thresholds_for`` knows."""
+    return normalised_name(label) in {
+        normalised_name(name) for name in THRESHOLDS[_TABLES[kind]] if name != _DEFAULT
+    }
 
 
 def with_thresholds(labels: Sequence[Label], overridden: Mapping[str, Mapping[str, float]]) -> list[Label]:

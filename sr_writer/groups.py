@@ -90,6 +90,16 @@ def _group(
         algorithm.name, algorithm.version, manufacturer=algorithm.manufacturer
     )
     measurements = [Measurement(codes.DCM.CertaintyOfFinding, certainty, codes.UCUM.Percent)]
+    if finding.ensemble_std is not None:
+        apart = round(100.0 * finding.ensemble_std, _CERTAINTY_DECIMALS)
+        measurements.append(
+            Measurement(
+                codes.DCM.CertaintyOfFinding,
+                apart,
+                codes.UCUM.Percent,
+                derivation=codes.SCT.StandardDeviation,
+            )
+        )
     evaluations = [
         QualitativeEvaluation(codes.DCM.PresenceOfProperty, PRESENCE[finding.presence]),
         QualitativeEvaluation(SEVERITY_LEVEL, SEVERITY[finding.severity]),

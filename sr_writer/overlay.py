@@ -51,17 +51,29 @@ def write_overlay(
     source.copy_series_context(overlay)
     _set_derivation(overlay, analysis, finding, heatmap)
     copy_lossy_compression(source, overlay)
-    legend = _legend(analysis, finding, heatmap, context, title, detection)
-    _set_pixels(overlay, draw_overlay(analysis, finding, heatmap, legend))
+    _set_pixels(overlay, overlay_pixels(analysis, finding, heatmap, context.engine_name, title, detection))
     complete_instance(overlay, source, context, analysis.model, title="overlays")
     return overlay
+
+
+def overlay_pixels(
+    analysis: Analysis,
+    finding: Finding,
+    heatmap: Heatmap,
+    engine_name: str,
+    title: str = "",
+    detection: Detection | None = None,
+) -> NDArray[np.uint8]:
+    """The overlay of one heat map as RGB, uint8 of shape (rows, columns, 3)."""
+    legend = _legend(analysis, finding, heatmap, engine_name, title, detection)
+    return draw_overlay(analysis, finding, heatmap, legend)
 
 
 def _legend(
     analysis: Analysis,
     finding: Finding,
     heatmap: Heatmap,
-    context: ReportContext,
+    engine_name: str,
     title: str,
     detection: Detection | None,
 ) -> Legend:
@@ -72,14 +84,16 @@ def _legend(
         finding=plain(finding.label.name, LONG_STRING),
         title=plain(title, LONG_STRING),
         probability=finding.calibrated_probability,
+        deviation=finding.ensemble_std,
         thresholds=finding.label.thresholds,
         presence=finding.presence,
         statements=(f"Severity level: {finding.severity}",) if detection is None else _lesion(detection),
         method=plain(heatmap.method, LONG_STRING),
-        engine=plain(context.engine_name, LONG_STRING),
+        engine=plain(engine_name, LONG_STRING),
         model=plain(analysis.model.name, LONG_STRING),
         version=plain(analysis.model.version, LONG_STRING),
         notices=tuple(notices),
+        disclaimer=plain(analysis.disclaimer, SHORT_TEXT),
     )
 
 

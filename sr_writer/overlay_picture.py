@@ -25,6 +25,9 @@ LEAST_HEIGHT = 760
 LINE_HEIGHT = 33
 """Height of a title's or statement's line, in pixels."""
 
+DISCLAIMER_CHARACTERS = 24
+"""At least so many characters of the disclaimer fit on a line."""
+
 _MARGIN = 28
 _BACKGROUND = (14, 17, 21)
 _TEXT = (236, 239, 242)
@@ -54,6 +57,8 @@ class Legend:
     finding: str
     title: str
     probability: float
+    deviation: float | None
+    """Standard deviation of the probability over members and views, None where there is one."""
     thresholds: Thresholds
     presence: Presence
     statements: tuple[str, ...]
@@ -62,6 +67,7 @@ class Legend:
     model: str
     version: str
     notices: tuple[str, ...]
+    disclaimer: str
 
 
 def draw_overlay(analysis: Analysis, finding: Finding, heatmap: Heatmap, legend: Legend) -> NDArray[np.uint8]:
@@ -81,7 +87,8 @@ def draw_overlay(analysis: Analysis, finding: Finding, heatmap: Heatmap, legend:
     )
     _outline_regions(shown, analysis, finding)
     # A title takes up to two lines.
-    more_lines = len(legend.statements) - 1 + (2 if legend.title else 0)
+    more_lines = len(legend.statements) - 1 + (2 if legend.title else 0) + (legend.deviation is not None)
+    more_lines += -(-len(legend.disclaimer) // DISCLAIMER_CHARACTERS)
     height = max(size[1], LEAST_HEIGHT + LINE_HEIGHT * more_lines)
     canvas = Image.new("RGB", (size[0] + PANEL_WIDTH, height), _BACKGROUND)
     canvas.paste((0, 0, 0), (0, 0, size[0], height))
@@ -119,6 +126,7 @@ class _Panel:
         """Draws everything that the legend says."""
         for notice in legend.notices:
             self._write(notice, 24, _WARNING)
+        self._write(legend.disclaimer, 22, _WARNING)
         self._rule()
         self._write("Finding", 20, _QUIET)
         self._write(legend.finding.replace("_", " "), 38, _TEXT)
@@ -126,6 +134,8 @@ class _Panel:
         self._space(10)
         self._write("Certainty", 20, _QUIET)
         self._write(f"{100.0 * legend.probability:.0f} %", 64, _TEXT)
+        if legend.deviation is not None:
+            self._write(f"standard deviation {100.0 * legend.deviation:.1f} %", 22, _TEXT)
         self._certainty_bar(legend.probability, legend.thresholds)
         self._write(f"Presence: {legend.presence}", 26, _PRESENCE_COLOURS[legend.presence])
         for statement in legend.statements:

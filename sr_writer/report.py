@@ -127,6 +127,8 @@ def _comments(analyses: Sequence[Analysis]) -> list[str]:
     comments = [UNREVIEWED_NOTICE]
     if analyses[0].model.demonstration:
         comments.append(DEMONSTRATION_NOTICE)
+    disclaimers = dict.fromkeys(analysis.disclaimer for analysis in analyses if analysis.disclaimer)
+    comments += [plain(disclaimer, SHORT_TEXT) for disclaimer in disclaimers]
     for index, analysis in enumerate(analyses):
         if analysis.review_advised is not None:
             image = f" (image {index + 1})" if len(analyses) > 1 else ""

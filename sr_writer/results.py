@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from inference.findings import Analysis, Detection, Finding, Heatmap
 from sr_writer.context import ReportContext, WrittenObject
-from sr_writer.overlay import write_overlay
+from sr_writer.overlay import overlay_pixels, write_overlay
 from sr_writer.report import Overlays, write_report
 from sr_writer.segmentation import write_segmentation
 from sr_writer.source import SourceHeader
@@ -55,6 +57,12 @@ def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[
         *(WrittenObject(kind="overlay", dataset=o) for several in overlays.values() for o in several),
         *(WrittenObject(kind="segmentation", dataset=s) for s in segmentations.values()),
     ]
+
+
+def overlay_pictures(analysis: Analysis, engine_name: str) -> Iterator[NDArray[np.uint8]]:
+    """The overlays of an analysis as RGB pictures, for sources that are not DICOM."""
+    for shown, finding, heatmap, title, detection in _pictures(analysis):
+        yield overlay_pixels(shown, finding, heatmap, engine_name, title, detection)
 
 
 def _pictures(analysis: Analysis) -> Iterator[tuple[Analysis, Finding, Heatmap, str, Detection | None]]:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 
 _INDENT = "  "
 _CERTAINTY_OF_FINDING = "111012"
+_DERIVATION = "121401"
 _FINDING = "121071"
 _PRESENCE_OF_PROPERTY = "121052"
 _SEVERITY_LEVEL = "SEVERITY"
@@ -19,10 +20,14 @@ _SEVERITY_LEVEL = "SEVERITY"
 
 @dataclass(frozen=True, kw_only=True)
 class FindingRow:
-    """One measurement group as a line of a table; ``certainty_percent`` is in [0, 100]."""
+    """One measurement group as a line of a table; ``certainty_percent`` is in [0, 100].
+
+    ``deviation_percent`` is the standard deviation of the certainty over members and views, None where there is one.
+    """
 
     finding: str
     certainty_percent: float
+    deviation_percent: float | None
     presence: str
     severity: str
 
@@ -41,9 +46,14 @@ def _containers(item: Dataset) -> Iterator[Dataset]:
 
 
 def _row(group: Dataset) -> FindingRow | None:
-    values = {_concept(child): child for child in group.get("ContentSequence") or []}
-    certainty = values.get(_CERTAINTY_OF_FINDING)
-    if certainty is None or not certainty.get("MeasuredValueSequence"):
+    content = group.get("ContentSequence") or []
+    values = {_concept(child): child for child in content}
+    certainties = {
+        any(_concept(modifier) == _DERIVATION for modifier in child.get("ContentSequence") or []): child
+        for child in content
+        if _concept(child) == _CERTAINTY_OF_FINDING and child.get("MeasuredValueSequence")
+    }
+    if False not in certainties:
         return None
     text = {
         concept: _value(values[concept]) if concept in values else ""
@@ -51,10 +61,15 @@ def _row(group: Dataset) -> FindingRow | None:
     }
     return FindingRow(
         finding=text[_FINDING],
-        certainty_percent=float(certainty.MeasuredValueSequence[0].NumericValue),
+        certainty_percent=_measured(certainties[False]),
+        deviation_percent=_measured(certainties[True]) if True in certainties else None,
         presence=text[_PRESENCE_OF_PROPERTY],
         severity=text[_SEVERITY_LEVEL],
     )
+
+
+def _measured(item: Dataset) -> float:
+    return float(item.MeasuredValueSequence[0].NumericValue)
 
 
 def _concept(item: Dataset) -> str:

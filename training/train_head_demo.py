@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inference.aggregation import AttentionPool, neighbouring_slices
+from inference.aggregation import AttentionPool, mean_of_logits, neighbouring_slices
 from inference.networks.densenet import DenseNet
 from inference.networks.hybrid import HybridNetwork
 from inference.store.card import (
@@ -120,12 +120,12 @@ def train_hybrid(heads: Heads, epochs: int) -> HybridNetwork:
         logits = [backbone.classifier(f) for f in features]
     for _ in range(20):
         for index in random.permutation(len(features)):
-            pooled, _ = pool(logits[index], features[index])
+            pooled = mean_of_logits(logits[index], pool(features[index]))
             loss = functional.binary_cross_entropy_with_logits(pooled, truths[index])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return HybridNetwork(backbone, pool.eval())
+    return HybridNetwork(backbone, pool.eval(), "logits")
 
 
 def _train(network: DenseNet, batch: Callable[[], tuple[Tensor, Tensor]], steps: int) -> DenseNet:
@@ -193,7 +193,7 @@ def main() -> None:
         kind="hybrid_volume",
         input_size=HYBRID_SIZE,
         input_channels=3,
-        architecture=HybridArchitecture(backbone=HYBRID, aggregator="attention"),
+        architecture=HybridArchitecture(backbone=HYBRID, aggregator="attention", mean_of="logits"),
         labels=tuple(_label(name) for name in HYBRID_LABELS),
         volume=VolumePreprocessing(low=0, high=80),
         training=training,

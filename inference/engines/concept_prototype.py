@@ -88,7 +88,8 @@ class ConceptPrototypeEngine(ChestXrayEngine):
         classifier = self.members[0].classifier
         network = classifier.network
         assert isinstance(network, PrototypeNetwork)
-        images = np.stack([case.inputs[self.card.input_size] for case in cases])
+        (form,) = self._forms
+        images = np.stack([case.inputs[form] for case in cases])
         features = classifier.classify(images).feature_maps
         importance: Any = None
         if self._roi is not None:
@@ -114,7 +115,7 @@ class ConceptPrototypeEngine(ChestXrayEngine):
                 probability=float(probabilities[output]),
                 calibrated_probability=float(calibrated[output]),
             )
-            for output, label in self._reported.items()
+            for output, label in zip(self.card.reported, self._labels, strict=True)
         )
         concept_scores = maps.max(axis=(1, 2))
         shown = set(np.flatnonzero(concept_scores > CONCEPT_PRESENT).tolist()) or {
@@ -124,13 +125,12 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             self._concept(case, label, float(concept_scores[index]), maps[index] if index in shown else None)
             for index, label in enumerate(self._concept_labels)
         )
-        reasoning = tuple(self._reasoning(output, scores) for output in self._reported)
+        reasoning = tuple(self._reasoning(output, scores) for output in self.card.reported)
         remarks = tuple(
             _sentence(reasons)
             for reasons, finding in zip(reasoning, diseases, strict=True)
             if finding.presence is not Presence.ABSENT
         )
-        disclaimer = (self.card.disclaimer,) if self.card.disclaimer else ()
         return Analysis(
             source=case.source,
             model=self.model,
@@ -139,7 +139,8 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             device=self.device,
             inference_time_ms=elapsed_ms,
             review_advised=case.review_advised,
-            remarks=disclaimer + remarks,
+            disclaimer=self.card.disclaimer,
+            remarks=remarks,
             reasoning=reasoning,
         )
 
@@ -182,8 +183,8 @@ class ConceptPrototypeEngine(ChestXrayEngine):
         )
 
     def _warm_up(self) -> None:
-        size = self.card.input_size
-        blank = np.zeros((1, self.card.input_channels, size, size), dtype=np.float32)
+        (form,) = self._forms
+        blank = np.zeros((1, form.channels, form.size, form.size), dtype=np.float32)
         self.members[0].classifier.classify(blank)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import ACTIVATIONS, calibrate
+from inference.calibration import ACTIVATIONS, calibrate, sigmoid
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding, VolumeData
@@ -52,14 +52,32 @@ class CtChestEngine(VolumeEngine):
         grid = regular_grid(volume, self.card.volume.spacing)
         return VolumeCase(volume=volume, prepared=(grid, to_grid(volume, grid, outside=AIR_HU)))
 
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """Of the structures in each voxel of a drawn window, and of its labels."""
+        import torch
+
+        from inference.volumes.normalisation import network_input
+        from inference.volumes.phantoms import lung_phantom
+
+        assert self.card.volume is not None
+        wanted = self.card.volume
+        values = lung_phantom(0, (self.card.input_size,) * 3, nodules=2).values
+        window = network_input(values, wanted.low, wanted.high, wanted.normalisation)
+        masks, logits = self.run(torch.from_numpy(window)[None, None])
+        return [
+            sigmoid(masks.float().cpu().numpy()),
+            ACTIVATIONS[self.card.activation](logits.float().cpu().numpy()),
+        ]
+
     def analyse(self, case: VolumeCase) -> Analysis:
         import torch
 
-        from inference.volumes.normalisation import clipped
+        from inference.volumes.normalisation import network_input
         from inference.volumes.windows import sliding_window
 
         started = perf_counter()
-        assert self.card.volume is not None
+        wanted = self.card.volume
+        assert wanted is not None
         grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
         judged: list[NDArray[np.float64]] = []
 
@@ -71,7 +89,7 @@ class CtChestEngine(VolumeEngine):
         size = self.card.input_size
         step = max(1, round(size * (1 - OVERLAP)))
         masks = sliding_window(
-            clipped(values, self.card.volume.low, self.card.volume.high),
+            network_input(values, wanted.low, wanted.high, wanted.normalisation),
             predict,
             patch=(size, size, size),
             stride=(step, step, step),
@@ -89,7 +107,7 @@ class CtChestEngine(VolumeEngine):
                 probability=float(probabilities[0, output]),
                 calibrated_probability=float(calibrated[0, output]),
             )
-            for output, label in enumerate(self.labels())
+            for output, label in self.reported.items()
         ]
         values_of = np.array([0, *(structure.value for structure in self.card.structures)], dtype=np.uint16)
         best = np.where(masks.max(axis=0) >= MASK_LEVEL, masks.argmax(axis=0) + 1, 0)
@@ -97,8 +115,12 @@ class CtChestEngine(VolumeEngine):
             case,
             started,
             findings,
+            absence=self.absence(logits[0], probabilities[0], calibrated[0]),
+            exclusive=self.card.activation == "softmax",
             segmentation=labelled_segmentation(
                 values_of[best], grid, case.volume.frames, self.card.structures
             ),
-            volume=VolumeData(values=values, affine=grid.affine, heat=masks.max(axis=0)),
+            volume=VolumeData(
+                values=values, affine=grid.affine, planes=case.volume.planes, heat=masks.max(axis=0)
+            ),
         )

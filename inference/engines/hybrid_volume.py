@@ -40,7 +40,7 @@ class HybridVolumeEngine(SliceWiseEngine):
         return self.hybrid.backbone
 
     def stacks(self, slices: NDArray[np.float32], chosen: Sequence[int]) -> NDArray[np.float32]:
-        """Slices with the one before and the one behind as channels; the ends repeat."""
+        """Slices with the one before and the one behind as channels; the last one repeats at the ends."""
         from inference.aggregation import neighbouring_slices  # loads torch
 
         return neighbouring_slices(slices, chosen)

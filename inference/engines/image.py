@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import ACTIVATIONS, calibrate, normalise_operating_points
 from inference.engine import ImageHeader, Selection
 from inference.errors import EngineMisconfigured, ImageUnreadable, ModelInvalid
 from inference.findings import (
+    Absence,
     Analysis,
     Finding,
     Heatmap,
@@ -25,15 +25,17 @@ from inference.findings import (
     SourceImage,
 )
 from inference.grey import GreyImage, grey_image
+from inference.identity import identity_of
 from inference.localization import heatmap_values, region_of
 from inference.picture import picture_of
 from inference.plain_pictures import grey_picture, is_plain_picture
-from inference.preprocessing import SCALES, Field, field_of, network_input
+from inference.preprocessing import Field, InputForm, field_of
 from inference.reading import read_image, read_picture
+from inference.store.combination import refusal_of
 from inference.thresholds import with_thresholds
 
 if TYPE_CHECKING:
-    from inference.ensembles import Member, Prediction
+    from inference.ensembles import LocatedMap, Member, Prediction
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore
 
@@ -43,10 +45,13 @@ CERTAIN = 0.70
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCase:
-    """One image, ready for the networks: ``inputs`` has float32 (channels, size, size) for each size."""
+    """One image, ready for the networks: ``inputs`` has float32 (channels, size, size) for each form of input.
+
+    ``seen`` is what the first model sees of the image.
+    """
 
     source: SourceImage
-    inputs: dict[int, NDArray[np.float32]] = field(repr=False)
+    inputs: dict[InputForm, NDArray[np.float32]] = field(repr=False)
     seen: Field
     picture: NDArray[np.uint8] = field(repr=False)
     review_advised: str | None
@@ -70,12 +75,10 @@ class ImageEngine:
         self.members = tuple(members)
         self._augment = bool(settings.options.get("tta", False))
         self._method = str(settings.options.get("explanation", self.default_explanation(card)))
-        reported = {index: label.as_finding() for index, label in enumerate(card.labels) if label.name}
-        limited = with_thresholds(list(reported.values()), settings.options.get("thresholds", {}))
-        self._reported = dict(zip(reported, limited, strict=True))
-        self._operating_points = np.array(
-            [np.nan if label.operating_point is None else label.operating_point for label in card.labels]
+        self._labels = with_thresholds(
+            [label.as_finding() for label in card.reported.values()], settings.options.get("thresholds", {})
         )
+        self._identity = identity_of([member.card for member in members], settings.options)
 
     # What a kind decides
 
@@ -107,32 +110,31 @@ class ImageEngine:
         settings.check_options(cls.options)
         names = [settings.model, *_list_of(settings, "ensemble", str)]
         weights = _list_of(settings, "weights", float) or [1.0] * len(names)
-        scales: list[int | None] = list(_list_of(settings, "scales", int)) or [None]
+        scales = tuple(dict.fromkeys(_list_of(settings, "scales", int)))
         if len(weights) != len(names) or min(weights) <= 0:
             raise EngineMisconfigured(
                 f"engine {settings.name!r}: weights needs one number above 0 for each of its {len(names)} models."
             )
         models = [store.get(name, cls.kind) for name in names]
-        card = models[0].card
-        for stored in models:
-            if stored.card.kind != cls.kind:
-                raise ModelInvalid(
-                    f"model {stored.card.name!r} is for {stored.card.kind} engines, not for {cls.kind}."
-                )
-            if [x.name for x in stored.card.labels] != [x.name for x in card.labels]:
-                raise ModelInvalid(f"models {card.name!r} and {stored.card.name!r} have different labels.")
+        cards = [stored.card for stored in models]
+        refusal = refusal_of(cards, cls.kind)
+        if refusal is not None:
+            raise ModelInvalid(refusal)
         # They load torch, which takes seconds, and is for nothing where a model is absent.
         from inference.classifier import Classifier
         from inference.ensembles import Member
 
-        members: list[Member] = []
-        for stored, weight in zip(models, weights, strict=True):
-            classifier = Classifier.load(settings, stored)
-            members += [
-                Member(classifier=classifier, input_size=size or stored.card.input_size, weight=weight)
-                for size in scales
-            ]
-        engine = cls(settings, card, members)
+        members = [
+            Member(
+                card=stored.card,
+                classifier=Classifier.load(settings, stored),
+                columns=columns,
+                sizes=scales or (stored.card.input_size,),
+                weight=weight,
+            )
+            for stored, columns, weight in zip(models, columns_of(cards), weights, strict=True)
+        ]
+        engine = cls(settings, cards[0], members)
         engine._warm_up()
         return engine
 
@@ -142,7 +144,7 @@ class ImageEngine:
 
     @property
     def model(self) -> ModelIdentity:
-        return self.card.identity
+        return self._identity
 
     def prepare(self, files: Sequence[Path]) -> list[ImageCase | Refusal]:
         """Decode and preprocess, one file at a time."""
@@ -164,22 +166,18 @@ class ImageEngine:
             return Refusal(path=path, reason=str(error))
 
     def _case(self, image: GreyImage, source: SourceImage, review: str | None) -> ImageCase:
-        preprocessing = self.card.preprocessing
-        seen = field_of(preprocessing.style, *image.values.shape)
-        inputs = {
-            size: network_input(
-                image,
-                seen,
-                size,
-                voi=preprocessing.voi,
-                style=preprocessing.style,
-                channels=self.card.input_channels,
-            )
-            for size in dict.fromkeys(member.input_size for member in self.members)
-        }
         return ImageCase(
-            source=source, inputs=inputs, seen=seen, picture=picture_of(image), review_advised=review
+            source=source,
+            inputs={form: form.of(image) for form in self._forms},
+            seen=field_of(self.card.preprocessing.style, *image.values.shape),
+            picture=picture_of(image),
+            review_advised=review,
         )
+
+    @property
+    def _forms(self) -> tuple[InputForm, ...]:
+        """What the members look at, each form once."""
+        return tuple(dict.fromkeys(form for member in self.members for form in member.forms))
 
     def infer(self, cases: Sequence[ImageCase]) -> list[Analysis]:
         """One forward pass of each network for all cases, then a heat map for each label that needs one.
@@ -189,61 +187,82 @@ class ImageEngine:
         if not cases:
             return []
         started = perf_counter()
-        prediction = self._predict({s: np.stack([c.inputs[s] for c in cases]) for s in cases[0].inputs})
-        calibrated = normalise_operating_points(
-            calibrate(
-                self.card.calibration, prediction.logits, prediction.probabilities, self.card.activation
-            ),
-            self._operating_points,
-        )
+        prediction = self._predict({f: np.stack([c.inputs[f] for c in cases]) for f in cases[0].inputs})
+        findings = range(len(self._labels))
         explained = [
-            (row, output) for row in range(len(cases)) for output in self._to_explain(calibrated[row])
+            (row, output)
+            for row in range(len(cases))
+            for output in self._to_explain(prediction.calibrated[row, findings])
         ]
-        maps = dict(zip(explained, prediction.explain(explained, self._method), strict=True))
+        shapes = [(case.source.rows, case.source.columns) for case in cases]
+        maps = dict(zip(explained, prediction.explain(explained, self._method, shapes), strict=True))
         elapsed_ms = (perf_counter() - started) * 1000 / len(cases)
         return [
-            Analysis(
-                source=case.source,
-                model=self.model,
-                findings=tuple(
-                    self._finding(case, label, prediction, row, output, calibrated, maps.get((row, output)))
-                    for output, label in self._reported.items()
-                ),
-                picture=case.picture,
-                device=self.device,
-                inference_time_ms=elapsed_ms,
-                ensemble_size=len(self.members),
-                tta_applied=self._augment,
-                review_advised=case.review_advised or self._uncertain(calibrated[row]),
-                remarks=(self.card.disclaimer,) if self.card.disclaimer else (),
+            self._reviewed(
+                Analysis(
+                    source=case.source,
+                    model=self.model,
+                    findings=tuple(
+                        self._finding(case, label, prediction, row, output, maps.get((row, output)))
+                        for output, label in enumerate(self._labels)
+                    ),
+                    absence=self._absence(prediction, row),
+                    exclusive=self._exclusive,
+                    picture=case.picture,
+                    device=self.device,
+                    inference_time_ms=elapsed_ms,
+                    ensemble_size=sum(len(member.sizes) for member in self.members),
+                    tta_applied=self._augment,
+                    review_advised=case.review_advised,
+                    disclaimer=" ".join(
+                        dict.fromkeys(m.card.disclaimer for m in self.members if m.card.disclaimer)
+                    ),
+                )
             )
             for row, case in enumerate(cases)
         ]
 
-    def _predict(self, inputs: dict[int, NDArray[np.float32]]) -> Prediction:
+    def _predict(self, inputs: dict[InputForm, NDArray[np.float32]]) -> Prediction:
         from inference.ensembles import predict
 
-        return predict(
-            self.members,
-            inputs,
-            SCALES[self.card.preprocessing.style],
-            ACTIVATIONS[self.card.activation],
-            augment=self._augment,
+        return predict(self.members, inputs, augment=self._augment)
+
+    @property
+    def _exclusive(self) -> bool:
+        """Whether one of the classes holds: every member has a softmax over the same ones."""
+        cards = [member.card for member in self.members]
+        return (
+            all(card.activation == "softmax" for card in cards)
+            and len({card.negative is None for card in cards}) == 1
         )
 
-    def _uncertain(self, probabilities: NDArray[np.float64]) -> str | None:
-        if self.card.activation != "softmax" or probabilities.max() >= CERTAIN:
+    def _absence(self, prediction: Prediction, row: int) -> Absence | None:
+        """What the members say of their negative class, which is the last column where they all have one."""
+        negative = self.card.negative
+        if negative is None or prediction.logits.shape[1] == len(self._labels):
             return None
-        return f"the most probable class is below {CERTAIN:.0%}"
+        return Absence(
+            name=self.card.labels[negative].name,
+            logit=float(prediction.logits[row, -1]),
+            probability=float(prediction.probabilities[row, -1]),
+            calibrated_probability=float(prediction.calibrated[row, -1]),
+        )
+
+    def _reviewed(self, analysis: Analysis) -> Analysis:
+        """The analysis, with the advice to look again where the classes are too close."""
+        decided = analysis.prediction
+        if analysis.review_advised is not None or decided is None or decided[1] >= CERTAIN:
+            return analysis
+        return replace(analysis, review_advised=f"the most probable class is below {CERTAIN:.0%}")
 
     def _to_explain(self, calibrated: NDArray[np.float64]) -> tuple[int, ...]:
-        """Outputs at or above their high threshold; if there are none, the most probable one."""
+        """Findings at or above their high threshold; if there are none, the most probable one."""
         present = tuple(
             output
-            for output, label in self._reported.items()
+            for output, label in enumerate(self._labels)
             if label.thresholds.presence(calibrated[output]) is Presence.PRESENT
         )
-        return present or (max(self._reported, key=lambda output: float(calibrated[output])),)
+        return present or (int(calibrated.argmax()),)
 
     def _finding(
         self,
@@ -252,17 +271,16 @@ class ImageEngine:
         prediction: Prediction,
         row: int,
         output: int,
-        calibrated: NDArray[np.float64],
-        small_map: NDArray[np.float32] | None,
+        located: LocatedMap | None,
     ) -> Finding:
         heatmap, region = None, None
-        certainty = float(calibrated[row, output])
-        if small_map is not None:
+        certainty = float(prediction.calibrated[row, output])
+        if located is not None:
             source_shape = (case.source.rows, case.source.columns)
-            values = heatmap_values(small_map, case.seen, source_shape, case.picture.shape)
+            values = heatmap_values(located.values, located.field, source_shape, case.picture.shape)
             heatmap = Heatmap(values=values, method=self._method)
             if label.thresholds.presence(certainty) is Presence.PRESENT:
-                region = region_of(small_map, case.seen)
+                region = region_of(located.values, located.field)
         several = len(prediction.passes) > 1
         return Finding(
             label=label,
@@ -278,10 +296,19 @@ class ImageEngine:
         )
 
     def _warm_up(self) -> None:
-        channels = self.card.input_channels
-        sizes = dict.fromkeys(member.input_size for member in self.members)
-        blank = {size: np.zeros((1, channels, size, size), dtype=np.float32) for size in sizes}
-        self._predict(blank).explain([(0, 0)], self._method)
+        blank = {form: np.zeros((1, form.channels, form.size, form.size), np.float32) for form in self._forms}
+        self._predict(blank).explain([(0, 0)], self._method, [(1, 1)])
+
+
+def columns_of(cards: Sequence[ModelCard]) -> list[tuple[int, ...]]:
+    """Each model's outputs in the order of the first one's findings, then its negative class where all have one."""
+    names = [label.name for label in cards[0].reported.values()]
+    columns = [tuple(card.output_of(name) for name in names) for card in cards]
+    negatives = [card.negative for card in cards]
+    return [
+        (*found, negative) if negative is not None and None not in negatives else found
+        for found, negative in zip(columns, negatives, strict=True)
+    ]
 
 
 def _list_of(settings: EngineSettings, option: str, kind: type[Any]) -> list[Any]:

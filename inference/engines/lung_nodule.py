@@ -87,17 +87,33 @@ class LungNoduleEngine(VolumeEngine):
         self.how = checked_options(settings)
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
-        """Resample to the model's spacing and clip; thick slices are refused."""
-        from inference.volumes.normalisation import clipped  # loads torch
+        """Resample to the model's spacing, clip and normalise; thick slices are refused."""
+        from inference.volumes.normalisation import network_input  # loads torch
 
         gap = float(np.median(volume.gaps))
         if gap > THICKEST_MM:
             return f"slices {gap:.1f} mm apart are too thick for nodules; at most {THICKEST_MM:.0f} mm"
-        assert self.card.volume is not None
-        grid = regular_grid(volume, self.card.volume.spacing)
+        wanted = self.card.volume
+        assert wanted is not None
+        grid = regular_grid(volume, wanted.spacing)
         values = to_grid(volume, grid, outside=AIR_HU)
-        image = clipped(values, self.card.volume.low, self.card.volume.high)
+        image = network_input(values, wanted.low, wanted.high, wanted.normalisation)
         return VolumeCase(volume=volume, prepared=NoduleInput(grid=grid, values=values, image=image))
+
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """Of centre and mask in each voxel of a drawn window, and of malignancy."""
+        import torch
+
+        from inference.volumes.normalisation import network_input
+        from inference.volumes.phantoms import lung_phantom
+
+        assert self.card.volume is not None
+        wanted = self.card.volume
+        values = lung_phantom(0, (self.card.input_size,) * 3, nodules=2, centred=True).values
+        window = network_input(values, wanted.low, wanted.high, wanted.normalisation)
+        output: PivotOutput = self.run(torch.from_numpy(window)[None, None])
+        parts = (output.centre, output.mask, output.triage)
+        return [sigmoid(part.float().cpu().numpy()) for part in parts]
 
     def analyse(self, case: VolumeCase) -> Analysis:
         from inference.volumes.detection import candidates, intensity, suppressed
@@ -106,16 +122,16 @@ class LungNoduleEngine(VolumeEngine):
         how, given = self.how, cast("NoduleInput", case.prepared)
         heat, mask = self.maps(given.image)
         spacing = given.grid.spacing
-        found = candidates(self._peaks(heat, spacing), mask, spacing=spacing)
+        found = candidates(self._peaks(heat, spacing), mask, spacing=spacing, shared=how.components)
         if how.nms.enabled:
-            found = suppressed(found, iou=how.nms.iou_threshold, spacing=spacing)
+            found = suppressed(found, iou=how.nms.iou_threshold)
         certain = [c for c in found if c.peak.value >= how.confidence_filter.min_confidence]
         limits = how.size_filter
         found = [c for c in certain if limits.min_diameter <= c.diameter_mm <= limits.max_diameter]
         small = [c.diameter_mm for c in certain if c.diameter_mm < limits.min_diameter]
         large = [c.diameter_mm for c in certain if c.diameter_mm > limits.max_diameter]
         judged = self.malignancy(given.image, found)
-        (label, *_) = self.labels()
+        (label, *_) = self.reported.values()
         detections = tuple(
             self._detection(number, c, malignancy, intensity(given.values, c), case.volume, given.grid)
             for number, (c, malignancy) in enumerate(zip(found, judged, strict=True), start=1)
@@ -142,7 +158,9 @@ class LungNoduleEngine(VolumeEngine):
                 self._key_image(detection, heat, case.volume, given.grid)
                 for detection in detections[:OVERLAYS]
             ),
-            volume=VolumeData(values=given.values, affine=given.grid.affine, heat=heat),
+            volume=VolumeData(
+                values=given.values, affine=given.grid.affine, planes=case.volume.planes, heat=heat
+            ),
         )
         if not small:
             return analysis
@@ -156,7 +174,7 @@ class LungNoduleEngine(VolumeEngine):
         from inference.volumes.windows import AUGMENTATIONS, sliding_window, whole_volume
 
         how = self.how
-        augmentations = [AUGMENTATIONS[name] for name in how.tta.augmentations] if how.tta.enabled else []
+        augmentations = [AUGMENTATIONS[name] for name in how.tta.chosen]
 
         def predict(windows: Tensor) -> Tensor:
             output: PivotOutput = self.run(windows)
@@ -185,18 +203,18 @@ class LungNoduleEngine(VolumeEngine):
                 sigma=how.blending.sigma,
                 augmentations=augmentations,
                 device=str(self.placement.device),
+                whole_strides=how.padding == "stride",
             )
         return both[0], both[1]
 
     def _peaks(self, heat: NDArray[np.float32], spacing: tuple[float, float, float]) -> list[Peak]:
-        from inference.volumes.detection import filter_maxima, local_maxima
+        from inference.volumes.detection import filter_maxima, local_maxima, suppressed_peaks
 
         wanted = self.how.peak_detection
         if wanted.method == "maximum_filter":
             return filter_maxima(heat, threshold=wanted.threshold, kernel=wanted.kernel)
-        return local_maxima(
-            heat, threshold=wanted.threshold, min_distance_mm=wanted.min_distance, spacing=spacing
-        )
+        find = suppressed_peaks if wanted.method == "nms" else local_maxima
+        return find(heat, threshold=wanted.threshold, min_distance_mm=wanted.min_distance, spacing=spacing)
 
     def malignancy(self, image: NDArray[np.float32], found: Sequence[Candidate]) -> list[float]:
         """Calibrated malignancy of each candidate, from a patch around it."""
@@ -234,7 +252,7 @@ class LungNoduleEngine(VolumeEngine):
         low, high = RISK_LIMITS
         return Detection(
             number=number,
-            label=self.labels()[0],
+            label=next(iter(self.reported.values())),
             certainty=candidate.peak.value,
             centre=(float(centre[0]), float(centre[1]), float(centre[2])),
             voxel=scanned_voxel(centre, volume.frames),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.calibration import ACTIVATIONS, logit, sigmoid, softmax
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted, is_out_of_memory
 from inference.findings import Analysis, Finding
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("overread.inference")
 
 AIR_HU = -1024.0
+DRAWN_SHAPE = (48, 64, 64)
+"""Of the drawn volume, in voxels of 1 mm, that a reduced precision is checked with."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -83,6 +86,17 @@ class MonaiBundleEngine(VolumeEngine):
         outside = AIR_HU if modality == "CT" else float(volume.values.min())
         return VolumeCase(volume=volume, prepared=(grid, to_grid(volume, grid, outside=outside)))
 
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """Of every class of the network's output, before the bundle's own last steps, for a drawn lung."""
+        from inference.volumes.phantoms import lung_phantom
+
+        values = lung_phantom(0, DRAWN_SHAPE, nodules=2).values
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data, _ = self._network_output(values, Grid(affine=np.eye(4), shape=DRAWN_SHAPE))
+        found = data["pred"].numpy()
+        return [softmax(np.moveaxis(found, 0, -1)) if len(found) > 1 else sigmoid(found)]
+
     def analyse(self, case: VolumeCase) -> Analysis:
         started = perf_counter()
         grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
@@ -95,36 +109,44 @@ class MonaiBundleEngine(VolumeEngine):
             return self.analysis(
                 case,
                 started,
-                self._segmented_findings(),
+                [],
                 segmentation=labelled_segmentation(labels, grid, case.volume.frames, self.card.structures),
             )
-        return self.analysis(case, started, self._classified(prediction.ravel().astype(np.float64)))
+        logits, probabilities = self._classified(prediction.ravel().astype(np.float64))
+        return self.analysis(
+            case,
+            started,
+            [
+                Finding(
+                    label=label,
+                    logit=float(logits[output]),
+                    probability=float(probabilities[output]),
+                    calibrated_probability=float(probabilities[output]),
+                )
+                for output, label in self.reported.items()
+            ],
+            absence=self.absence(logits, probabilities, probabilities),
+            exclusive=self.card.activation == "softmax",
+        )
 
-    def _segmented_findings(self) -> list[Finding]:
-        return []
-
-    def _classified(self, found: NDArray[np.float64]) -> list[Finding]:
-        labels = self.labels()
-        if len(found) != len(labels):
+    def _classified(self, found: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Logits and probabilities of the card's labels, of what a bundle's steps gave as either."""
+        if len(found) != len(self.card.labels):
             raise EngineMisconfigured(
-                f"engine {self.settings.name!r}: the bundle gave {len(found)} values for {len(labels)} labels."
+                f"engine {self.settings.name!r}: the bundle gave {len(found)} values "
+                f"for {len(self.card.labels)} labels."
             )
         if found.min() < 0 or found.max() > 1:
-            shifted = np.exp(found - found.max())
-            found = shifted / shifted.sum() if len(found) > 1 else 1 / (1 + np.exp(-found))
-        bounded = np.clip(found, 1e-6, 1 - 1e-6)
-        return [
-            Finding(
-                label=label,
-                logit=float(np.log(b / (1 - b))),
-                probability=float(p),
-                calibrated_probability=float(p),
-            )
-            for label, p, b in zip(labels, found, bounded, strict=True)
-        ]
+            found = ACTIVATIONS[self.card.activation](found)
+        return logit(found), found
 
     def _run_bundle(self, values: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
         """What the bundle's own steps make of a volume."""
+        data, postprocessing = self._network_output(values, grid)
+        return np.asarray(postprocessing(data)["pred"], dtype=np.float32)
+
+    def _network_output(self, values: NDArray[np.float32], grid: Grid) -> tuple[dict[str, Any], Any]:
+        """The bundle's data with the network's output as ``pred``, and the bundle's steps after it."""
         import nibabel
         import torch
         from monai.bundle.config_parser import ConfigParser
@@ -145,7 +167,7 @@ class MonaiBundleEngine(VolumeEngine):
         with torch.inference_mode(), self.placement.autocast():
             found = self.inferred(inferer, data["image"][None])
         data["pred"] = found[0].float().cpu()
-        return np.asarray(postprocessing(data)["pred"], dtype=np.float32)
+        return data, postprocessing
 
     def inferred(self, inferer: Any, image: Tensor) -> Tensor:
         """What a bundle's inferer makes of an image (1, channels, x, y, z) with the network.

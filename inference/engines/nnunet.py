@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.calibration import softmax
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
@@ -81,6 +82,19 @@ class NnunetEngine(VolumeEngine):
             volume=volume, prepared=(grid, box, resampled(image, _spacing(grid), self._trained_spacing))
         )
 
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """Of every class in each voxel of a drawn window of a head."""
+        import torch
+
+        from inference.volumes.phantoms import head_phantom
+
+        slices, rows, columns = self.plan.patch_size
+        head = head_phantom(0, slices, max(rows, columns), lesion=True, haemorrhage=True)
+        window = normalised(head.values[:, :rows, :columns], self.plan.normalisation, self.plan.intensity)
+        batch = torch.from_numpy(window)[None, None].repeat(1, self.plan.input_channels, 1, 1, 1)
+        logits = cast("Tensor", self.run(batch)).float().cpu().numpy()
+        return [softmax(np.moveaxis(logits, 1, -1))]
+
     def analyse(self, case: VolumeCase) -> Analysis:
         from inference.volumes.windows import Augmentation, sliding_window
 
@@ -107,7 +121,7 @@ class NnunetEngine(VolumeEngine):
         classes = np.zeros(grid.shape, dtype=np.uint16)
         classes[box], certainties = self._decided(logits, _spacing(grid), classes[box].shape)
         findings = []
-        for label in self.labels():
+        for label in self.reported.values():
             certainty = certainties[label.name.replace("_", " ")]
             bounded = min(max(certainty, _SURE), 1 - _SURE)
             findings.append(
@@ -135,7 +149,7 @@ class NnunetEngine(VolumeEngine):
         nnU-Net resamples the logits of each class back to the image and decides there; here one class after
         the other, so that memory does not grow with their number.
         """
-        wanted = {label.name.replace("_", " ") for label in self.labels()}
+        wanted = {label.name.replace("_", " ") for label in self.reported.values()}
         size = (shape[0], shape[1], shape[2])
         best = resampled(logits[0], self._trained_spacing, spacing, shape=size, order=1)
         total = best.astype(np.float64)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from inference.errors import EngineMisconfigured
 
@@ -16,6 +16,7 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Augmentation = Literal["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz"]
 Patch = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 
 
@@ -26,16 +27,28 @@ class BlendingOptions(_Options):
 
 class TtaOptions(_Options):
     enabled: bool = False
-    augmentations: tuple[
-        Literal["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz"], ...
-    ] = ("flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz")
+    augmentations: tuple[Augmentation, ...] = get_args(Augmentation)
+    num_augmentations: int | None = Field(default=None, gt=0)
+    """How many of the augmentations are used at most, the first ones; None: all."""
+
+    @property
+    def chosen(self) -> tuple[Augmentation, ...]:
+        """The augmentations to use."""
+        return self.augmentations[: self.num_augmentations] if self.enabled else ()
 
 
 class PeakOptions(_Options):
-    method: Literal["local_maxima", "maximum_filter"] = "local_maxima"
+    method: Literal["local_maxima", "nms", "maximum_filter"] = "local_maxima"
     threshold: float = Field(default=0.5, ge=0, le=1)
     min_distance: float = Field(default=10.0, gt=0)
     kernel: int = Field(default=5, gt=0)
+
+    @field_validator("kernel")
+    @classmethod
+    def _has_a_middle(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError(f"the kernel has to be odd, not {kernel}")
+        return kernel
 
 
 class NmsOptions(_Options):
@@ -62,10 +75,14 @@ class NoduleOptions(_Options):
     patch_size: Patch | None = None
     stride: Patch | None = None
     overlap: float = Field(default=0.5, ge=0, lt=1)
+    padding: Literal["patch", "stride"] = "patch"
+    """Volumes are padded to one patch, or as in PIVOT to whole strides, so that every step is one."""
     batch_size: int = Field(default=4, gt=0)
     blending: BlendingOptions = BlendingOptions()
     tta: TtaOptions = TtaOptions()
     peak_detection: PeakOptions = PeakOptions()
+    components: Literal["split", "whole"] = "split"
+    """Several peaks in one component of the mask split it, or each has all of it, as in PIVOT."""
     nms: NmsOptions = NmsOptions()
     size_filter: SizeOptions = SizeOptions()
     confidence_filter: ConfidenceOptions = ConfidenceOptions()
@@ -83,4 +100,5 @@ def checked_options(settings: EngineSettings) -> NoduleOptions:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise EngineMisconfigured(f"engine {settings.name!r}: options.{key}: {first['msg']}.") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise EngineMisconfigured(f"engine {settings.name!r}: options.{key}: {message}.") from error

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN_SLICES = 3
 """Most slices that are shown for one label."""
+DRAWN_SLICES = 8
 STRAIGHT = 0.999
 """Cosine between a slice's normal and an axis of the patient from which on the slice has one place along it."""
 
@@ -55,7 +56,16 @@ class SliceWiseEngine(VolumeEngine):
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
         """Clip, normalise and resize every slice."""
-        return VolumeCase(volume=volume, prepared=prepared_slices(volume, self.card))
+        return VolumeCase(volume=volume, prepared=prepared_slices(volume.values, self.card))
+
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """Of the slices of a drawn head, and of all of them together."""
+        from inference.volumes.phantoms import head_phantom
+
+        head = head_phantom(0, DRAWN_SLICES, self.card.input_size, lesion=True, haemorrhage=True)
+        decision = self.decide(prepared_slices(head.values, self.card))
+        activation = ACTIVATIONS[self.card.activation]
+        return [activation(decision.slices), activation(decision.volume)]
 
     def analyse(self, case: VolumeCase) -> Analysis:
         started = perf_counter()
@@ -68,7 +78,7 @@ class SliceWiseEngine(VolumeEngine):
         )[0]
         by_slice = activation(decision.slices)
         findings, key_images = [], []
-        for output, label in enumerate(self.labels()):
+        for output, label in self.reported.items():
             certainty = float(calibrated[output])
             order = np.argsort(-by_slice[:, output], kind="stable")[:SHOWN_SLICES]
             present = label.thresholds.presence(certainty) is Presence.PRESENT
@@ -91,6 +101,8 @@ class SliceWiseEngine(VolumeEngine):
             case,
             started,
             findings,
+            absence=self.absence(decision.volume, probabilities[0], calibrated),
+            exclusive=self.card.activation == "softmax",
             key_images=tuple(
                 image
                 for output, label, _, _, shown in wanted
@@ -151,16 +163,14 @@ def slice_name(volume: Volume, number: int) -> str:
     return f"{name}, {'xyz'[axis]} {round(frame.plane.position[axis], 1) + 0.0:.1f} mm"
 
 
-def prepared_slices(volume: Volume, card: ModelCard) -> NDArray[np.float32]:
+def prepared_slices(slices: NDArray[np.generic], card: ModelCard) -> NDArray[np.float32]:
     """The slices as the card's network sees them, shape (slices, size, size)."""
-    from inference.volumes.normalisation import clipped, resized, z_scored  # loads torch
+    from inference.volumes.normalisation import network_input, resized  # loads torch
 
     assert card.volume is not None
     wanted = card.volume
-    result = np.empty((len(volume.frames), card.input_size, card.input_size), dtype=np.float32)
-    for target, values in zip(result, volume.values, strict=True):
-        picture = clipped(values, wanted.low, wanted.high)
-        if wanted.normalisation == "zscore":
-            picture = z_scored(picture)
+    result = np.empty((len(slices), card.input_size, card.input_size), dtype=np.float32)
+    for target, values in zip(result, slices, strict=True):
+        picture = network_input(values, wanted.low, wanted.high, wanted.normalisation)
         target[:] = resized(picture, card.input_size)
     return result

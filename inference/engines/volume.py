@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from inference.engine import ImageHeader, Selection
 from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import (
+    Absence,
     Analysis,
     Finding,
     Label,
@@ -24,6 +26,8 @@ from inference.findings import (
     SourceImage,
     Structure,
 )
+from inference.identity import identity_of
+from inference.precision import check_precision
 from inference.resampling import resample, triangle_axis
 from inference.thresholds import with_thresholds
 from inference.volumes.frame import Frame
@@ -79,9 +83,12 @@ class VolumeEngine:
         self.settings = settings
         self.card = card
         self.placement = placement
-        self._labels = with_thresholds(
-            [label.as_finding() for label in card.labels], settings.options.get("thresholds", {})
+        labels = with_thresholds(
+            [label.as_finding() for label in card.reported.values()], settings.options.get("thresholds", {})
         )
+        self.reported: dict[int, Label] = dict(zip(card.reported, labels, strict=True))
+        """The labels that can be findings, with the settings' thresholds, by their output."""
+        self._identity = identity_of([card], settings.options)
         self.network = network.eval().requires_grad_(False).to(placement.device)
 
     @classmethod
@@ -95,6 +102,13 @@ class VolumeEngine:
 
     def analyse(self, case: VolumeCase) -> Analysis:
         """Everything about one volume."""
+        raise NotImplementedError
+
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """What the network makes of fixed drawn inputs in the engine's number format, as probabilities.
+
+        A reduced precision is compared by it with fp32.
+        """
         raise NotImplementedError
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
@@ -137,7 +151,14 @@ class VolumeEngine:
         )
         if placement.backend != "torch":
             raise EngineMisconfigured(f"engine {settings.name!r}: {cls.kind} runs on backend torch only.")
-        return cls(settings, stored.card, cls.build(stored), placement)
+        engine = cls(settings, stored.card, cls.build(stored), placement)
+        if placement.reduced:
+            exact = copy(engine)
+            exact.placement = placement.exact()
+            check_precision(
+                settings, stored.card.name, engine.drawn_probabilities(), exact.drawn_probabilities()
+            )
+        return engine
 
     @property
     def device(self) -> str:
@@ -145,7 +166,7 @@ class VolumeEngine:
 
     @property
     def model(self) -> ModelIdentity:
-        return self.card.identity
+        return self._identity
 
     def prepare(self, files: Sequence[Path]) -> list[VolumeCase | Refusal]:
         """The volumes of one series; one refusal where there is none."""
@@ -171,9 +192,19 @@ class VolumeEngine:
         with torch.inference_mode(), self.placement.autocast():
             return self.network(batch.to(self.placement.device))
 
-    def labels(self) -> list[Label]:
-        """The card's labels, with the settings' thresholds."""
-        return self._labels
+    def absence(
+        self, logits: NDArray[np.float64], probabilities: NDArray[np.float64], calibrated: NDArray[np.float64]
+    ) -> Absence | None:
+        """What outputs, shape (outputs,), say of the card's negative class; None where it has none."""
+        output = self.card.negative
+        if output is None:
+            return None
+        return Absence(
+            name=self.card.labels[output].name,
+            logit=float(logits[output]),
+            probability=float(probabilities[output]),
+            calibrated_probability=float(calibrated[output]),
+        )
 
     def analysis(
         self, case: VolumeCase, started: float, findings: Iterable[Finding], **more: Any
@@ -181,7 +212,6 @@ class VolumeEngine:
         """An analysis of a volume; ``more`` are further fields of it."""
         frames = case.volume.frames
         middle = len(frames) // 2
-        remarks = (*case.volume.remarks, *((self.card.disclaimer,) if self.card.disclaimer else ()))
         images = tuple({f.source.sop_instance_uid: f.source for f in frames}.values())
         return Analysis(
             source=frames[middle].source,
@@ -190,7 +220,8 @@ class VolumeEngine:
             picture=slice_picture(case.volume.values[middle], frames[middle], self.window),
             device=self.device,
             inference_time_ms=(perf_counter() - started) * 1000,
-            remarks=remarks,
+            disclaimer=self.card.disclaimer,
+            remarks=case.volume.remarks,
             images=images,
             frame_of_reference_uid=frames[0].frame_of_reference_uid,
             input_spacing=(float(np.median(case.volume.gaps)), *frames[0].plane.spacing),

@@ -23,6 +23,10 @@ class Network(nn.Module):
         """Weights (outputs, features) where ``classify`` is a global average and a linear layer, else None."""
         return None
 
+    def concept_maps(self, features: Tensor) -> Tensor | None:
+        """Maps of named concepts before the sigmoid, (batch, concepts, rows, columns); None where there are none."""
+        return None
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images of shape (batch, channels, rows, columns)."""
         return self.classify(self.feature_maps(images))

@@ -30,11 +30,13 @@ class PrototypeOutput:
     logits: Tensor
     """(B, classes)"""
     similarity_scores: Tensor
-    """(B, K * M), prototype i belongs to concept i // M"""
+    """(B, K * M) in [-1, 1], prototype i belongs to concept i // M"""
     similarity_maps: Tensor
-    """(B, K * M, h, w)"""
+    """(B, K * M, h, w) cosines in [-1, 1]; with a region of interest in [0, 1]"""
     cams: Tensor
     """(B, K, h, w) concept activation maps, before the sigmoid"""
+    local_concept_vectors: Tensor
+    """(B, K, C) features of each concept, where its map is high"""
     features: Tensor
     """(B, C, h, w)"""
     projected_features: Tensor
@@ -65,28 +67,36 @@ class PrototypeNetwork(Network):
         """The decision and all it was made from.
 
         ``importance`` (B, 1, rows, columns) in [0, 1] is where a person asked to look; it is brought to the
-        grid of the features by nearest neighbour.
+        grid of the features by nearest neighbour, and similarities below 0 count as none then.
         """
         projected = functional.normalize(self.projector(features), dim=1)
         maps = functional.conv2d(projected, functional.normalize(self.prototypes, dim=1))
         if importance is not None:
-            maps = maps * functional.interpolate(importance, size=maps.shape[2:], mode="nearest")
-        maps = maps.clamp(min=0)
+            # A similarity below 0 inside the region would else lose to the 0 outside of it.
+            maps = (maps * functional.interpolate(importance, size=maps.shape[2:], mode="nearest")).clamp(
+                min=0
+            )
         scores = maps.amax(dim=(2, 3))
+        cams = self.concept_maps(features)
         return PrototypeOutput(
             logits=self.task_head(scores),
             similarity_scores=scores,
             similarity_maps=maps,
-            cams=self.concept_head(features),
+            cams=cams,
+            local_concept_vectors=local_concept_vectors(features, cams),
             features=features,
             projected_features=projected,
         )
 
-    def local_concept_vectors(self, features: Tensor) -> Tensor:
-        """One vector (B, K, D) per concept: the projection averaged under the softmax of its map over positions."""
-        attention = self.concept_head(features).flatten(2).softmax(dim=2)
-        projected = functional.normalize(self.projector(features), dim=1).flatten(2)
-        return torch.einsum("bkp,bdp->bkd", attention, projected)
+    def concept_maps(self, features: Tensor) -> Tensor:
+        maps: Tensor = self.concept_head(features)
+        return maps
+
+
+def local_concept_vectors(features: Tensor, cams: Tensor) -> Tensor:
+    """One vector (B, K, C) per concept: features (B, C, h, w) averaged under the softmax of its map over positions."""
+    attention = cams.flatten(2).softmax(dim=2)
+    return torch.einsum("bkp,bcp->bkc", attention, features.flatten(2))
 
 
 def _backbone(name: str) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inference.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
 from inference.errors import ModelInvalid
 from inference.networks import Network, build_network
-from inference.networks.hybrid import HybridNetwork
+from inference.networks.hybrid import Aggregator, HybridNetwork
 from inference.networks.metastasis import MetastasisNetwork
 from inference.networks.pivot import PivotNetwork
 from inference.store import StoredModel
@@ -61,15 +61,15 @@ def load_hybrid(stored: StoredModel) -> HybridNetwork:
     )
     features = feature_count(backbone)
     classes = len(card.labels)
-    name = architecture.aggregator
-    if name == "attention":
-        network = HybridNetwork(backbone, AttentionPool(features))
-    elif name == "lstm":
-        network = HybridNetwork(backbone, LstmAggregator(features, classes))
-    elif name == "transformer":
-        network = HybridNetwork(backbone, TransformerAggregator(features, classes))
-    else:
-        network = HybridNetwork(backbone, name)
+    aggregator: AttentionPool | LstmAggregator | TransformerAggregator | Aggregator = architecture.aggregator
+    if aggregator == "attention":
+        aggregator = AttentionPool(features)
+    elif aggregator == "lstm":
+        aggregator = LstmAggregator(features, classes)
+    elif aggregator == "transformer":
+        aggregator = TransformerAggregator(features, classes)
+    mean_of = "logits" if architecture.mean_of == "logits" else card.activation
+    network = HybridNetwork(backbone, aggregator, mean_of)
     return filled(network, stored)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inference import findings
+from inference.names import is_absence, normalised_name
+from inference.thresholds import thresholds_for
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What a model may be called; a name is also the name of its folder."""
@@ -51,11 +53,13 @@ class CardLabel(CardModel):
     site: Code | None = None
     operating_point: float | None = Field(default=None, gt=0, lt=1)
     """Probability that becomes 0.5, as torchxrayvision's ``op_threshs``; None leaves probabilities alone."""
-    thresholds: Thresholds
+    thresholds: Thresholds | None = None
+    """None: those of the card's engine kind (``inference.thresholds``), which a card that was read holds."""
 
     def as_finding(self) -> findings.Label:
         """The label as results carry it."""
         limits = self.thresholds
+        assert limits is not None, "labels of a card have thresholds"
         return findings.Label(
             name=self.name,
             thresholds=findings.Thresholds(low=limits.low, high=limits.high, critical=limits.critical),
@@ -119,6 +123,8 @@ class HybridArchitecture(CardModel):
     family: Literal["hybrid"] = "hybrid"
     backbone: DenseNetArchitecture | TorchvisionArchitecture = Field(discriminator="family")
     aggregator: Literal["max", "mean", "noisy_or", "attention", "lstm", "transformer"]
+    mean_of: Literal["predictions", "logits"] = "predictions"
+    """What the aggregators mean and attention average over the slices."""
 
 
 class UnetResnetArchitecture(CardModel):
@@ -265,6 +271,9 @@ class ModelCard(CardModel):
     architecture: Architecture
     preprocessing: Preprocessing = Preprocessing()
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    negative_class: str = ""
+    """The label that means that nothing was found, never reported as a finding; one that plainly does needs not
+    be named here."""
     calibration: CardCalibration | None = None
     """Applied to the probabilities of the model, before its operating points."""
     modalities: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -290,7 +299,50 @@ class ModelCard(CardModel):
     def _finds_something(self) -> ModelCard:
         if not self.labels and not self.structures:
             raise ValueError("a model needs labels or structures")
+        if self.negative_class and self.negative_class not in [label.name for label in self.labels]:
+            raise ValueError(f"negative_class {self.negative_class!r} is none of the labels")
         return self
+
+    @model_validator(mode="after")
+    def _labels_have_thresholds(self) -> ModelCard:
+        labels = tuple(self._with_thresholds(label) for label in self.labels)
+        object.__setattr__(self, "labels", labels)  # the card is frozen for everyone else
+        return self
+
+    def _with_thresholds(self, label: CardLabel) -> CardLabel:
+        if label.thresholds is not None:
+            return label
+        try:
+            limits = thresholds_for(self.kind, label.name)
+        except KeyError:
+            raise ValueError(f"label {label.name!r} needs thresholds: {self.kind} has no defaults") from None
+        return label.model_copy(
+            update={"thresholds": Thresholds(low=limits.low, high=limits.high, critical=limits.critical)}
+        )
+
+    @property
+    def negative(self) -> int | None:
+        """The output that means that nothing was found: that of ``negative_class``, or one that is called so."""
+        for output, label in enumerate(self.labels):
+            if label.name and (
+                label.name == self.negative_class if self.negative_class else is_absence(label.name)
+            ):
+                return output
+        return None
+
+    @property
+    def reported(self) -> dict[int, CardLabel]:
+        """The labels that can be findings by their output: trained, and not the negative class."""
+        negative = self.negative
+        return {i: label for i, label in enumerate(self.labels) if label.name and i != negative}
+
+    def output_of(self, name: str) -> int:
+        """The output of a label, however its name is spelt.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return [normalised_name(label.name) for label in self.labels].index(normalised_name(name))
 
     @property
     def identity(self) -> findings.ModelIdentity:

@@ -22,7 +22,7 @@ from inference.store.card import (
     VolumePreprocessing,
 )
 from inference.store.importers import Draft
-from inference.thresholds import THRESHOLDS, thresholds_for
+from inference.thresholds import has_own_thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,24 +176,17 @@ def nnunet_model(
             transpose=tuple(plans.get("transpose_forward", (0, 1, 2))),
             folds=len(folds),
         ),
-        labels=tuple(_lesion(name) for name, _ in ordered if name in THRESHOLDS["mri_brain"])
-        if chosen == "brain_mri"
-        else (),
+        labels=tuple(
+            CardLabel(name=name, site=_BRAIN)
+            for name, _ in ordered
+            if chosen == "brain_mri" and has_own_thresholds(chosen, name)
+        ),
         activation="softmax",
         more={
             "modalities": nnunet.modalities(normalisation, str(channels.get("0", ""))),
             "volume": VolumePreprocessing.model_validate({"spacing": wanted["spacing"]}),
             "structures": tuple(structure(value, name) for name, value in ordered if value > 0),
         },
-    )
-
-
-def _lesion(name: str) -> CardLabel:
-    limits = thresholds_for("mri_brain", name)
-    return CardLabel(
-        name=name,
-        site=_BRAIN,
-        thresholds=Thresholds(low=limits.low, high=limits.high, critical=limits.critical),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import pi
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ class Peak:
 class Candidate:
     """A peak with the part of the mask around it.
 
-    ``centre`` is in voxels. ``extent`` are the lengths along the axes in mm. ``mask`` lies at ``corner``.
+    ``centre`` is in voxels. ``extent`` are the lengths along the axes in mm. ``mask`` lies at ``corner``; its shape
+    is that of the bounding box.
     """
 
     peak: Peak
@@ -55,36 +57,62 @@ def local_maxima(
     """
     reach = [max(1, int(min_distance_mm / s / np.sqrt(3))) for s in spacing]
     highest = ndimage.maximum_filter(heat, size=[2 * r + 1 for r in reach], mode="constant", cval=0.0)
-    voxels = np.argwhere((heat == highest) & (heat >= threshold))
-    order = np.argsort(-heat[tuple(voxels.T)], kind="stable")
-    kept: list[Peak] = []
-    places = np.empty((0, 3))
-    for voxel in voxels[order]:
-        place = voxel * np.array(spacing)
-        if len(places) and np.linalg.norm(places - place, axis=1).min() < min_distance_mm:
-            continue
-        places = np.vstack([places, place])
-        kept.append(
-            Peak(voxel=(int(voxel[0]), int(voxel[1]), int(voxel[2])), value=float(heat[tuple(voxel)]))
-        )
-    return kept
+    voxels = _highest_first(heat, (heat == highest) & (heat >= threshold))
+    return _peaks(heat, _distant(voxels, min_distance_mm, spacing))
+
+
+def suppressed_peaks(
+    heat: NDArray[np.float32], *, threshold: float, min_distance_mm: float, spacing: Spacing
+) -> list[Peak]:
+    """Non-maximum suppression of all voxels at or above a threshold, highest first.
+
+    Each one suppresses those nearer than the distance. Unlike ``local_maxima`` a voxel on the slope of a wide
+    peak stays where it is far enough from the top.
+    """
+    return _peaks(heat, _distant(_highest_first(heat, heat >= threshold), min_distance_mm, spacing))
 
 
 def filter_maxima(heat: NDArray[np.float32], *, threshold: float, kernel: int) -> list[Peak]:
-    """PIVOT's own definition: voxels that equal the maximum filter of an odd size, constant border."""
+    """PIVOT's own definition: voxels above 0 that equal the maximum filter of an odd size, constant border."""
     highest = ndimage.maximum_filter(heat, size=kernel, mode="constant", cval=0.0)
-    voxels = np.argwhere((heat == highest) & (heat >= threshold))
-    order = np.argsort(-heat[tuple(voxels.T)], kind="stable")
-    return [Peak(voxel=(int(v[0]), int(v[1]), int(v[2])), value=float(heat[tuple(v)])) for v in voxels[order]]
+    return _peaks(heat, _highest_first(heat, (heat == highest) & (heat >= threshold) & (heat > 0)))
+
+
+def _highest_first(heat: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The chosen voxels in order of their values, shape (n, 3)."""
+    voxels = np.argwhere(chosen)
+    return voxels[np.argsort(-heat[tuple(voxels.T)], kind="stable")]
+
+
+def _distant(voxels: NDArray[np.intp], min_distance_mm: float, spacing: Spacing) -> NDArray[np.intp]:
+    """Voxels in their order without those nearer than a distance to one before that is kept."""
+    places = voxels * np.array(spacing)
+    left = np.arange(len(voxels))
+    kept = []
+    while len(left):
+        kept.append(left[0])
+        distances = np.linalg.norm(places[left] - places[left[0]], axis=1)
+        left = left[distances >= min_distance_mm]
+    return voxels[kept] if kept else voxels
+
+
+def _peaks(heat: NDArray[np.float32], voxels: NDArray[np.intp]) -> list[Peak]:
+    return [Peak(voxel=(int(v[0]), int(v[1]), int(v[2])), value=float(heat[tuple(v)])) for v in voxels]
 
 
 def candidates(
-    peaks: Sequence[Peak], mask: NDArray[np.float32], *, spacing: Spacing, level: float = 0.5
+    peaks: Sequence[Peak],
+    mask: NDArray[np.float32],
+    *,
+    spacing: Spacing,
+    level: float = 0.5,
+    shared: Literal["split", "whole"] = "split",
 ) -> list[Candidate]:
-    """Each peak with its part of a soft mask: connected to it, and nearer to it than to another peak.
+    """Each peak with the component of a soft mask that it lies in or touches.
 
-    A peak without a mask is a ball of one voxel. Volume counts voxels; the surface for the sphericity is
-    that of the soft mask at ``level``.
+    Peaks in one component split it, each voxel to the nearest; with ``shared`` "whole", as in PIVOT, each has all
+    of it, so that non-maximum suppression leaves the highest one. A peak without a mask is a ball of one voxel.
+    Volume counts voxels; the surface for the sphericity is that of the soft mask at ``level``.
     """
     if not peaks:
         return []
@@ -100,7 +128,7 @@ def candidates(
         part = parts[component - 1]
         own = labelled[part] == component
         corner = tuple(int(p.start) for p in part)
-        if (rivals := _rivals(labelled, peaks, component, number)).size:
+        if shared == "split" and (rivals := _rivals(labelled, peaks, component, number)).size:
             grid = np.stack(
                 np.meshgrid(
                     *(np.arange(n) + c for n, c in zip(own.shape, corner, strict=True)), indexing="ij"
@@ -158,7 +186,8 @@ def _described(
         return _single_voxel(peak, spacing)
     volume = len(voxels) * float(np.prod(spacing))
     centre = voxels.mean(axis=0) + np.array(corner)
-    extent = (np.ptp(voxels, axis=0) + 1) * np.array(spacing)
+    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+    extent = (high - low) * np.array(spacing)
     surface_map = np.pad(np.where(own, np.maximum(soft, level), np.minimum(soft, level * 0.98)), 1)
     vertices, faces, _, _ = marching_cubes(surface_map, level * 0.99, spacing=spacing)
     area = float(mesh_surface_area(vertices, faces))
@@ -169,34 +198,26 @@ def _described(
         extent=(float(extent[0]), float(extent[1]), float(extent[2])),
         volume_mm3=volume,
         sphericity=min(1.0, ball / area) if area > 0 else 1.0,
-        corner=(int(corner[0]), int(corner[1]), int(corner[2])),
-        mask=own,
+        corner=(int(corner[0] + low[0]), int(corner[1] + low[1]), int(corner[2] + low[2])),
+        mask=own[tuple(slice(a, b) for a, b in zip(low, high, strict=True))],
     )
 
 
-def suppressed(found: Sequence[Candidate], *, iou: float, spacing: Spacing) -> list[Candidate]:
-    """Candidates without those whose box overlaps a more certain one's by at least ``iou``."""
+def suppressed(found: Sequence[Candidate], *, iou: float) -> list[Candidate]:
+    """Candidates without those whose bounding box overlaps a more certain one's by more than ``iou``."""
     kept: list[Candidate] = []
     for candidate in sorted(found, key=lambda c: -c.peak.value):
-        if all(_overlap(candidate, other, spacing) < iou for other in kept):
+        if all(_overlap(candidate, other) <= iou for other in kept):
             kept.append(candidate)
     return kept
 
 
-def _overlap(one: Candidate, other: Candidate, spacing: Spacing) -> float:
-    """Intersection over union of the boxes around two candidates."""
-    shared, sizes = 1.0, [1.0, 1.0]
-    for axis in range(3):
-        ranges = [
-            (
-                c.centre[axis] * spacing[axis] - c.extent[axis] / 2,
-                c.centre[axis] * spacing[axis] + c.extent[axis] / 2,
-            )
-            for c in (one, other)
-        ]
-        shared *= max(0.0, min(ranges[0][1], ranges[1][1]) - max(ranges[0][0], ranges[1][0]))
-        sizes = [size * (r[1] - r[0]) for size, r in zip(sizes, ranges, strict=True)]
-    return shared / (sizes[0] + sizes[1] - shared)
+def _overlap(one: Candidate, other: Candidate) -> float:
+    """Intersection over union of the bounding boxes of two candidates."""
+    low = np.maximum(one.corner, other.corner)
+    high = np.minimum(*(np.add(c.corner, c.mask.shape) for c in (one, other)))
+    both = int(np.prod(np.maximum(high - low, 0)))
+    return both / (one.mask.size + other.mask.size - both)
 
 
 def intensity(values: NDArray[np.floating], candidate: Candidate) -> tuple[float, float]:

@@ -29,6 +29,14 @@ def z_scored(values: NDArray[np.floating]) -> Values:
     return np.asarray(NormalizeIntensity()(values), dtype=np.float32)
 
 
+def network_input(
+    values: NDArray[np.generic], low: float, high: float, normalisation: Literal["minmax", "zscore"]
+) -> Values:
+    """Values between two limits as [0, 1], then perhaps less their mean and over their standard deviation."""
+    scaled = clipped(values, low, high)
+    return z_scored(scaled) if normalisation == "zscore" else scaled
+
+
 def resized(picture: Values, size: int) -> Values:
     """A slice at size x size pixels by linear interpolation, with a wider triangle where it shrinks."""
     rows, columns = picture.shape

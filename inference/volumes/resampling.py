@@ -116,29 +116,39 @@ def _linear(values: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.
 def to_frames(
     values: NDArray[Cell], affine: Affine, frames: Sequence[Frame], *, order: int = 0
 ) -> NDArray[Cell]:
-    """An array of a grid sampled at the pixels of slices, shape (slices, rows, columns).
+    """An array of a grid sampled at the pixels of slices, shape (slices, rows, columns); see ``to_planes``."""
+    planes = np.stack([frame.plane.affine for frame in frames])
+    return to_planes(values, affine, planes, (frames[0].rows, frames[0].columns), order=order)
 
-    ``order`` 0 takes the nearest voxel (labels), 1 interpolates (probabilities). 0 outside of the grid.
+
+def to_planes(
+    values: NDArray[Cell],
+    affine: Affine,
+    planes: NDArray[np.float64],
+    shape: tuple[int, int],
+    *,
+    order: int = 0,
+) -> NDArray[Cell]:
+    """An array of a grid sampled on planes as ``Plane.affine`` gives them, shape (planes, rows, columns).
+
+    ``order`` 0 takes the nearest voxel (labels), 1 interpolates (probabilities). 0 outside of the grid, whose edge
+    repeats for one voxel with ``order`` 1: the last slice need not lie on the grid's last plane.
     """
     inverse = np.linalg.inv(affine)
-    result = np.zeros((len(frames), frames[0].rows, frames[0].columns), dtype=values.dtype)
-    for target, frame in zip(result, frames, strict=True):
-        matrix = (inverse @ frame.plane.affine)[:3]
-        row, column = np.ogrid[0 : frame.rows, 0 : frame.columns]
-        at = [m[0] * row + m[1] * column + m[2] for m in matrix]
+    last = np.array(values.shape) - 1
+    result = np.zeros((len(planes), *shape), dtype=values.dtype)
+    for target, plane in zip(result, planes, strict=True):
+        matrix = (inverse @ plane)[:3]
+        row, column = np.ogrid[0 : shape[0], 0 : shape[1]]
+        at = [np.broadcast_to(m[0] * row + m[1] * column + m[2], shape) for m in matrix]
         if order == 0:
-            indices = [np.rint(np.broadcast_to(a, target.shape)).astype(np.intp) for a in at]
+            indices = [np.rint(a).astype(np.intp) for a in at]
             inside = np.logical_and.reduce(
-                [(i >= 0) & (i < size) for i, size in zip(indices, values.shape, strict=True)]
+                [(i >= 0) & (i <= end) for i, end in zip(indices, last, strict=True)]
             )
             target[inside] = values[tuple(i[inside] for i in indices)]
         else:
-            map_coordinates(
-                values,
-                np.stack([np.broadcast_to(a, target.shape) for a in at]),
-                output=target,
-                order=order,
-                mode="constant",
-                cval=0,
-            )
+            map_coordinates(values, np.stack(at), output=target, order=order, mode="nearest")
+            beyond = [(a < -1) | (a > end + 1) for a, end in zip(at, last, strict=True)]
+            target[np.logical_or.reduce(beyond)] = 0
     return result

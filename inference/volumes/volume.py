@@ -73,6 +73,11 @@ class Volume:
         return np.diff(self.stack.distances)
 
     @property
+    def planes(self) -> NDArray[np.float64]:
+        """From (row, column, 1) of each slice to (x, y, z, 1), shape (slices, 4, 3)."""
+        return np.stack([frame.plane.affine for frame in self.frames])
+
+    @property
     def tilted(self) -> bool:
         """Whether slices are shifted within their plane against each other, as with a tilted gantry."""
         return bool(np.abs(self.stack.offsets).max() > REGULAR_MM)

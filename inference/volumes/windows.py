@@ -118,15 +118,20 @@ def sliding_window(
     augmentations: Sequence[Augmentation] = (),
     device: str = "cpu",
     pad_value: float = 0.0,
+    whole_strides: bool = False,
 ) -> NDArray[np.float32]:
     """Blended maps of a volume, shape (channels, slices, rows, columns).
 
-    ``stride`` of None spreads windows evenly, as nnU-Net does. A volume smaller than a window is padded with
-    ``pad_value``. Each augmentation adds one prediction to the mean. Windows are on the device, the maps
-    here: device memory does not grow with the volume. Where it is too small for ``batch_size`` windows, fewer
-    go at once.
+    A volume smaller than a window is padded on both sides with ``pad_value``, with ``whole_strides`` every volume
+    until all steps are strides (as PIVOT does); else the last step is shorter. ``stride`` of None spreads windows
+    evenly, as nnU-Net does. Each augmentation adds one prediction to the mean. Windows are on the device, the
+    maps here: device memory does not grow with the volume. Where it is too small for ``batch_size`` windows,
+    fewer go at once.
     """
-    padded, offset = _padded(volume, patch, pad_value)
+    size = [max(n, p) for n, p in zip(volume.shape, patch, strict=True)]
+    if whole_strides and stride is not None:
+        size = [p + -(-(n - p) // s) * s for n, p, s in zip(size, patch, stride, strict=True)]
+    padded, offset = _padded(volume, size, pad_value)
     weights = window_weights(patch, blending, sigma)
     weights = np.maximum(weights, weights[weights > 0].min() if blending == "nnunet" else SMALLEST_WEIGHT)
     total = np.zeros((channels, *padded.shape), dtype=np.float32)
@@ -177,9 +182,9 @@ def whole_volume(
 
 
 def _padded(
-    volume: NDArray[np.float32], patch: Size, value: float
+    volume: NDArray[np.float32], size: Sequence[int], value: float
 ) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
-    missing = [max(p - n, 0) for n, p in zip(volume.shape, patch, strict=True)]
+    missing = [wanted - n for n, wanted in zip(volume.shape, size, strict=True)]
     if not any(missing):
         return volume, (0, 0, 0)
     before = [m // 2 for m in missing]

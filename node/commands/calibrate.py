@@ -65,6 +65,8 @@ def calibrate(
     configuration = load_configuration(config)
     limit_readers(configuration.reader_limits())
     settings = engine_settings(configuration, engine)
+    if settings.options.get("ensemble"):
+        raise UsageError(f"Engine {engine} has several models: calibrate each in an [[engine]] of its own.")
     store = ModelStore(configuration.models_dir)
     try:
         stored = store.get(settings.model, settings.kind)
@@ -127,6 +129,8 @@ def _infer(
             cases = [item for item in engine.prepare(batch) if not isinstance(item, Refusal)]
             for analysis in engine.infer(cases):
                 by_name = {finding.label.name: finding.logit for finding in analysis.findings}
+                if analysis.absence is not None:
+                    by_name[analysis.absence.name] = analysis.absence.logit
                 logits[analysis.source.path.name] = _ordered(by_name, card)
             progress.advance(task, len(batch))
     return logits
@@ -138,7 +142,10 @@ def _stored_logits(folder: Path, truth: dict[str, list[float]], card: ModelCard)
         document = loads(file.read_text())
         name = Path(document["input"]).name
         if name in truth and not document["skipped"]:
-            logits[name] = _ordered(dict(zip(document["labels"], document["logits"], strict=True)), card)
+            by_name = dict(zip(document["labels"], document["logits"], strict=True))
+            if document["negative_class"] is not None:
+                by_name[document["negative_class"]["label"]] = document["negative_class"]["logit"]
+            logits[name] = _ordered(by_name, card)
     return logits
 
 

@@ -175,7 +175,8 @@ def _print(files: list[Path], out: Path) -> None:
     verdict = _validate(next(path for path in files if _sop_class(path) == COMPREHENSIVE_3D_SR))
     table = Table("finding", "certainty", "presence", "severity", title="Findings", title_justify="left")
     for row in findings_table(report):
-        table.add_row(row.finding, f"{row.certainty_percent:.1f} %", row.presence, row.severity)
+        spread = "" if row.deviation_percent is None else f" +- {row.deviation_percent:.1f}"
+        table.add_row(row.finding, f"{row.certainty_percent:.1f} %{spread}", row.presence, row.severity)
     console.print(render_text(report), markup=False)
     console.print(verdict, markup=False)
     console.print(table)

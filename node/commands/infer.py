@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from inference.engine import Case, Engine, ImageHeader
@@ -38,13 +39,25 @@ from node.commands.send import find_files
 from node.errors import CommandError, UsageError, raised_at
 from node.pipeline import TOO_LITTLE_MEMORY, check_device, series_number
 from sr_writer.context import ReportContext
-from sr_writer.results import write_results
+from sr_writer.results import overlay_pictures, write_results
 
 CSV = "results.csv"
+CSV_COLUMNS = (
+    "input",
+    "engine",
+    "model_version",
+    "label",
+    "probability",
+    "calibrated_probability",
+    "ensemble_std",
+    "disclaimer",
+    "skipped",
+)
 OF_A_CASE = (
     "result.json",
     "sr.dcm",
     "overlay-*.dcm",
+    "overlay-*.png",
     "segmentation-*.dcm",
     "heatmap-*.png",
     "scan_detections.json",
@@ -309,6 +322,10 @@ def _write(analysis: Analysis, engine: str, engine_kind: str, folders: _Folders)
         )
         written.dataset.save_as(path, enforce_file_format=True)
         files.append(path)
+    for number, pixels in enumerate(overlay_pictures(analysis, engine) if plain else (), start=1):
+        path = folder / f"overlay-{number}.png"
+        Image.fromarray(pixels).save(path)
+        files.append(path)
     if analysis.volume is not None and engine_kind == "lung_nodule":
         files += write_nodule_files(analysis, folder)
     document = case_document(analysis, engine, folder, files)
@@ -319,11 +336,13 @@ def _write(analysis: Analysis, engine: str, engine_kind: str, folders: _Folders)
 def _write_csv(documents: Sequence[dict[str, Any]], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["input", "engine", "model_version", "label", "probability", "calibrated_probability", "skipped"]
-        )
+        writer.writerow(CSV_COLUMNS)
         for d in documents:
+            case = [d["input"], d["engine"], d["model_version"]]
             if d["skipped"]:
-                writer.writerow([d["input"], d["engine"], d["model_version"], "", "", "", d["skipped"]])
-            for row in zip(d["labels"], d["probabilities"], d["calibrated_probabilities"], strict=True):
-                writer.writerow([d["input"], d["engine"], d["model_version"], *row, ""])
+                writer.writerow([*case, "", "", "", "", "", d["skipped"]])
+            deviations = d["ensemble_std"] or [""] * len(d["labels"])
+            for row in zip(
+                d["labels"], d["probabilities"], d["calibrated_probabilities"], deviations, strict=True
+            ):
+                writer.writerow([*case, *row, d["disclaimer"] or "", ""])

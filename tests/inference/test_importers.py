@@ -71,11 +71,18 @@ def test_pneumonia_checkpoint_gives_the_originals_probabilities(tmp_path: Path, 
     analysis = analyse(engine_class("pneumonia").load(settings, store), picture)
     with torch.no_grad():
         expected = original(IMAGENET(Image.open(picture).convert("RGB"))[None]).softmax(dim=1)[0].numpy()
-    np.testing.assert_allclose([f.probability for f in analysis.findings], expected, atol=1e-4)
-    assert analysis.labels == ("Normal", "Pneumonia")
-    assert "Clinical correlation required" in analysis.remarks[0]
-    if expected.max() < 0.7:
-        assert analysis.review_advised is not None
+    # Normal is what the report does not speak of: it has one finding, and the class beside it.
+    assert analysis.labels == ("Pneumonia",)
+    assert analysis.absence is not None
+    said = [analysis.absence.probability, analysis.findings[0].probability]
+    np.testing.assert_allclose(said, expected, atol=1e-4)
+    assert analysis.prediction == (
+        ("Normal", "Pneumonia")[int(expected.argmax())],
+        pytest.approx(expected.max(), abs=1e-4),
+    )
+    assert list(analysis.heatmaps) == ["Pneumonia"]
+    assert "Clinical correlation required" in analysis.disclaimer
+    assert (analysis.review_advised is not None) == (expected.max() < 0.7)
 
 
 class Prototypes(nn.Module):
@@ -103,13 +110,24 @@ class Prototypes(nn.Module):
         maps = torch.einsum("bdhw,pd->bphw", g, p[:, :, 0, 0])
         if importance is not None:
             maps = maps * functional.interpolate(importance, size=maps.shape[2:], mode="nearest")
-        maps = maps.clamp(min=0)
+            maps = maps.clamp(min=0)
         scores = maps.flatten(2).max(dim=2).values
         return {
             "logits": self.task_head(scores),
             "similarity_scores": scores,
             "similarity_maps": maps,
-            "cams": self.concept_head(f),
+            "cams": (cams := self.concept_head(f)),
+            "local_concept_vectors": torch.stack(
+                [
+                    torch.stack(
+                        [
+                            (f[b] * cams[b, k].flatten().softmax(0).view_as(cams[b, k])).sum((1, 2))
+                            for k in range(4)
+                        ]
+                    )
+                    for b in range(len(f))
+                ]
+            ),
             "features": f,
             "projected_features": g,
         }
@@ -164,6 +182,7 @@ def test_prototype_checkpoint_gives_the_originals_outputs(
     ours = engine._forward([case])  # type: ignore[attr-defined]
     with torch.no_grad():
         expected = original(IMAGENET(Image.open(picture).convert("RGB"))[None])
+    assert expected["similarity_maps"].min() < -0.1  # else the test could not see a sign that is lost
     for name, tensor in expected.items():
         torch.testing.assert_close(getattr(ours, name), tensor, atol=1e-4, rtol=1e-4)
     analysis = analyse(engine, picture)

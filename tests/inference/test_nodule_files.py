@@ -13,14 +13,19 @@ import pytest
 from PIL import Image
 
 from inference.engines import engine_class
+from inference.engines.lung_nodule import LungNoduleEngine
+from inference.engines.volume import VolumeCase
+from inference.findings import Analysis
 from inference.nodule_files import write_nodule_files
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.volumes.phantoms import lung_phantom, straight_geometry, write_ct_series
 
+Written = tuple[Path, list[Path], Analysis]
+
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("nodules")
     phantom = lung_phantom(10_000_003, (48, 100, 110), (1.5, 0.9, 0.8), nodules=2)
     geometry = straight_geometry(phantom.values.shape, phantom.spacing)
@@ -30,11 +35,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]
     (analysis,) = engine.infer(engine.prepare(series))
     assert analysis.detections
     write_nodule_files(analysis, folder)
-    return folder, series
+    return folder, series, analysis
 
 
-def test_detections_have_the_schema(written: tuple[Path, list[Path]]) -> None:
-    folder, _ = written
+def test_detections_have_the_schema(written: Written) -> None:
+    folder, _, analysis = written
     document = json.loads((folder / "scan_detections.json").read_text())
     assert set(document) == {"scan_id", "model", "timestamp", "metadata", "detections", "summary"}
     assert document["metadata"] == {"spacing": [0.8, 0.9, 1.5], "shape": [110, 100, 48]}
@@ -47,6 +52,9 @@ def test_detections_have_the_schema(written: tuple[Path, list[Path]]) -> None:
     for number, detection in enumerate(document["detections"]):
         assert detection["id"] == number
         assert set(detection["properties"]) >= {"volume_mm3", "mean_intensity", "std_intensity"}
+        along = analysis.detections[number].diameters_mm
+        assert detection["properties"]["diameters_mm"] == [round(length, 2) for length in reversed(along)]
+        assert detection["properties"]["volume_mm3"] < np.prod(along)
         assert set(detection["triage"]) == {"malignancy_score", "risk_category"}
         in_voxels = np.array(detection["coordinates"]) / document["metadata"]["spacing"]
         assert np.abs(in_voxels - detection["coordinates_voxel"]).max() < 0.6
@@ -56,8 +64,8 @@ def test_detections_have_the_schema(written: tuple[Path, list[Path]]) -> None:
     assert list(rows[0])[:6] == ["scan_id", "detection_id", "coord_x", "coord_y", "coord_z", "diameter_mm"]
 
 
-def test_heat_map_lies_on_the_series(written: tuple[Path, list[Path]]) -> None:
-    folder, series = written
+def test_heat_map_lies_on_the_series(written: Written) -> None:
+    folder, series, _ = written
     heat = nibabel.load(folder / "scan_heatmap.nii.gz")
     assert heat.shape == (110, 100, 48)
     values = np.asarray(heat.dataobj)
@@ -69,8 +77,42 @@ def test_heat_map_lies_on_the_series(written: tuple[Path, list[Path]]) -> None:
     assert values[tuple(slice(max(v - 4, 0), v + 5) for v in place)].max() > 0.5
 
 
-def test_pictures_and_documents_open(written: tuple[Path, list[Path]]) -> None:
-    folder, _ = written
+@pytest.mark.parametrize("kind", ["tilted", "uneven"])
+def test_heat_map_of_an_irregular_series_lies_on_every_slice(tmp_path: Path, kind: str) -> None:
+    shape, spacing = (12, 30, 34), (2.0, 1.2, 0.9)
+    geometry = straight_geometry(shape, spacing)
+    if kind == "tilted":
+        geometry.positions[:, 1] += np.tan(np.radians(25)) * geometry.positions[:, 2]
+    else:
+        geometry.positions[:, 2] = np.cumsum([1.5, 2.3] * 6)
+    series = write_ct_series(tmp_path / "in", np.full(shape, -800.0), geometry, body_part="CHEST")
+    settings = EngineSettings(name="x", kind="lung_nodule", model="demo", device="cpu")
+    engine = engine_class("lung_nodule").load(settings, ModelStore(tmp_path / "models"))
+    assert isinstance(engine, LungNoduleEngine)
+    (case,) = engine.prepare(series)
+    assert isinstance(case, VolumeCase)
+    gradient = np.array([0.001, 0.003, -0.002])
+    grid = case.prepared.grid
+    voxels = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1).reshape(-1, 3)
+    heat = (0.25 + grid.to_patient(voxels) @ gradient).reshape(grid.shape).astype(np.float32)
+    engine.maps = lambda image: (heat, np.zeros_like(heat))  # type: ignore[method-assign]
+    (analysis,) = engine.infer([case])
+    write_nodule_files(analysis, tmp_path)
+    written = nibabel.load(tmp_path / "scan_heatmap.nii.gz")
+    values = np.asarray(written.dataobj)
+    assert values.shape == (34, 30, 12)
+    pixels = np.stack(np.meshgrid(np.arange(34), np.arange(30), np.arange(12), indexing="ij"), -1)
+    places = geometry.positions[pixels[..., 2]] + pixels[..., :2] @ np.array([[0.9, 0, 0], [0, 1.2, 0]])
+    # Beyond the last plane of the model's grid the map goes on as it ends, for less than 1 mm.
+    assert np.abs(values - (0.25 + places @ gradient)).max() < 0.004
+    stated = nibabel.affines.apply_affine(written.affine, pixels) * (-1, -1, 1)
+    exact = range(12) if kind == "tilted" else (0, 11)
+    for number in exact:
+        np.testing.assert_allclose(stated[:, :, number], places[:, :, number], atol=1e-3)
+
+
+def test_pictures_and_documents_open(written: Written) -> None:
+    folder, _, _ = written
     for name in ("scan_visualization.png", "scan_confidence_distribution.png"):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 100

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -148,9 +149,29 @@ def test_damaged_codestream_is_refused(
         read_image(path)
 
 
-def test_twelve_bit_jpeg_is_refused_by_name(write_radiograph: Write, tmp_path: Path) -> None:
-    path = compressed(write_radiograph, b"\xff\xd8", JPEGExtended12Bit, tmp_path)
-    with pytest.raises(ImageUnreadable, match="12-bit JPEG"):
+@pytest.mark.skipif(not Path("/usr/bin/dcmcjpeg").exists(), reason="dcmtk is not installed")
+@pytest.mark.parametrize("bits", [8, 12])
+def test_extended_jpeg_is_what_dcmtk_makes_of_it(write_radiograph: Write, tmp_path: Path, bits: int) -> None:
+    rows, columns = np.mgrid[:64, :50]
+    cells = (2 ** (bits - 1) * (1 + 0.9 * np.sin(rows / 9) * np.cos(columns / 7))).astype(np.uint16)
+    path = write_radiograph(cells.astype(np.uint8) if bits == 8 else cells, BitsStored=bits, HighBit=bits - 1)
+    coded, decoded = tmp_path / "coded.dcm", tmp_path / "decoded.dcm"
+    subprocess.run(["/usr/bin/dcmcjpeg", "+ee", str(path), str(coded)], check=True)
+    subprocess.run(["/usr/bin/dcmdjpeg", str(coded), str(decoded)], check=True)
+    assert pydicom.dcmread(coded).file_meta.TransferSyntaxUID == JPEGExtended12Bit
+    expected = pydicom.dcmread(decoded).pixel_array.astype(int)
+    assert np.abs(read_image(coded).values.astype(int) - expected).max() <= (0 if bits == 12 else 1)
+
+
+def test_twelve_bit_jpeg_without_an_image_is_refused(write_radiograph: Write, tmp_path: Path) -> None:
+    path = write_radiograph(ramp())
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    header = struct.pack(">HBHHBBBB", 11, 12, 32, 48, 1, 1, 0x11, 0)
+    dataset.PixelData = encapsulate([b"\xff\xd8\xff\xc1" + header + b"\xff\xd9"])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+    with pytest.raises(ImageUnreadable, match="cannot be decoded"):
         read_image(path)
 
 

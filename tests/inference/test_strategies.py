@@ -11,6 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from inference.aggregation import (
+    MEANS,
     POOLS,
     AttentionPool,
     LstmAggregator,
@@ -30,6 +31,7 @@ from inference.calibration import (
 from inference.engines import engine_class
 from inference.engines.image import ImageEngine
 from inference.errors import EngineMisconfigured
+from inference.preprocessing import InputForm
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import Temperature
@@ -46,26 +48,44 @@ def test_pools_are_their_formulas(predictions: np.ndarray) -> None:
     logits = torch.from_numpy(np.log(predictions / (1 - predictions)))
     found = {name: pool(logits).numpy() for name, pool in POOLS.items()}
     np.testing.assert_allclose(sigmoid(found["max"]), [max(column) for column in predictions.T])
-    np.testing.assert_allclose(found["mean"], logits.numpy().sum(axis=0) / 20)
     product = np.ones(3)
     for row in predictions:
         product *= 1 - row
     np.testing.assert_allclose(sigmoid(found["noisy_or"]), 1 - product)
 
 
-def test_attention_is_a_weighted_mean(predictions: np.ndarray) -> None:
+def test_means_are_of_what_they_say(predictions: np.ndarray) -> None:
+    weights = np.random.default_rng(3).random((20, 1))
+    weights /= weights.sum()
+    logits = np.log(predictions / (1 - predictions))
+    found = {
+        name: mean(torch.from_numpy(logits), torch.from_numpy(weights)).numpy()
+        for name, mean in MEANS.items()
+    }
+    np.testing.assert_allclose(found["logits"], (logits * weights).sum(axis=0))
+    np.testing.assert_allclose(sigmoid(found["sigmoid"]), (predictions * weights).sum(axis=0))
+    expected = (softmax(logits) * weights).sum(axis=0)
+    np.testing.assert_allclose(softmax(found["softmax"][None])[0], expected)
+
+
+def test_mean_of_probabilities_keeps_the_digits_of_sure_slices() -> None:
+    logits = torch.tensor([[40.0], [60.0]])
+    found = MEANS["sigmoid"](logits, torch.full((2, 1), 0.5))
+    assert found.item() == pytest.approx(40 + np.log(2), abs=1e-4)
+
+
+def test_attention_is_a_softmax_over_slices() -> None:
     torch.manual_seed(1)
     pool = AttentionPool(features=16, hidden=8).double()
     features = np.random.default_rng(2).normal(size=(20, 16))
     with torch.no_grad():
-        pooled, weights = pool(torch.from_numpy(predictions), torch.from_numpy(features))
+        weights = pool(torch.from_numpy(features))[:, 0]
     first, last = pool.attention[0], pool.attention[2]
     hidden = np.tanh(features @ first.weight.detach().numpy().T + first.bias.detach().numpy())
     scores = (hidden @ last.weight.detach().numpy().T + last.bias.detach().numpy())[:, 0]
     expected = np.exp(scores - scores.max())
     expected /= expected.sum()
     np.testing.assert_allclose(weights.numpy(), expected)
-    np.testing.assert_allclose(pooled.numpy(), expected @ predictions)
 
 
 @pytest.mark.parametrize("kind", [LstmAggregator, TransformerAggregator])
@@ -79,11 +99,20 @@ def test_sequence_aggregators_depend_on_the_order_of_slices(kind: type[torch.nn.
     assert not torch.allclose(forward, backward)
 
 
-def test_neighbouring_slices_repeat_the_edges() -> None:
-    volume = np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
-    stacks = neighbouring_slices(volume)
-    assert stacks[:, :, 0, 0].tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
-    np.testing.assert_allclose(neighbouring_slices(volume, [3, 0]), stacks[[3, 0]])
+@pytest.mark.parametrize(
+    ("slices", "stacks"),
+    [
+        (1, [[0, 0, 0]]),
+        (2, [[0, 1, 1], [0, 1, 1]]),
+        (4, [[0, 1, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]),
+    ],
+)
+def test_neighbouring_slices_repeat_the_last_one(slices: int, stacks: list[list[int]]) -> None:
+    volume = np.arange(slices, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    found = neighbouring_slices(volume)
+    assert found[:, :, 0, 0].tolist() == stacks
+    chosen = [slices - 1, 0]
+    np.testing.assert_allclose(neighbouring_slices(volume, chosen), found[chosen])
 
 
 def load(store: ModelStore, **options: Any) -> ImageEngine:
@@ -124,7 +153,7 @@ def test_augmentation_is_the_mean_over_its_views(
     path = radiograph(write_radiograph)
     engine = load(store)
     (case,) = engine.prepare([path])
-    brightness = (case.inputs[224] / 1024 + 1) / 2  # type: ignore[union-attr]
+    brightness = (case.inputs[InputForm(size=224)] / 1024 + 1) / 2  # type: ignore[union-attr]
     views = [brightness, brightness[..., ::-1], np.minimum(brightness * 1.1, 1), brightness * 0.9]
     expected = np.stack(
         [
@@ -152,8 +181,8 @@ def test_flips_are_undone_on_heat_maps_before_they_are_averaged(store: ModelStor
     ]
     expected = (maps[0] + maps[1][:, ::-1] + maps[2] + maps[3]) / 4
     images = (2 * brightness - 1) * 1024
-    ours = engine._predict({224: images}).explain([(0, 0)], "Grad-CAM")[0]
-    np.testing.assert_allclose(ours, expected / expected.max(), atol=1e-3)
+    (ours,) = engine._predict({InputForm(size=224): images}).explain([(0, 0)], "Grad-CAM", [(224, 224)])
+    np.testing.assert_allclose(ours.values, expected / expected.max(), atol=1e-3)
 
 
 def test_scales_are_averaged(store: ModelStore, write_radiograph: WriteRadiograph) -> None:

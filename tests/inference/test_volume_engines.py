@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inference.engines import engine_class, engine_kinds
+from inference.engines.nodule_options import checked_options
 from inference.engines.slice_wise import slice_name
 from inference.errors import EngineMisconfigured, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.findings import Analysis, Presence, Refusal, Severity
@@ -161,7 +162,7 @@ def test_planted_nodules_are_found_and_measured(tmp_path: Path, store: ModelStor
         named = f"nodule {detection.number}, image {shown.InstanceNumber}, z "
         assert image.title.startswith(named), image.title
     document = case_document(analysis, "x", tmp_path, [])
-    assert document["overlay_available"]
+    assert document["heatmaps"]
     assert list(document["heatmaps"]) == document["labels"] == ["Lung nodule"]
     assert Path(document["heatmaps"]["Lung nodule"]).is_file()
     assert stage_summary([analysis])["heatmap_generated"]
@@ -261,6 +262,53 @@ def test_thick_slices_and_wrong_options_are_refused(tmp_path: Path, store: Model
         engine(store, "lung_nodule", "demo", colour="red")
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"peak_detection": {"kernel": 4}},
+            r"options\.peak_detection\.kernel: the kernel has to be odd, not 4",
+        ),
+        ({"padding": "none"}, r"options\.padding"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(options: dict[str, Any], reason: str) -> None:
+    settings = EngineSettings(name="x", kind="lung_nodule", model="demo", options=options)
+    with pytest.raises(EngineMisconfigured, match=reason):
+        checked_options(settings)
+
+
+def test_first_augmentations_are_used() -> None:
+    options = {"tta": {"enabled": True, "num_augmentations": 2}}
+    settings = EngineSettings(name="x", kind="lung_nodule", model="demo", options=options)
+    assert checked_options(settings).tta.chosen == ("flip_x", "flip_y")
+
+
+def test_every_way_to_peaks_and_padding_finds_the_nodule(tmp_path: Path, store: ModelStore) -> None:
+    phantom, paths = lung_series(tmp_path / "in", seed=10_000_005, nodules=1)
+    (nodule,) = phantom.nodules
+    for options in (
+        {"peak_detection": {"method": "nms"}, "padding": "stride"},
+        {"peak_detection": {"method": "maximum_filter", "kernel": 3}, "components": "whole"},
+    ):
+        first = analysed(engine(store, "lung_nodule", "demo", **options), paths).detections[0]
+        assert first.diameter_mm == pytest.approx(nodule.diameter, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["lung_nodule", "ct_chest"])
+def test_network_sees_the_normalisation_of_its_card(tmp_path: Path, store: ModelStore, kind: str) -> None:
+    add_ct_chest(store, "chest")
+    _, paths = lung_series(tmp_path / "in", nodules=0)
+    loaded = engine(store, kind, "demo" if kind == "lung_nodule" else "chest")
+    wanted = loaded.card.volume.model_copy(update={"normalisation": "zscore"})
+    loaded.card = loaded.card.model_copy(update={"volume": wanted})
+    run, seen = loaded.run, []
+    loaded.run = lambda windows: seen.append(windows) or run(windows)
+    analysed(loaded, paths)
+    windows = torch.cat(seen)
+    assert windows.min() < -0.5 and windows.max() > 1
+
+
 # Brain metastases
 
 
@@ -337,11 +385,22 @@ def test_lesions_of_a_head_are_found_on_their_slices(
         assert finding.image is not None and finding.image.sop_instance_uid in shown
 
 
-@pytest.mark.parametrize("aggregator", ["max", "mean", "noisy_or", "lstm", "transformer"])
+@pytest.mark.parametrize(
+    ("aggregator", "mean_of"),
+    [
+        ("max", "predictions"),
+        ("mean", "predictions"),
+        ("mean", "logits"),
+        ("noisy_or", "predictions"),
+        ("attention", "predictions"),
+        ("lstm", "predictions"),
+        ("transformer", "predictions"),
+    ],
+)
 def test_every_aggregator_runs_in_the_hybrid_engine(
-    tmp_path: Path, store: ModelStore, aggregator: str
+    tmp_path: Path, store: ModelStore, aggregator: str, mean_of: str
 ) -> None:
-    from inference.aggregation import LstmAggregator, TransformerAggregator
+    from inference.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
     from inference.networks.densenet import DenseNet
     from inference.store.card import (
         CardLabel,
@@ -357,7 +416,11 @@ def test_every_aggregator_runs_in_the_hybrid_engine(
     backbone = DenseNet(**sizes, input_channels=3, outputs=2)  # type: ignore[arg-type]
     features = backbone.classifier.in_features
     tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-    learned = {"lstm": LstmAggregator(features, 2), "transformer": TransformerAggregator(features, 2)}
+    learned: dict[str, torch.nn.Module] = {
+        "attention": AttentionPool(features),
+        "lstm": LstmAggregator(features, 2),
+        "transformer": TransformerAggregator(features, 2),
+    }
     if aggregator in learned:
         tensors |= {f"aggregator.{k}": v for k, v in learned[aggregator].state_dict().items()}
     store._add(
@@ -372,6 +435,7 @@ def test_every_aggregator_runs_in_the_hybrid_engine(
             architecture=HybridArchitecture(
                 backbone=DenseNetArchitecture(**sizes),
                 aggregator=aggregator,  # type: ignore[arg-type]
+                mean_of=mean_of,  # type: ignore[arg-type]
             ),
             labels=tuple(
                 CardLabel(name=n, thresholds=Thresholds(low=0.2, high=0.5, critical=0.9)) for n in "ab"
@@ -382,14 +446,25 @@ def test_every_aggregator_runs_in_the_hybrid_engine(
         origin="test",
     )
     _, paths = head_series(tmp_path / "in")
-    analysis = analysed(engine(store, "hybrid_volume", "hybrid"), paths)
+    loaded = engine(store, "hybrid_volume", "hybrid")
+    analysis = analysed(loaded, paths)
     by_slice = np.array([f.individual_predictions for f in analysis.findings]).T
     volume = np.array([f.probability for f in analysis.findings])
     if aggregator == "max":
         assert volume == pytest.approx(by_slice.max(axis=0), abs=1e-6)
     if aggregator == "noisy_or":
         assert volume == pytest.approx(1 - np.prod(1 - by_slice, axis=0), abs=1e-5)
-    if aggregator == "mean":
+    if (aggregator, mean_of) == ("mean", "predictions"):
+        assert volume == pytest.approx(by_slice.mean(axis=0), abs=1e-6)
+    if aggregator == "attention":
+        slices = loaded.prepare(paths)[0].prepared
+        with torch.no_grad():
+            _, _, described = loaded.hybrid.describe(
+                torch.from_numpy(loaded.stacks(slices, range(len(slices))))
+            )
+            weights = loaded.hybrid.aggregator(described).numpy()
+        assert volume == pytest.approx((by_slice * weights).sum(axis=0), abs=1e-6)
+    if mean_of == "logits":
         logits = np.log(by_slice / (1 - by_slice)).mean(axis=0)
         assert volume == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-5)
 
@@ -403,7 +478,7 @@ def test_nnunet_checkpoint_gives_the_numbers_of_its_own_network(tmp_path: Path, 
     assert stored.card.kind == "brain_mri"
     assert [s.name for s in stored.card.structures] == ["brain", "Hemorrhage"]
     assert [label.name for label in stored.card.labels] == ["Hemorrhage"]
-    assert stored.card.labels[0].thresholds.critical == 0.65
+    assert stored.card.labels[0].as_finding().thresholds.critical == 0.65
     architecture = stored.card.architecture
     assert isinstance(architecture, NnunetArchitecture)
     ours = dynunet(architecture, 3).eval()
@@ -412,6 +487,20 @@ def test_nnunet_checkpoint_gives_the_numbers_of_its_own_network(tmp_path: Path, 
     with torch.no_grad():
         original.decoder.deep_supervision = False
         assert ours(patch) == pytest.approx(original(patch), abs=1e-4)
+
+
+def test_nnunet_labels_of_the_table_are_findings_however_they_are_spelt(
+    tmp_path: Path, store: ModelStore
+) -> None:
+    nnunet_folder(
+        tmp_path / "results", {"background": 0, "ischemic-stroke": 1, "ventricles": 2, "hemorrhage": 3}
+    )
+    stored = store.import_file(tmp_path / "results", name="mri", trust=True)
+    labels = [label.as_finding() for label in stored.card.labels]
+    assert [(label.name, label.thresholds.critical) for label in labels] == [
+        ("ischemic-stroke", 0.70),
+        ("hemorrhage", 0.65),
+    ]
 
 
 def test_nnunet_segments_an_mr_series(tmp_path: Path, store: ModelStore, real_data: Path) -> None:

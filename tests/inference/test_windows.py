@@ -8,7 +8,16 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from inference.volumes.detection import candidates, filter_maxima, intensity, local_maxima, suppressed
+from inference.volumes.detection import (
+    Candidate,
+    Peak,
+    candidates,
+    filter_maxima,
+    intensity,
+    local_maxima,
+    suppressed,
+    suppressed_peaks,
+)
 from inference.volumes.windows import (
     AUGMENTATIONS,
     Augmentation,
@@ -135,6 +144,25 @@ def test_volume_smaller_than_a_window_is_padded(network: nn.Module) -> None:
     assert np.isfinite(maps).all()
 
 
+@pytest.mark.parametrize(("length", "padded"), [(21, 24), (24, 24), (5, 8)])
+def test_padding_to_whole_strides_is_that_of_pivot(length: int, padded: int) -> None:
+    volume = np.random.default_rng(5).random((length, 8, 8), dtype=np.float32)
+    seen: list[Tensor] = []
+
+    def predict(windows: Tensor) -> Tensor:
+        seen.append(windows)
+        return windows
+
+    found = sliding_window(
+        volume, predict, patch=(8, 8, 8), stride=(4, 8, 8), batch_size=1, channels=1, whole_strides=True
+    )
+    before = (padded - length) // 2
+    whole = np.pad(volume, ((before, padded - length - before), (0, 0), (0, 0)))
+    expected = np.stack([whole[start : start + 8] for start in range(0, padded - 7, 4)])
+    np.testing.assert_array_equal(torch.cat(seen)[:, 0].numpy(), expected)
+    np.testing.assert_allclose(found[0], volume, rtol=1e-6)
+
+
 Spacing = tuple[float, float, float]
 
 
@@ -189,6 +217,51 @@ def test_maximum_filter_is_the_original_definition() -> None:
     assert {peak.voxel for peak in filter_maxima(heat, threshold=0.6, kernel=3)} == expected
 
 
+def test_plain_suppression_keeps_slopes_that_are_far_enough_from_the_top() -> None:
+    spacing = (2.0, 1.0, 1.0)
+    places = points_of((8, 40, 40), spacing)
+    heat = (0.9 - 0.02 * np.linalg.norm(places - (8, 20, 20), axis=-1)).astype(np.float32)
+    assert len(local_maxima(heat, threshold=0.6, min_distance_mm=10, spacing=spacing)) == 1
+    peaks = suppressed_peaks(heat, threshold=0.6, min_distance_mm=10, spacing=spacing)
+    kept = np.array([places[peak.voxel] for peak in peaks])
+    assert peaks[0].voxel == (4, 20, 20)
+    assert [peak.value for peak in peaks] == sorted((peak.value for peak in peaks), reverse=True)
+    between = np.linalg.norm(kept[:, None] - kept, axis=-1)
+    assert len(peaks) > 1 and between[~np.eye(len(peaks), dtype=bool)].min() >= 10
+    above = places[heat >= 0.6]
+    assert np.linalg.norm(above[:, None] - kept, axis=-1).min(axis=1).max() < 10
+
+
+def hook(corner: int, end: int) -> Candidate:
+    """A lesion in a box of 10 x 10 x 10 voxels whose mass lies at one end of it."""
+    mask = np.zeros((30, 10, 10), dtype=np.float32)
+    mask[corner : corner + 10, 0, 0] = 1
+    mask[end] = 1
+    (found,) = candidates([Peak(voxel=(end, 0, 0), value=0.9 - corner / 100)], mask, spacing=(2.0, 1.0, 1.0))
+    return found
+
+
+def test_suppression_compares_the_bounding_boxes() -> None:
+    one, other = hook(0, 0), hook(4, 13)
+    overlap = 6 / 14
+    assert len(suppressed([one, other], iou=overlap - 0.01)) == 1
+    assert len(suppressed([one, other], iou=overlap + 0.01)) == 2
+    assert one.extent == (20, 10, 10)
+
+
+def test_peaks_in_one_component_split_it_or_share_it() -> None:
+    mask = np.zeros((12, 12, 30), dtype=np.float32)
+    mask[2:10, 2:10, 2:28] = 1
+    peaks = [Peak(voxel=(5, 5, 6), value=0.9), Peak(voxel=(5, 5, 20), value=0.8)]
+    split = candidates(peaks, mask, spacing=(1, 1, 1))
+    assert [c.mask.shape for c in split] == [(8, 8, 12), (8, 8, 15)]
+    assert [c.corner for c in split] == [(2, 2, 2), (2, 2, 13)]
+    assert len(suppressed(split, iou=0.3)) == 2
+    whole = candidates(peaks, mask, spacing=(1, 1, 1), shared="whole")
+    assert [c.mask.shape for c in whole] == [(8, 8, 26)] * 2
+    assert suppressed(whole, iou=0.3) == [whole[0]]
+
+
 def test_overlapping_candidates_are_suppressed() -> None:
     spacing = (1.0, 1.0, 1.0)
     mask = np.zeros((30, 30, 30), dtype=np.float32)
@@ -203,4 +276,4 @@ def test_overlapping_candidates_are_suppressed() -> None:
     whole = candidates(
         local_maxima(heat, threshold=0.85, min_distance_mm=1, spacing=spacing), mask, spacing=spacing
     )
-    assert len(suppressed([*whole, *whole], iou=0.3, spacing=spacing)) == 1
+    assert len(suppressed([*whole, *whole], iou=0.3)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,8 @@ MakeAnalysis = Callable[..., Analysis]
 def make_analysis() -> MakeAnalysis:
     """Analysis of an image with one probability for each of ``LABELS``.
 
-    Labels at or above their high threshold have a heat map and ``regions`` regions.
+    Labels at or above their high threshold have a heat map and ``regions`` regions. ``deviation`` is that of
+    several predictions.
     """
 
     def make(
@@ -157,13 +159,14 @@ def make_analysis() -> MakeAnalysis:
         regions: int = 1,
         model: ModelIdentity = MODEL,
         review_advised: str | None = None,
+        deviation: float | None = None,
     ) -> Analysis:
         header = pydicom.dcmread(path)
         picture = header.pixel_array
         if header.PhotometricInterpretation == "MONOCHROME1":
             picture = 255 - picture
         findings = tuple(
-            _finding(label, probability, picture.shape, regions)
+            replace(_finding(label, probability, picture.shape, regions), ensemble_std=deviation)
             for label, probability in zip(LABELS, probabilities, strict=True)
         )
         return Analysis(

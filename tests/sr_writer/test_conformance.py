@@ -65,6 +65,13 @@ def test_all_negatives_on_a_minimal_header_conform(
     assert errors([make_analysis(make_image(), NEGATIVE)], context, tmp_path) == []
 
 
+def test_standard_deviations_of_certainties_conform(
+    make_analysis: MakeAnalysis, make_image: MakeImage, context: ReportContext, tmp_path: Path
+) -> None:
+    analysis = make_analysis(make_image(Laterality="L", ImageLaterality="L"), deviation=0.0412)
+    assert errors([analysis], context, tmp_path) == []
+
+
 def test_japanese_names_requests_and_a_demonstration_model_conform(
     make_analysis: MakeAnalysis, make_image: MakeImage, context: ReportContext, tmp_path: Path
 ) -> None:

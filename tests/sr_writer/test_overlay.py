@@ -124,13 +124,16 @@ def test_legend_depends_on_certainty_and_engine(
 ) -> None:
     image = make_image()
 
-    def panel(probability: float, of_context: ReportContext) -> np.ndarray:
-        analysis = make_analysis(image, (0.1, probability, 0.1, 0.1))
+    def panel(probability: float, of_context: ReportContext, deviation: float | None = None) -> np.ndarray:
+        analysis = make_analysis(image, (0.1, probability, 0.1, 0.1), deviation=deviation)
         return write_results([analysis], of_context)[1].dataset.pixel_array[:, -PANEL_WIDTH:]
 
     assert (panel(0.90, context) != panel(0.70, context)).any()
     assert (panel(0.90, context) != panel(0.90, replace(context, engine_name="other"))).any()
     np.testing.assert_array_equal(panel(0.90, context), panel(0.90, context))
+    steady, unsteady = panel(0.90, context, 0.01), panel(0.90, context, 0.04)
+    assert steady.shape == unsteady.shape
+    assert (steady != unsteady).any()
 
 
 @pytest.mark.parametrize("name", ["A" * 200, "wide " * 60, "\u80ba\u708e", ""])

@@ -15,6 +15,7 @@ from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from inference.findings import Analysis
 from sr_writer import PredecessorReport, ReportContext, render_text, write_results
+from sr_writer.text import findings_table
 
 FINDING, CERTAINTY, PRESENCE = "121071", "111012", "121052"
 SEVERITY, TRACKING, TRACKING_UID = "SEVERITY", "112039", "112040"
@@ -93,6 +94,22 @@ def test_certainty_is_the_calibrated_probability_to_four_decimals(
     report = write_results([analysis], context)[0].dataset
     values = [float(child(g, CERTAINTY).MeasuredValueSequence[0].NumericValue) for g in groups(report)]
     assert values == [12.3457, 100.0, 0.0, 0.0]
+
+
+def test_standard_deviation_of_several_predictions_follows_the_certainty(
+    make_analysis: Callable[..., Analysis], make_image: Callable[..., Path], context: ReportContext
+) -> None:
+    analysis = make_analysis(make_image(), deviation=0.0412345678)
+    report = write_results([analysis], context)[0].dataset
+    for group in groups(report):
+        _, deviation = [
+            i for i in group.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == CERTAINTY
+        ]
+        assert float(deviation.MeasuredValueSequence[0].NumericValue) == 4.1235
+        assert coded(child(deviation, "121401")) == "Standard Deviation"
+    rows = findings_table(report)
+    assert [row.certainty_percent for row in rows] == [90.0, 60.0, 30.0, 10.0]
+    assert {row.deviation_percent for row in rows} == {4.1235}
 
 
 def test_verified_codes_stand_and_unverified_ones_become_private(report: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -43,6 +44,8 @@ CASE_KEYS = [
     "calibrated_probabilities",
     "ensemble_std",
     "individual_predictions",
+    "ensemble_size",
+    "tta_applied",
     "heatmaps",
     "overlay_available",
     "inference_time_ms",
@@ -134,7 +137,11 @@ def test_infer_gives_what_the_node_gives(site: Site, job: dict[str, Any], tmp_pa
     assert done["skipped"] is None
     assert len(done["labels"]) == len(done["probabilities"]) == len(done["logits"])
     assert all(Path(path).exists() for path in done["files"])
-    assert (out / "results.csv").exists()
+    header, *rows = (out / "results.csv").read_text().splitlines()
+    assert header == (
+        "input,engine,model_version,label,probability,calibrated_probability,ensemble_std,skipped"
+    )
+    assert {len(row) for row in csv.reader(rows)} == {8}
     site.node.command("infer", str(file), "--engine", "nothing", "--out", str(out), status=2)
 
 

@@ -1,0 +1,19 @@
+"""Names of labels: when two spellings mean one label, and which names mean that nothing was found."""
+
+from __future__ import annotations
+
+import re
+
+ABSENCES = frozenset({"normal", "healthy", "negative", "background"})
+"""Normalised names of labels that mean that nothing was found, beside those that begin with ``no``."""
+
+
+def normalised_name(name: str) -> str:
+    """A label's name in lower case with single spaces: ``Pulmonary_Embolism`` is ``pulmonary embolism``."""
+    return " ".join(re.split(r"[\s_-]+", name.strip().lower()))
+
+
+def is_absence(name: str) -> bool:
+    """Whether a label plainly means that nothing was found, as ``Normal``, ``NO_FINDING`` or ``no tumor``."""
+    normalised = normalised_name(name)
+    return normalised in ABSENCES or normalised.startswith("no ")

@@ -1,0 +1,27 @@
+"""Whether models can be one ensemble: the same findings, whatever else is their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inference.names import normalised_name
+from inference.store.card import ModelCard
+
+
+def refusal_of(cards: Sequence[ModelCard], kind: str) -> str | None:
+    """Why the models of an engine cannot be averaged, as a sentence; None if they can."""
+    first, *others = cards
+    wanted = _findings(first)
+    for card in cards:
+        if card.kind != kind:
+            return f"model {card.name!r} is for {card.kind} engines, not for {kind}."
+    for card in others:
+        found = _findings(card)
+        if found != wanted:
+            apart = ", ".join(sorted(found ^ wanted))
+            return f"models {first.name!r} and {card.name!r} have different labels: {apart}."
+    return None
+
+
+def _findings(card: ModelCard) -> set[str]:
+    return {normalised_name(label.name) for label in card.reported.values()}
