@@ -22,6 +22,8 @@ from inference.store.card import CardCalibration
 
 METHODS = ("temperature", "platt", "isotonic")
 FEWEST_CASES = 20
+LEAST_GAIN = 1e-4
+"""Of log loss, for a calibration to be kept: the identity gains nothing."""
 DIAGRAM_BINS = 10
 _SIZE = 640
 _MARGIN = 70
@@ -42,8 +44,14 @@ class CalibrationTrial:
 
     @property
     def better(self) -> bool:
-        """Whether the expected calibration error of the held-out cases did not grow."""
-        return self.after.expected_calibration_error <= self.before.expected_calibration_error
+        """Whether the held-out cases are likelier by more than rounding, and their calibration error did not grow.
+
+        The log loss is a proper score; the calibration error alone can fall by chance of its bins.
+        """
+        return (
+            self.after.log_loss < self.before.log_loss - LEAST_GAIN
+            and self.after.expected_calibration_error <= self.before.expected_calibration_error
+        )
 
 
 def try_calibration(

@@ -30,6 +30,7 @@ def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence
     prediction = analysis.prediction
     return {
         "input": str(analysis.source.path),
+        "series_instance_uid": analysis.source.series_instance_uid or None,
         "engine": engine,
         "model_version": analysis.model.version,
         "device": analysis.device,
@@ -159,6 +160,7 @@ def refusal_document(refusal: Refusal, engine: str, model_version: str) -> dict[
     """The document of an input that the engine does not take: the same keys, empty, and the reason."""
     return {
         "input": str(refusal.path),
+        "series_instance_uid": None,
         "engine": engine,
         "model_version": model_version,
         "device": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,23 @@ from inference.thresholds import thresholds_for
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What a model may be called; a name is also the name of its folder."""
+
+
+NUMBERS = {
+    "files",
+    "input_size",
+    "input_channels",
+    "architecture",
+    "preprocessing",
+    "activation",
+    "negative_class",
+    "calibration",
+    "labels",
+    "volume",
+    "structures",
+    "triage_calibration",
+}
+"""Fields of a card that results depend on."""
 
 
 class CardModel(BaseModel):
@@ -345,11 +363,17 @@ class ModelCard(CardModel):
         return [normalised_name(label.name) for label in self.labels].index(normalised_name(name))
 
     @property
+    def numbers_digest(self) -> str:
+        """Digest of all that the card says about numbers: whoever changes a threshold makes another version."""
+        said = self.model_dump_json(include=NUMBERS, exclude_defaults=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:8]
+
+    @property
     def identity(self) -> findings.ModelIdentity:
-        """The model as reports name it; its version ends in the start of the weights' digest."""
+        """The model as reports name it; its version ends in the starts of two digests, of weights and numbers."""
         return findings.ModelIdentity(
             name=self.name,
-            version=f"{self.version}+{self.sha256[:12]}",
+            version=f"{self.version}+{self.sha256[:12]}.{self.numbers_digest}",
             sha256=self.sha256,
             kind=self.kind,
             manufacturer=self.manufacturer,

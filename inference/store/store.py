@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,6 +22,8 @@ from inference.store.download import Progress, download
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
+HISTORY = "history"
+"""Folder with every card that a model has had, numbered."""
 CACHE = ".cache"
 DEMONSTRATION = "demo"
 DEMONSTRATION_FOLDER = Path(__file__).resolve().parents[1] / "demo"
@@ -35,6 +37,14 @@ class StoredModel:
     weights: Path
     cache: Path
     """Folder for what is derived from the weights and can be made again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One card that a model has or has had."""
+
+    card: ModelCard
+    used: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +65,15 @@ class ModelStore:
     def get(self, reference: str, kind: str | None = None) -> StoredModel:
         """The model of a name, of a folder with a card, or of a weights file beside its card.
 
-        ``demo`` is the bundled model for engines of ``kind``.
+        ``NAME@VERSION`` is a version of its history, by the version or its end; ``demo`` is the bundled model for
+        engines of ``kind``.
 
         Raises:
             ModelAbsent: there is no such model yet.
             ModelInvalid: the card cannot be read, or the weights are not those of the card.
         """
-        folder = self._find(reference, kind)
+        name, version = _name_and_version(reference)
+        folder = self._find(name, kind)
         if folder is None and reference == DEMONSTRATION:
             raise ModelAbsent(f"there is no demonstration model for {kind} engines: name another model.")
         if folder is None:
@@ -69,12 +81,21 @@ class ModelStore:
                 f"model {reference!r} is not in the store: fetch it with `overread models pull {reference}` "
                 f"or put a file there with `overread models import FILE --name {reference}`."
             )
-        stored = self._read(folder)
+        stored = self._version(name, version) if version else self._read(folder)
         if not _intact(stored):
             raise ModelInvalid(
                 f"the weights of model {reference!r} are not those of its card: pull or import it again."
             )
         return stored
+
+    def _version(self, name: str, version: str) -> StoredModel:
+        found = [one.card for one in self.history(name) if one.card.identity.version.endswith(version)]
+        if len(found) != 1:
+            raise ModelAbsent(
+                f"model {name!r} has {'no' if not found else 'more than one'} version {version!r}: "
+                f"see `overread models history {name}`."
+            )
+        return replace(self._read(self._own(name)), card=found[0])
 
     def entries(self) -> list[StoredModel]:
         """Every model whose card can be read, the bundled one first."""
@@ -195,21 +216,61 @@ class ModelStore:
             )
             return self._add(draft, name, origin=folder.name)
 
-    def set_calibration(self, reference: str, calibration: CardCalibration) -> None:
-        """Put a calibration into a model's card, in place of a former one.
+    def set_calibration(self, reference: str, calibration: CardCalibration) -> StoredModel:
+        """Make a version of a model with a calibration; the former version stays in its history.
 
         Raises:
             InferenceError: the model comes with overread, whose cards are not changed.
         """
-        folder = self._find(reference)
+        folder = self._own(reference)
+        card = self.get(reference).card.model_copy(update={"calibration": calibration})
+        self._put(card, folder)
+        return self._read(folder)
+
+    def history(self, name: str) -> list[Version]:
+        """Every version that a model of the store has had, the oldest first.
+
+        Raises:
+            InferenceError: the model comes with overread, or there is none.
+        """
+        folder = self._own(name)
+        used = _read_card(folder / CARD).identity.version
+        cards = [_read_card(file) for file in sorted((folder / HISTORY).glob("*.json"))]
+        versions = {card.identity.version: card for card in cards}
+        if used not in versions:  # changed by hand, or never changed
+            versions[used] = _read_card(folder / CARD)
+        return [Version(card=card, used=version == used) for version, card in versions.items()]
+
+    def use(self, reference: str) -> StoredModel:
+        """Make a former version, ``NAME@VERSION``, the one that ``NAME`` means.
+
+        Raises:
+            ModelAbsent: the model has no such version, or none at all.
+        """
+        card = self.get(reference).card
+        folder = self._own(reference)
+        self._put(card, folder)
+        return self._read(folder)
+
+    def _own(self, reference: str) -> Path:
+        """The folder of a model that is in the store, of a reference with or without a version."""
+        folder = self._find(_name_and_version(reference)[0])
         if folder is None:
             raise InferenceError(
                 f"the card of model {reference!r} cannot be changed: import a copy of the model under another name."
             )
-        card = _read_card(folder / CARD).model_copy(update={"calibration": calibration})
-        temporary = folder / f".{CARD}.part"
-        temporary.write_text(card.model_dump_json(indent=2) + "\n")
-        temporary.rename(folder / CARD)
+        return folder
+
+    def _put(self, card: ModelCard, folder: Path) -> None:
+        """Give a model a card; the present one and the new one are in its history then."""
+        history = folder / HISTORY
+        history.mkdir(exist_ok=True)
+        kept = [_read_card(file) for file in sorted(history.glob("*.json"))]
+        for one in (_read_card(folder / CARD), card):
+            if one not in kept:
+                kept.append(one)
+                _write_synced(one, history / f"{len(kept):04d}.json")
+        _write_synced(card, folder / CARD)
 
     def _add(self, draft: importers.Draft, name: str, origin: str) -> StoredModel:
         from safetensors.torch import save_file
@@ -229,10 +290,12 @@ class ModelStore:
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
         try:
             yield temporary
-            for file in temporary.iterdir():
+            for file in (file for file in temporary.iterdir() if file.is_file()):
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
             place = self.folder / name
+            if (place / HISTORY).is_dir():
+                shutil.copytree(place / HISTORY, temporary / HISTORY)
             if place.exists():
                 place.rename(temporary.with_name(temporary.name + ".old"))
             temporary.rename(place)
@@ -275,6 +338,26 @@ def _read_card(path: Path) -> ModelCard:
 
 def _write_card(card: ModelCard, folder: Path) -> None:
     (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
+
+
+def _name_and_version(reference: str) -> tuple[str, str]:
+    """The parts of ``NAME@VERSION``; paths may have an @ of their own."""
+    name, _, version = reference.partition("@")
+    return (name, version) if re.fullmatch(NAME, name) else (reference, "")
+
+
+def _write_synced(card: ModelCard, file: Path) -> None:
+    temporary = file.with_name(f".{file.name}.part")
+    with temporary.open("w") as opened:
+        opened.write(card.model_dump_json(indent=2) + "\n")
+        opened.flush()
+        os.fsync(opened.fileno())
+    temporary.rename(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _intact(stored: StoredModel) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from json import loads
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +32,7 @@ from node.commands.common import (
 )
 from node.commands.send import find_files
 from node.errors import CommandError, UsageError
+from node.inputs import is_image, select
 
 BATCH = 8
 
@@ -40,7 +42,8 @@ def calibrate(
     labels: Annotated[
         Path,
         typer.Option(
-            help="CSV: a column `input` with file names, and a column of 0, 1 or nothing for each label."
+            help="CSV: a column `input` with names of files (of a series also its folder or Series Instance UID), "
+            "and a column of 0, 1 or nothing for each label."
         ),
     ],
     images: Annotated[Path | None, typer.Option(help="Folder of the images that the CSV names.")] = None,
@@ -85,13 +88,13 @@ def calibrate(
         )
         reliability_diagram(trial).save(diagram)
         if trial.better:
-            store.set_calibration(settings.model, trial.calibration)
+            stored = store.set_calibration(settings.model, trial.calibration)
     except InferenceError as error:
         raise CommandError(str(error)) from error
     if json:
-        print_json(_document(trial, diagram))
+        print_json({**_document(trial, diagram), "model_version": stored.card.identity.version})
     else:
-        _print(trial, diagram, stored.card.name)
+        _print(trial, diagram, stored.card)
     if not trial.better:
         raise typer.Exit(1)
 
@@ -113,25 +116,36 @@ def _read_labels(file: Path, card: ModelCard) -> dict[str, list[float]]:
         values = [str(row.get(label.name) or "").strip() if label.name else "" for label in card.labels]
         if any(value not in ("", "0", "1") for value in values):
             raise CommandError(f"{file}: the labels of {row['input']} have to be 0, 1 or nothing.")
-        truth[Path(row["input"]).name] = [float(value) if value else float("nan") for value in values]
+        said = [float(value) if value else float("nan") for value in values]
+        if not np.array_equal(truth.setdefault(Path(row["input"]).name, said), said, equal_nan=True):
+            raise CommandError(f"{file} has {row['input']} twice, with different labels.")
     return truth
 
 
 def _infer(
     engine: Engine, images: Path, truth: dict[str, list[float]], card: ModelCard
 ) -> dict[str, list[float]]:
-    files = [path for path in find_files([images]) if path.name in truth]
+    """Logits of each case that the labels name; a series is one case."""
+    named = [
+        (name, item.files)
+        for item in select(engine, [path for path in find_files([images]) if is_image(path)])
+        if item.refused is None
+        and (name := _name_of(item.files, item.series_instance_uid, truth)) is not None
+    ]
+    at_once = 1 if engine.takes_series else BATCH
     logits: dict[str, list[float]] = {}
     with Progress(console=errors) as progress:
-        task = progress.add_task("inferring", total=len(files))
-        for start in range(0, len(files), BATCH):
-            batch = files[start : start + BATCH]
-            cases = [item for item in engine.prepare(batch) if not isinstance(item, Refusal)]
-            for analysis in engine.infer(cases):
+        task = progress.add_task("inferring", total=len(named))
+        for start in range(0, len(named), at_once):
+            batch = named[start : start + at_once]
+            # Of several volumes of a series the first is the largest.
+            read = [(name, engine.prepare(files)[0]) for name, files in batch]
+            cases = [(name, case) for name, case in read if not isinstance(case, Refusal)]
+            for (name, _), analysis in zip(cases, engine.infer([case for _, case in cases]), strict=True):
                 by_name = {finding.label.name: finding.logit for finding in analysis.findings}
                 if analysis.absence is not None:
                     by_name[analysis.absence.name] = analysis.absence.logit
-                logits[analysis.source.path.name] = _ordered(by_name, card)
+                logits[name] = _ordered(by_name, card)
             progress.advance(task, len(batch))
     return logits
 
@@ -140,13 +154,28 @@ def _stored_logits(folder: Path, truth: dict[str, list[float]], card: ModelCard)
     logits: dict[str, list[float]] = {}
     for file in sorted(folder.rglob("result.json")):
         document = loads(file.read_text())
-        name = Path(document["input"]).name
-        if name in truth and not document["skipped"]:
-            by_name = dict(zip(document["labels"], document["logits"], strict=True))
-            if document["negative_class"] is not None:
-                by_name[document["negative_class"]["label"]] = document["negative_class"]["logit"]
-            logits[name] = _ordered(by_name, card)
+        name = _name_of([Path(document["input"])], document["series_instance_uid"] or "", truth)
+        if name is None or document["skipped"]:
+            continue
+        by_name = dict(zip(document["labels"], document["logits"], strict=True))
+        if document["negative_class"] is not None:
+            by_name[document["negative_class"]["label"]] = document["negative_class"]["logit"]
+        logits[name] = _ordered(by_name, card)
     return logits
+
+
+def _name_of(files: Sequence[Path], series_uid: str, truth: dict[str, list[float]]) -> str | None:
+    """Under which name the labels have a case: its series, its folder or one of its files; None where they have not.
+
+    Raises:
+        CommandError: under several, which contradict each other.
+    """
+    known = [series_uid, *(file.parent.name for file in files), *(file.name for file in files)]
+    names = [name for name in dict.fromkeys(known) if name in truth]
+    for other in names[1:]:
+        if not np.array_equal(truth[names[0]], truth[other], equal_nan=True):
+            raise CommandError(f"The labels call one case {names[0]} and {other}, and differ.")
+    return names[0] if names else None
 
 
 def _ordered(by_name: dict[str, float], card: ModelCard) -> list[float]:
@@ -164,7 +193,7 @@ def _document(trial: CalibrationTrial, diagram: Path) -> dict[str, Any]:
     }
 
 
-def _print(trial: CalibrationTrial, diagram: Path, model: str) -> None:
+def _print(trial: CalibrationTrial, diagram: Path, card: ModelCard) -> None:
     table = Table("", "before", "after", title=f"{trial.held_out} held-out cases", title_justify="left")
     for name, key in (
         ("expected calibration error", "expected_calibration_error"),
@@ -176,7 +205,9 @@ def _print(trial: CalibrationTrial, diagram: Path, model: str) -> None:
     console.print(f"Reliability diagram: {diagram}", markup=False)
     if trial.better:
         console.print(
-            f"The card of {model} now has this {trial.calibration.method} calibration.", markup=False
+            f"{card.name} now has this {trial.calibration.method} calibration, as version "
+            f"{card.identity.version}; `overread models history {card.name}` lists the former ones.",
+            markup=False,
         )
     else:
-        console.print("It makes the held-out cases worse and was not kept.", markup=False)
+        console.print("It is no better than none on the held-out cases and was not kept.", markup=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from json import dumps
@@ -16,7 +16,7 @@ import typer
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from inference.engine import Case, Engine, ImageHeader
+from inference.engine import Case, Engine
 from inference.engines import engine_class
 from inference.errors import DeviceLost, ImageUnreadable, InferenceError, is_out_of_memory
 from inference.findings import Analysis, Refusal
@@ -24,7 +24,7 @@ from inference.nodule_files import write_nodule_files
 from inference.output import case_document, refusal_document
 from inference.plain_pictures import is_plain_picture
 from inference.reader.pool import limit_readers
-from inference.reading import read_header, read_region
+from inference.reading import read_region
 from inference.store.store import ModelStore
 from node.commands.common import (
     ConfigOption,
@@ -37,6 +37,7 @@ from node.commands.common import (
 )
 from node.commands.send import find_files
 from node.errors import CommandError, UsageError, raised_at
+from node.inputs import Input, is_image, select
 from node.pipeline import TOO_LITTLE_MEMORY, check_device, series_number
 from sr_writer.context import ReportContext
 from sr_writer.results import overlay_pictures, write_results
@@ -69,15 +70,6 @@ OF_A_CASE = (
     "scan_report.pdf",
 )
 """The files that are written to the folder of a case, as patterns."""
-NOT_SELECTED = "the engine does not select it"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Input:
-    """The files of one case, or why the engine is not asked about them."""
-
-    files: Sequence[Path]
-    refused: str | None = None
 
 
 class _Folders:
@@ -131,7 +123,7 @@ def infer(
     settings = engine_settings(configuration, engine)
     if roi is not None:
         settings = replace(settings, options={**settings.options, "roi": _region(roi)})
-    files = [path for path in dict.fromkeys(find_files(paths)) if is_plain_picture(path) or _is_dicom(path)]
+    files = [path for path in dict.fromkeys(find_files(paths)) if is_image(path)]
     if not files:
         raise CommandError("There is no DICOM, PNG or JPEG file in what you named.")
     if out.exists() and not out.is_dir():
@@ -186,21 +178,12 @@ def _region(text: str) -> list[int]:
     return numbers
 
 
-def _is_dicom(path: Path) -> bool:
-    """Whether a file says that it is DICOM (PS3.10 section 7.1); what is wrong with it shows when it is read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM" and path.name != "DICOMDIR"
-    except OSError:
-        return False
-
-
 def _run(
     engine: Engine, files: Sequence[Path], out: Path, batch_size: int, workers: int
 ) -> list[dict[str, Any]]:
     documents: list[dict[str, Any]] = []
     folders = _Folders(out)
-    inputs = _select(engine, files)
+    inputs = select(engine, files)
     at_once = 1 if engine.takes_series else batch_size
     columns = (TextColumn("inferring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ThreadPoolExecutor(workers) as readers, Progress(*columns, console=errors) as progress:
@@ -218,7 +201,7 @@ def _run(
     return documents
 
 
-def _prepare(engine: Engine, item: _Input) -> Sequence[Case | Refusal]:
+def _prepare(engine: Engine, item: Input) -> Sequence[Case | Refusal]:
     if item.refused is not None:
         return [Refusal(path=item.files[0], reason=item.refused)]
     return engine.prepare(item.files)
@@ -258,48 +241,6 @@ def _document(made: Analysis | Refusal, engine: Engine, folders: _Folders) -> di
         # As in the pipeline: the report library refuses odd headers in many ways, each its own case.
         reason = f"the report cannot be written from this source ({type(error).__name__})"
         return refusal_document(Refusal(path=made.source.path, reason=reason), name, version)
-
-
-def _select(engine: Engine, files: Sequence[Path]) -> list[_Input]:
-    """The inputs of an engine, of which it sees only those that it selects by their headers, as in a node.
-
-    Plain pictures have no header, and damaged files none that can be read: the engine says what is wrong with them.
-    """
-    inputs: dict[Path, _Input] = {}
-    series: dict[str, list[tuple[ImageHeader, Path]]] = {}
-    for file in files:
-        header = None if is_plain_picture(file) else _header(engine, file)
-        if header is None:
-            inputs[file] = _Input(files=[file])
-        else:
-            series.setdefault(header.first("SeriesInstanceUID"), []).append((header, file))
-    for members in series.values():
-        selection = engine.select([header for header, _ in members])
-        by_uid: dict[str, list[Path]] = {}
-        for header, file in members:
-            by_uid.setdefault(header.sop_instance_uid, []).append(file)
-        if engine.takes_series:
-            chosen = [file for uid in dict.fromkeys(selection.inputs) for file in by_uid[uid]]
-            refused = selection.reasons or NOT_SELECTED
-            inputs[members[0][1]] = (
-                _Input(files=chosen)
-                if chosen
-                else _Input(files=[file for _, file in members], refused=refused)
-            )
-            continue
-        for header, file in members:
-            uid = header.sop_instance_uid
-            reason = None if uid in selection.inputs else selection.refused.get(uid, NOT_SELECTED)
-            inputs[file] = _Input(files=[file], refused=reason)
-    return [inputs[file] for file in files if file in inputs]
-
-
-def _header(engine: Engine, path: Path) -> ImageHeader | None:
-    """What selection needs of a file; None where its header cannot be read."""
-    try:
-        return read_header(path, engine.header_keywords | {"SeriesInstanceUID"})
-    except ImageUnreadable:
-        return None
 
 
 def _write(analysis: Analysis, engine: str, engine_kind: str, folders: _Folders) -> dict[str, Any]:

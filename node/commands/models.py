@@ -95,7 +95,7 @@ def import_model(
                 imported = ModelStore(Path(scratch)).import_file(
                     file, name=name, kind=kind, labels=labels, trust=trust
                 )
-            if not _same(imported.card, former.card):
+            if not _same(imported.card, store, former):
                 raise CommandError(
                     f"The store has another model {name!r}: choose another --name, or remove or rename "
                     f"{former.weights.parent} first."
@@ -141,10 +141,57 @@ def _former(store: ModelStore, name: str) -> StoredModel | None:
         return None
 
 
-def _same(imported: ModelCard, former: ModelCard) -> bool:
-    """Whether a model is the one that is there, which may have been calibrated since or come from another file."""
-    but = {"origin": former.origin, "calibration": imported.calibration or former.calibration}
-    return imported.model_copy(update=but) == former
+def _same(imported: ModelCard, store: ModelStore, former: StoredModel) -> bool:
+    """Whether a model is one that is there or was, which may have come from another file."""
+    cards = [former.card, *(version.card for version in store.history(former.card.name))]
+    return any(imported.model_copy(update={"origin": card.origin}) == card for card in cards)
+
+
+@models.command()
+def history(
+    name: Annotated[str, typer.Argument(help="A model of the store.")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the versions that a model has had; calibrations and thresholds make new ones."""
+    try:
+        versions = _store(config).history(name)
+    except InferenceError as error:
+        raise CommandError(str(error)) from error
+    if json:
+        print_json(
+            [
+                {"version": v.card.identity.version, "used": v.used, "card": v.card.model_dump(mode="json")}
+                for v in versions
+            ]
+        )
+        return
+    table = Table("version", "calibration", "thresholds of the first label", "", box=None, pad_edge=False)
+    for version in versions:
+        calibration = version.card.calibration
+        labels = [label.as_finding().thresholds for label in version.card.reported.values()]
+        table.add_row(
+            version.card.identity.version,
+            "none" if calibration is None else calibration.method,
+            f"{labels[0].low:g} / {labels[0].high:g} / {labels[0].critical:g}" if labels else "",
+            "in use" if version.used else "",
+        )
+    console.print(table)
+
+
+@models.command()
+def use(
+    version: Annotated[str, typer.Argument(help="NAME@VERSION, as `overread models history NAME` lists it.")],
+    config: ConfigOption = None,
+) -> None:
+    """Take back a former version of a model; the present one stays in its history."""
+    if "@" not in version:
+        raise UsageError(f"Write {version}@VERSION; `overread models history {version}` lists the versions.")
+    try:
+        stored = _store(config).use(version)
+    except InferenceError as error:
+        raise CommandError(str(error)) from error
+    console.print(f"{stored.card.name} is now version {stored.card.identity.version}.", markup=False)
 
 
 @models.command()

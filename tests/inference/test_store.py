@@ -16,6 +16,7 @@ from inference.engines.chest_xray import ChestXrayEngine
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.settings import EngineSettings
 from inference.store import ModelStore, StoredModel
+from inference.store.card import Temperature
 from inference.store.importers import published
 
 
@@ -153,3 +154,35 @@ def test_model_may_be_named_by_its_folder_or_file(store: ModelStore) -> None:
     demo = store.get("demo", "chest_xray")
     assert store.get(str(demo.weights.parent)).card == demo.card
     assert store.get(str(demo.weights)).card == demo.card
+
+
+def test_calibration_makes_a_version_and_the_former_one_can_be_taken_back(
+    store: ModelStore, seeded: StoredModel
+) -> None:
+    first = seeded.card.identity.version
+    second = store.set_calibration("seeded", Temperature(temperature=2.0)).card.identity.version
+    assert second != first
+    assert [v.card.identity.version for v in store.history("seeded")] == [first, second]
+    assert [v.used for v in store.history("seeded")] == [False, True]
+    assert store.get(f"seeded@{first}").card == seeded.card
+    assert store.get(f"seeded@{second[-8:]}").card.calibration == Temperature(temperature=2.0)
+    store.use(f"seeded@{first}")
+    assert store.get("seeded").card == seeded.card
+    assert [v.used for v in store.history("seeded")] == [True, False]
+    with pytest.raises(ModelAbsent, match="has no version 'nope': see `overread models history seeded`"):
+        store.use("seeded@nope")
+    store.import_file(seeded.weights, name="seeded")  # a repair keeps the history
+    assert len(store.history("seeded")) == 2
+
+
+def test_threshold_changed_by_hand_makes_a_version(store: ModelStore, seeded: StoredModel) -> None:
+    file = seeded.weights.with_name("card.json")
+    card = json.loads(file.read_text())
+    card["labels"][0]["thresholds"]["high"] += 0.01
+    file.write_text(json.dumps(card))
+    changed = store.get("seeded").card.identity.version
+    assert changed != seeded.card.identity.version
+    assert changed.startswith(f"{seeded.card.version}+{seeded.card.sha256[:12]}.")
+    card["training"] = "somewhere else"
+    file.write_text(json.dumps(card))
+    assert store.get("seeded").card.identity.version == changed

@@ -28,13 +28,14 @@ from inference.calibration import (
     sigmoid,
     softmax,
 )
+from inference.calibration_trial import try_calibration
 from inference.engines import engine_class
 from inference.engines.image import ImageEngine
 from inference.errors import EngineMisconfigured
 from inference.preprocessing import InputForm
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.card import Temperature
+from inference.store.card import Platt, Temperature
 from tests.inference.conftest import WriteRadiograph
 from tests.inference.test_engine_contract import analyse, radiograph, seeded_model
 
@@ -263,3 +264,14 @@ def test_unread_labels_do_not_count() -> None:
     probabilities = np.array([[0.9, 0.2], [0.1, 0.2]])
     truth = np.array([[1.0, np.nan], [0.0, np.nan]])
     assert quality_of(probabilities, truth).brier_score == pytest.approx(0.01)
+
+
+def test_fit_that_is_no_better_than_none_is_not_kept() -> None:
+    random = np.random.default_rng(3)
+    logits = random.normal(0, 2, (400, 1))
+    truth = (random.random(logits.shape) < sigmoid(logits)).astype(np.float64)
+    assert not try_calibration("isotonic", logits, truth, "sigmoid").better  # 200 cases follow their noise
+    nobody = try_calibration("platt", logits, np.ones_like(truth), "sigmoid")
+    assert nobody.calibration == Platt(slopes=(1.0,), intercepts=(0.0,))
+    assert not nobody.better
+    assert try_calibration("temperature", 3 * logits, truth, "sigmoid").better

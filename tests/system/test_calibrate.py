@@ -64,6 +64,11 @@ def test_calibration_that_helps_is_kept(folder: Path, tmp_path: Path, method: st
     card = ModelStore(node.data_dir / "models").get("copy").card
     assert card.calibration is not None
     assert card.calibration.method == method
+    (first, second) = node.json("models", "history", "copy")
+    assert (first["used"], second["used"]) == (False, True)
+    assert document["model_version"] == second["version"]
+    node.command("models", "use", f"copy@{first['version']}")
+    assert ModelStore(node.data_dir / "models").get("copy").card.calibration is None
 
 
 def test_stored_results_are_as_good_as_images_and_calibration_changes_what_is_reported(
