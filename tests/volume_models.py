@@ -58,11 +58,84 @@ def metastasis_checkpoint(path: Path) -> MetastasisNetwork:
 
 
 def nnunet_folder(
-    folder: Path, labels: dict[str, int], *, spacing: tuple[float, float, float] = (4.0, 3.0, 3.0)
+    folder: Path,
+    labels: dict[str, int],
+    *,
+    spacing: tuple[float, float, float] = (4.0, 3.0, 3.0),
+    channel: str = "T2",
+    folds: tuple[str, ...] = ("fold_0",),
+    mirroring: tuple[int, ...] | None = None,
+    configuration: dict[str, Any] | None = None,
+    plans: dict[str, Any] | None = None,
 ) -> PlainConvUNet:
-    """A results folder of nnU-Net with one fold."""
-    torch.manual_seed(7)
+    """A results folder of nnU-Net; the network of its last fold. The last two arguments replace parts of plans."""
     kernels = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
+    wanted: dict[str, Any] = {
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "patch_size": [8, 24, 24],
+        "spacing": list(spacing),
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": {
+                "n_stages": 3,
+                "features_per_stage": list(NNUNET_FEATURES),
+                "conv_op": "torch.nn.modules.conv.Conv3d",
+                "kernel_sizes": kernels,
+                "strides": [list(s) for s in NNUNET_STRIDES],
+                "n_conv_per_stage": [2, 2, 2],
+                "n_conv_per_stage_decoder": [2, 2],
+                "conv_bias": True,
+                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    for part, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+        wanted[f"resampling_fn_{part}"] = "resample_data_or_seg_to_shape"
+        wanted[f"resampling_fn_{part}_kwargs"] = {
+            "is_seg": part == "seg",
+            "order": order,
+            "order_z": 0,
+            "force_separate_z": None,
+        }
+    written = {
+        "dataset_name": "Dataset001_Seeded",
+        "configurations": {"3d_fullres": {**wanted, **(configuration or {})}},
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "foreground_intensity_properties_per_channel": {
+            "0": {"mean": 30.0, "std": 300.0, "percentile_00_5": -600.0, "percentile_99_5": 500.0}
+        },
+        **(plans or {}),
+    }
+    dataset = {"channel_names": {"0": channel}, "labels": labels, "file_ending": ".nii.gz"}
+    folder.mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps(written))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    for seed, fold in enumerate(folds, start=7):
+        network = _plain_unet(kernels, len(labels), seed)
+        checkpoint = {
+            "network_weights": network.state_dict(),
+            "init_args": {"configuration": "3d_fullres"},
+            "trainer_name": "nnUNetTrainer",
+            "inference_allowed_mirroring_axes": mirroring,
+        }
+        (folder / fold).mkdir()
+        torch.save(checkpoint, folder / fold / "checkpoint_final.pth")
+    return network.eval()
+
+
+def _plain_unet(kernels: list[list[int]], classes: int, seed: int) -> PlainConvUNet:
+    torch.manual_seed(seed)
     network = PlainConvUNet(
         1,
         3,
@@ -71,7 +144,7 @@ def nnunet_folder(
         kernels,
         NNUNET_STRIDES,
         [2, 2, 2],
-        len(labels),
+        classes,
         [2, 2],
         conv_bias=True,
         norm_op=nn.InstanceNorm3d,
@@ -83,32 +156,7 @@ def nnunet_folder(
     for parameter in network.parameters():
         if parameter.dim() > 1:
             nn.init.kaiming_normal_(parameter)
-    configuration = {
-        "patch_size": [8, 24, 24],
-        "spacing": list(spacing),
-        "normalization_schemes": ["ZScoreNormalization"],
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": {
-                "n_stages": 3,
-                "features_per_stage": list(NNUNET_FEATURES),
-                "kernel_sizes": kernels,
-                "strides": [list(s) for s in NNUNET_STRIDES],
-                "n_conv_per_stage": [2, 2, 2],
-                "n_conv_per_stage_decoder": [2, 2],
-            },
-        },
-    }
-    plans = {"configurations": {"3d_fullres": configuration}, "transpose_forward": [0, 1, 2]}
-    dataset = {"channel_names": {"0": "T2"}, "labels": labels}
-    (folder / "fold_0").mkdir(parents=True)
-    (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(dataset))
-    torch.save(
-        {"network_weights": network.state_dict(), "init_args": {}, "trainer_name": "nnUNetTrainer"},
-        folder / "fold_0" / "checkpoint_final.pth",
-    )
-    return network.eval()
+    return network
 
 
 def bundle_folder(

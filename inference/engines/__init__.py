@@ -27,6 +27,7 @@ _BUILT_IN = {
     "brain_metastasis": ("inference.engines.brain_metastasis", "BrainMetastasisEngine"),
     "hybrid_volume": ("inference.engines.hybrid_volume", "HybridVolumeEngine"),
     "ct_chest": ("inference.engines.ct_chest", "CtChestEngine"),
+    "nnunet": ("inference.engines.nnunet", "NnunetEngine"),
     "brain_mri": ("inference.engines.brain_mri", "BrainMriEngine"),
     "whole_body_ct": ("inference.engines.whole_body_ct", "WholeBodyCtEngine"),
     "monai_bundle": ("inference.engines.monai_bundle", "MonaiBundleEngine"),

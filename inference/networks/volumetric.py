@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai.networks.blocks.dynunet_block import UnetBasicBlock
@@ -41,6 +41,21 @@ class UnetResnet(nn.Module):
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of masks (n, structures, ...) and of labels (n, labels)."""
         return self.unet(windows), self.resnet(windows)
+
+
+class FoldMean(nn.Module):
+    """The mean of what the networks of several folds give; they run one after the other."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.folds = nn.ModuleList(networks)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Mean logits of windows (n, classes, ...)."""
+        total: Tensor = self.folds[0](windows)
+        for network in self.folds[1:]:
+            total = total + network(windows)
+        return total / len(self.folds)
 
 
 def dynunet(architecture: NnunetArchitecture, classes: int) -> nn.Module:
@@ -84,7 +99,7 @@ def fill_dynunet(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         raise ModelInvalid("the weights are not those of the plans") from error
     # DynUNet lists its layers a second time as skip connections.
-    absent = [name for name in missing if not name.startswith("skip_layers.")]
+    absent = [name for name in missing if "skip_layers." not in name]
     if absent or unexpected:
         raise ModelInvalid(f"the weights are not those of the plans: {(absent or unexpected)[0]}")
 

@@ -167,9 +167,25 @@ class NnunetArchitecture(CardModel):
     strides: Annotated[tuple[tuple[int, int, int], ...], Field(strict=False)]
     input_channels: int = Field(default=1, gt=0)
     patch_size: Annotated[tuple[int, int, int], Field(strict=False)]
-    normalisation: Literal["CTNormalization", "ZScoreNormalization", "NoNormalization"]
+    normalisation: Literal[
+        "CTNormalization",
+        "ZScoreNormalization",
+        "NoNormalization",
+        "RescaleTo01Normalization",
+        "RGBTo01Normalization",
+    ]
     intensity: dict[str, float] = {}
     """Of the training images' foreground: mean, std, percentile_00_5, percentile_99_5."""
+    masked: bool = False
+    """Whether the z-score is that of the voxels which are not 0."""
+    mirror_axes: Annotated[tuple[int, ...], Field(strict=False)] = ()
+    """Axes of the network along which test-time augmentation may mirror."""
+    canonical: bool = False
+    """Whether images were turned to RAS for the training."""
+    transpose: Annotated[tuple[int, int, int], Field(strict=False)] = (0, 1, 2)
+    """Order of the image's axes (slice, row, column) in the network."""
+    folds: int = Field(default=1, gt=0)
+    """Networks whose logits are averaged; of several, tensors are named ``folds.N.`` and so on."""
 
 
 class BundleArchitecture(CardModel):

@@ -187,16 +187,16 @@ class ModelStore:
             return self._add(draft, name, origin=file.name)
 
     def _import_folder(self, folder: Path, name: str, *, kind: str | None, trust: bool) -> StoredModel:
-        from inference.store import volume_importers
+        from inference.store import nnunet, volume_importers
 
-        nnunet = (folder / "plans.json").is_file()
-        if nnunet:
-            checkpoints = sorted(folder.glob("fold_*/checkpoint_final.pth"))
+        is_nnunet = (folder / "plans.json").is_file()
+        if is_nnunet:
+            checkpoints = nnunet.checkpoints(folder)
         else:
             volume_importers.bundle_config(folder)
             checkpoints = sorted((folder / "models").glob("model.pt"))
         if not checkpoints:
-            wanted = "fold_0/checkpoint_final.pth" if nnunet else "models/model.pt"
+            wanted = "fold_0/checkpoint_final.pth" if is_nnunet else "models/model.pt"
             raise ModelInvalid(f"{folder} has no {wanted}.")
         if not trust:
             raise ModelUntrusted(
@@ -204,11 +204,15 @@ class ModelStore:
                 "add --trust if you know where it is from."
             )
         with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
-            tensors, _ = importers.unpickle(checkpoints[0], Path(scratch))
+            read = []
+            for number, checkpoint in enumerate(checkpoints):
+                place = Path(scratch) / str(number)  # tensors may stay in their file
+                place.mkdir()
+                read.append(importers.unpickle(checkpoint, place))
             draft = (
-                volume_importers.nnunet_model(folder, tensors)
-                if nnunet
-                else volume_importers.bundle_model(folder, tensors, kind=kind, trust=trust)
+                volume_importers.nnunet_model(folder, read, kind=kind)
+                if is_nnunet
+                else volume_importers.bundle_model(folder, read[0][0], kind=kind, trust=trust)
             )
             return self._add(draft, name, origin=folder.name)
 

@@ -28,6 +28,7 @@ FACT_NAMES = (
     "architecture",
     "epoch",
     "best_val_acc",
+    "inference_allowed_mirroring_axes",
 )
 STATE_DICT_NAMES = ("state_dict", "model_state_dict", "network_weights")
 
@@ -75,6 +76,9 @@ def main(source: Path, folder: Path) -> None:
 
 def _plain_facts(content: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
+    arguments = content.get("init_args")  # nnU-Net's, of which the configuration's name is needed
+    if isinstance(arguments, Mapping) and "configuration" in arguments:
+        facts["configuration"] = str(arguments["configuration"])
     for name in FACT_NAMES:
         value = content.get(name)
         if isinstance(value, (str, bool, int, float)):

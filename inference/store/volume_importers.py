@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from inference.errors import ModelInvalid, ModelUntrusted
+from inference.store import nnunet
 from inference.store.anatomy import structure
 from inference.store.card import (
     BundleArchitecture,
@@ -113,42 +114,55 @@ def metastasis_model(tensors: Mapping[str, Tensor], threshold: float = 0.25) -> 
     )
 
 
-def nnunet_model(folder: Path, tensors: Mapping[str, Tensor], configuration: str = "3d_fullres") -> Draft:
-    """A results folder of nnU-Net: the plans of one configuration and the weights of one fold.
+def nnunet_model(
+    folder: Path,
+    checkpoints: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+    *,
+    kind: str | None = None,
+) -> Draft:
+    """A results folder of nnU-Net: its plans, and tensors and facts of the checkpoint of each fold.
+
+    Without a ``kind``, what speaks of the brain becomes ``brain_mri``, everything else ``nnunet``.
 
     Raises:
         ModelInvalid: the plans ask for what is not supported.
     """
     from inference.networks.volumetric import from_nnunet, plain_facts  # loads torch
 
+    if kind not in (None, *nnunet.KINDS):
+        raise ModelInvalid(f"an nnU-Net model is for {' or '.join(nnunet.KINDS)} engines, not for {kind}.")
     plans, dataset = _json(folder / "plans.json"), _json(folder / "dataset.json")
-    wanted = plans.get("configurations", {}).get(configuration)
-    if wanted is None:
-        raise ModelInvalid(f"{folder}/plans.json has no configuration {configuration}.")
+    facts = checkpoints[0][1]
+    wanted = nnunet.configuration(plans, facts.get("configuration", "3d_fullres"))
+    reader = plans.get("image_reader_writer", dataset.get("overwrite_image_reader_writer", "SimpleITKIO"))
+    if reader not in nnunet.READERS:
+        raise ModelInvalid(f"the model reads images by {reader}, which is not supported.")
     channels = dataset.get("channel_names", {"0": ""})
-    labels = dataset["labels"]
+    labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
     if len(channels) != 1:
         raise ModelInvalid("the model needs several series at once, which is not supported.")
     if any(not isinstance(value, int) for value in labels.values()):
         raise ModelInvalid("the model was trained on regions that overlap, which is not supported.")
-    if list(plans.get("transpose_forward", [0, 1, 2])) != [0, 1, 2]:
-        raise ModelInvalid("the plans turn the axes, which is not supported.")
     normalisation = wanted["normalization_schemes"][0]
-    if normalisation not in ("CTNormalization", "ZScoreNormalization", "NoNormalization"):
+    if normalisation not in nnunet.NORMALISATIONS:
         raise ModelInvalid(f"normalisation {normalisation} is not supported.")
-    facts = plain_facts(_network_arguments(wanted))
+    network = plain_facts(nnunet.network_arguments(wanted))
+    folds = [from_nnunet(tensors, len(network["features"])) for tensors, _ in checkpoints]
     intensity = plans.get("foreground_intensity_properties_per_channel", {}).get("0", {})
     ordered = sorted(labels.items(), key=lambda item: item[1])
+    chosen = kind or nnunet.kind_of(str(plans.get("dataset_name", "")), dataset)
     return Draft(
-        tensors=from_nnunet(tensors, len(facts["features"])),
-        kind="brain_mri",
+        tensors=folds[0]
+        if len(folds) == 1
+        else {f"folds.{n}.{name}": tensor for n, fold in enumerate(folds) for name, tensor in fold.items()},
+        kind=chosen,
         version="1",
         manufacturer="unknown",
         licence="unknown",
         input_size=max(wanted["patch_size"]),
         input_channels=1,
         architecture=NnunetArchitecture(
-            **facts,
+            **network,
             patch_size=tuple(wanted["patch_size"]),
             normalisation=normalisation,
             intensity={
@@ -156,38 +170,24 @@ def nnunet_model(folder: Path, tensors: Mapping[str, Tensor], configuration: str
                 for key in ("mean", "std", "percentile_00_5", "percentile_99_5")
                 if key in intensity
             },
+            masked=bool(wanted.get("use_mask_for_norm", [False])[0]),
+            mirror_axes=tuple(int(axis) for axis in facts.get("inference_allowed_mirroring_axes", ())),
+            canonical=nnunet.READERS[reader],
+            transpose=tuple(plans.get("transpose_forward", (0, 1, 2))),
+            folds=len(folds),
         ),
         labels=tuple(
-            CardLabel(name=name, site=_BRAIN) for name, _ in ordered if has_own_thresholds("brain_mri", name)
+            CardLabel(name=name, site=_BRAIN)
+            for name, _ in ordered
+            if chosen == "brain_mri" and has_own_thresholds(chosen, name)
         ),
         activation="softmax",
         more={
-            "modalities": ("CT",) if normalisation == "CTNormalization" else ("MR",),
+            "modalities": nnunet.modalities(normalisation, str(channels.get("0", ""))),
             "volume": VolumePreprocessing.model_validate({"spacing": wanted["spacing"]}),
             "structures": tuple(structure(value, name) for name, value in ordered if value > 0),
         },
     )
-
-
-def _network_arguments(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The network's arguments, of plans of either generation."""
-    architecture = configuration.get("architecture")
-    if architecture is not None:
-        name = str(architecture.get("network_class_name", ""))
-        if not name.endswith("PlainConvUNet"):
-            raise ModelInvalid(f"the network {name} is not supported, only PlainConvUNet.")
-        arguments: Mapping[str, Any] = architecture["arch_kwargs"]
-        return arguments
-    if configuration.get("UNet_class_name", "PlainConvUNet") != "PlainConvUNet":
-        raise ModelInvalid(f"the network {configuration['UNet_class_name']} is not supported.")
-    kernels = configuration["conv_kernel_sizes"]
-    base, most = configuration["UNet_base_num_features"], configuration["unet_max_num_features"]
-    return {
-        "n_stages": len(kernels),
-        "features_per_stage": [min(base << stage, most) for stage in range(len(kernels))],
-        "kernel_sizes": kernels,
-        "strides": configuration["pool_op_kernel_sizes"],
-    }
 
 
 def bundle_config(folder: Path) -> Path:

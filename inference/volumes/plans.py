@@ -1,6 +1,10 @@
-"""Normalisation and resampling as nnU-Net's plans define them.
+"""Axes, cropping, normalisation and resampling as nnU-Net's plans define them.
 
-Axes are (slice, row, column), spacings in mm in the same order.
+Unless a function says otherwise, axes are those of the network and spacings are in mm in the same order.
+
+References
+----------
+nnunetv2 2.8.1, ``preprocessing`` and ``imageio``, whose results these equal.
 """
 
 from __future__ import annotations
@@ -8,28 +12,82 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import binary_fill_holes, find_objects, map_coordinates
 from skimage.transform import resize
 
+from inference.volumes.volume import Grid
+
 ANISOTROPY = 3.0
-"""A volume whose coarsest spacing is more than this many times its finest is resampled plane by plane."""
+"""A volume whose coarsest spacing is more than this many times its finest may be resampled plane by plane."""
 
 Spacing = tuple[float, float, float]
+Box = tuple[slice, slice, slice]
+
+
+def arranged(
+    values: NDArray[np.float32], grid: Grid, *, canonical: bool, transpose: tuple[int, int, int]
+) -> tuple[NDArray[np.float32], Grid]:
+    """Values of a grid (slice, row, column) and the grid itself along the axes that a network was trained with.
+
+    ``canonical``: slices to the head, rows to the front, columns to the patient's right, as readers that
+    reorient to RAS give them; otherwise as the series is stacked. ``transpose`` then reorders the axes.
+    """
+    order, backwards = [0, 1, 2], [False, False, False]
+    if canonical:
+        ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine[:, [2, 1, 0, 3]]
+        towards = io_orientation(ras)  # for column, row and slice: the axis of RAS, and 1 or -1
+        nearest = [int(np.flatnonzero(towards[:, 0] == axis)[0]) for axis in (2, 1, 0)]
+        order = [2 - index for index in nearest]
+        backwards = [bool(towards[index, 1] < 0) for index in nearest]
+    order, backwards = [order[axis] for axis in transpose], [backwards[axis] for axis in transpose]
+    moved = values.transpose(order)
+    affine = grid.affine[:, [*order, 3]]
+    for axis in np.flatnonzero(backwards):
+        affine[:, 3] += affine[:, axis] * (moved.shape[axis] - 1)
+        affine[:, axis] *= -1
+        moved = np.flip(moved, int(axis))
+    return np.ascontiguousarray(moved), Grid(
+        affine=affine, shape=(moved.shape[0], moved.shape[1], moved.shape[2])
+    )
+
+
+def nonzero(values: NDArray[np.float32]) -> tuple[Box, NDArray[np.bool_]]:
+    """The smallest box around what is not 0, and a mask of it within the box whose holes are filled.
+
+    A volume of zeros is its own box.
+    """
+    mask = binary_fill_holes(values != 0)
+    boxes = find_objects(mask.astype(np.uint8))
+    box: Box = boxes[0] if boxes else (slice(None), slice(None), slice(None))
+    return box, mask[box]
 
 
 def normalised(
-    values: NDArray[np.float32], scheme: str, intensity: Mapping[str, float]
+    values: NDArray[np.float32],
+    scheme: str,
+    intensity: Mapping[str, float],
+    mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
-    """CT: clipped to percentiles of the training data and z-scored with its figures; MR: z-scored by itself."""
+    """CT: clipped to percentiles of the training data and z-scored with its figures; MR: z-scored by itself.
+
+    With a ``mask`` the z-score is that of the values in it, and values outside of it stay as they are.
+    """
     if scheme == "CTNormalization":
         clipped = np.clip(values, intensity["percentile_00_5"], intensity["percentile_99_5"])
         return ((clipped - np.float32(intensity["mean"])) / np.float32(max(intensity["std"], 1e-8))).astype(
             np.float32
         )
     if scheme == "ZScoreNormalization":
-        deviation = max(float(values.std()), 1e-8)
-        return ((values - values.mean()) / np.float32(deviation)).astype(np.float32)
+        inside = np.ones(values.shape, dtype=bool) if mask is None else mask
+        mean, deviation = values[inside].mean(), max(float(values[inside].std()), 1e-8)
+        return np.where(inside, (values - mean) / np.float32(deviation), values).astype(np.float32)
+    if scheme == "RescaleTo01Normalization":
+        raised = values - values.min()
+        return raised / np.float32(max(float(raised.max()), 1e-8))
+    if scheme == "RGBTo01Normalization":
+        return values / np.float32(255)
     return values
 
 
@@ -41,31 +99,34 @@ def resampled(
     shape: tuple[int, int, int] | None = None,
     order: int = 3,
 ) -> NDArray[np.float32]:
-    """Values at another spacing; splines of an order, across slices the nearest where they are thick.
+    """Values at another spacing; splines of an order, along an axis that alone is coarse the nearest.
 
-    ``shape`` is the result's, else round(n x spacing / wanted) along each axis.
+    ``shape`` is the result's, else round(spacing / wanted x n) along each axis.
     """
     target = shape or tuple(
-        max(1, round(n * s / w)) for n, s, w in zip(values.shape, spacing, wanted, strict=True)
+        max(1, round(s / w * n)) for n, s, w in zip(values.shape, spacing, wanted, strict=True)
     )
     if target == values.shape:
         return values
     options = {"order": order, "mode": "edge", "anti_aliasing": False, "preserve_range": True}
-    thick = _thick_axis(spacing) if _thick_axis(spacing) is not None else _thick_axis(wanted)
-    if thick is None:
+    coarse = _coarse_axis(spacing, wanted)
+    if coarse is None:
         return np.asarray(resize(values, target, **options), dtype=np.float32)
-    planes = np.moveaxis(values, thick, 0)
-    plane_shape = tuple(n for axis, n in enumerate(target) if axis != thick)
+    planes = np.moveaxis(values, coarse, 0)
+    plane_shape = tuple(n for axis, n in enumerate(target) if axis != coarse)
     resized = np.stack([resize(plane, plane_shape, **options) for plane in planes]).astype(np.float32)
-    if target[thick] != len(planes):
-        scale = len(planes) / target[thick]
-        at = scale * (np.arange(target[thick]) + 0.5) - 0.5
+    if target[coarse] != len(planes):
+        scale = len(planes) / target[coarse]
+        at = scale * (np.arange(target[coarse]) + 0.5) - 0.5
         grid = np.meshgrid(at, *(np.arange(n) for n in plane_shape), indexing="ij")
         resized = map_coordinates(resized, grid, order=0, mode="nearest")
-    return np.ascontiguousarray(np.moveaxis(resized, 0, thick))
+    return np.ascontiguousarray(np.moveaxis(resized, 0, coarse))
 
 
-def _thick_axis(spacing: Spacing) -> int | None:
-    if max(spacing) / min(spacing) <= ANISOTROPY:
-        return None
-    return int(np.argmax(spacing))
+def _coarse_axis(spacing: Spacing, wanted: Spacing) -> int | None:
+    """The axis that is resampled apart: the only coarsest one of the first spacing that is anisotropic."""
+    for either in (spacing, wanted):
+        if max(either) / min(either) > ANISOTROPY:
+            coarsest = [axis for axis, mm in enumerate(either) if mm == max(either)]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None

@@ -72,7 +72,7 @@ def to_grid(volume: Volume, grid: Grid, *, outside: float) -> NDArray[np.float32
         return placed[index]
 
     for number, height in enumerate(heights):
-        upper = int(np.searchsorted(distances, height, side="left"))
+        upper = int(np.searchsorted(distances, height - 1e-6, side="left"))
         if upper < len(distances) and abs(distances[upper] - height) < 1e-6:
             result[number] = slice_on_grid(upper)
             continue

@@ -1,8 +1,8 @@
 """Sliding windows over a volume: where they lie, how they are blended, and augmentation that is undone.
 
-Axes are (slice, row, column). Two families of blending weights are offered: those of the seed document
-(``gaussian``: standard deviation as a fraction of the patch; ``linear``; ``average``) and those of the
-original PIVOT system (``pivot_gaussian``, ``pivot_linear``).
+Axes are (slice, row, column). Three families of blending weights are offered: those of the seed document
+(``gaussian``: standard deviation as a fraction of the patch; ``linear``; ``average``), those of the
+original PIVOT system (``pivot_gaussian``, ``pivot_linear``) and nnU-Net's (``nnunet``).
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import ceil
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from inference.batches import in_batches
 
-Blending = Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear"]
+Blending = Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear", "nnunet"]
 Size = tuple[int, int, int]
 Predict = Callable[[Tensor], Tensor]
 """Takes windows (n, 1, slices, rows, columns) on the device, gives maps (n, channels, slices, rows, columns)."""
@@ -67,16 +69,23 @@ def starts(length: int, patch: int, stride: int) -> list[int]:
     return [*range(0, length - patch, stride), length - patch]
 
 
+def spread_starts(length: int, patch: int) -> list[int]:
+    """Where windows begin along one axis as nnU-Net lays them: evenly, at most half a window apart."""
+    steps = max(0, ceil((length - patch) / (patch / 2)))
+    return [round((length - patch) / steps * step) for step in range(steps + 1)] if steps else [0]
+
+
 def window_weights(patch: Size, blending: Blending, sigma: float = 0.125) -> NDArray[np.float32]:
     """Weights of a window's voxels when windows overlap, shape ``patch``, at most 1.
 
     ``gaussian``: exp(-((i - c) / (sigma n))^2 / 2) per axis with c = (n - 1) / 2. ``linear``: the distance to
     the nearer end over the largest such distance. ``average``: 1. ``pivot_gaussian``: exp(-0.5 ((i - n/2) /
     (0.25 n))^2), the product divided by its maximum. ``pivot_linear``: max(0, 1 - |i - n/2| / (n/2)).
+    ``nnunet``: SciPy's Gaussian filter of a peak at n // 2, the product divided by its maximum.
     """
     axes = [_axis_weights(n, blending, sigma) for n in patch]
     weights = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
-    if blending == "pivot_gaussian":
+    if blending in ("pivot_gaussian", "nnunet"):
         weights = weights / weights.max()
     return weights.astype(np.float32)
 
@@ -85,6 +94,8 @@ def _axis_weights(n: int, blending: Blending, sigma: float) -> NDArray[np.float6
     i = np.arange(n, dtype=np.float64)
     if blending == "gaussian":
         return np.exp(-0.5 * ((i - (n - 1) / 2) / (sigma * n)) ** 2)
+    if blending == "nnunet":
+        return np.asarray(gaussian_filter1d((i == n // 2).astype(np.float64), sigma * n, mode="constant"))
     if blending == "linear":
         return np.minimum(i + 1, n - i) / np.ceil(n / 2)
     if blending == "pivot_gaussian":
@@ -99,7 +110,7 @@ def sliding_window(
     predict: Predict,
     *,
     patch: Size,
-    stride: Size,
+    stride: Size | None,
     batch_size: int,
     channels: int,
     blending: Blending = "gaussian",
@@ -112,20 +123,26 @@ def sliding_window(
     """Blended maps of a volume, shape (channels, slices, rows, columns).
 
     A volume smaller than a window is padded on both sides with ``pad_value``, with ``whole_strides`` every volume
-    until all steps are strides (as PIVOT does); else the last step is shorter. Each augmentation adds one prediction to
-    the mean. Windows are on the device, the maps here: device memory does not grow with the volume. Where it
-    is too small for ``batch_size`` windows, fewer go at once.
+    until all steps are strides (as PIVOT does); else the last step is shorter. ``stride`` of None spreads windows
+    evenly, as nnU-Net does. Each augmentation adds one prediction to the mean. Windows are on the device, the
+    maps here: device memory does not grow with the volume. Where it is too small for ``batch_size`` windows,
+    fewer go at once.
     """
-    size = [
-        max(n, p) if not whole_strides else p + -(-max(n - p, 0) // s) * s
-        for n, p, s in zip(volume.shape, patch, stride, strict=True)
-    ]
+    size = [max(n, p) for n, p in zip(volume.shape, patch, strict=True)]
+    if whole_strides and stride is not None:
+        size = [p + -(-(n - p) // s) * s for n, p, s in zip(size, patch, stride, strict=True)]
     padded, offset = _padded(volume, size, pad_value)
     weights = window_weights(patch, blending, sigma)
-    weights = np.maximum(weights, SMALLEST_WEIGHT)
+    weights = np.maximum(weights, weights[weights > 0].min() if blending == "nnunet" else SMALLEST_WEIGHT)
     total = np.zeros((channels, *padded.shape), dtype=np.float32)
     norm = np.zeros(padded.shape, dtype=np.float32)
-    places = list(product(*(starts(n, p, s) for n, p, s in zip(padded.shape, patch, stride, strict=True))))
+    lengths = zip(padded.shape, patch, strict=True)
+    along = (
+        [spread_starts(n, p) for n, p in lengths]
+        if stride is None
+        else [starts(n, p, s) for (n, p), s in zip(lengths, stride, strict=True)]
+    )
+    places = list(product(*along))
     for chosen, maps in _predicted(padded, places, patch, predict, batch_size, augmentations, device):
         for place, window in zip(chosen, maps, strict=True):
             part = tuple(slice(a, a + p) for a, p in zip(place, patch, strict=True))

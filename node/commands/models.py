@@ -20,6 +20,7 @@ from inference.expectations import with_cases
 from inference.findings import Refusal
 from inference.reader.pool import limit_readers
 from inference.settings import EngineSettings
+from inference.store import nnunet
 from inference.store.card import Expectations, ModelCard
 from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
@@ -112,7 +113,10 @@ def import_model(
             stored = former
     except InferenceError as error:
         raise CommandError(str(error)) from error
-    console.print(f"{stored.card.name} is in the store: {stored.weights.parent}", markup=False)
+    console.print(
+        f"{stored.card.name} is in the store, for {stored.card.kind} engines: {stored.weights.parent}",
+        markup=False,
+    )
 
 
 def _check_import(file: Path, name: str, kind: str | None, labels: Path | None) -> None:
@@ -135,8 +139,8 @@ def _check_import(file: Path, name: str, kind: str | None, labels: Path | None) 
         raise UsageError(f"The card beside {file} says kind and labels: leave --kind and --labels out.")
     if file.is_dir() and labels is not None:
         raise UsageError(f"The files in {file} name its labels: leave --labels out.")
-    if (file / "plans.json").is_file() and kind is not None:
-        raise UsageError(f"{file} is an nnU-Net model, whose kind is known: leave --kind out.")
+    if (file / "plans.json").is_file() and kind not in (None, *nnunet.KINDS):
+        raise UsageError(f"{file} is an nnU-Net model: --kind may be {' or '.join(nnunet.KINDS)}.")
 
 
 def _former(store: ModelStore, name: str) -> StoredModel | None:

@@ -15,7 +15,7 @@ from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured
 from inference.precision import check_precision
 from inference.settings import EngineSettings
-from inference.store import ModelStore
+from inference.store import ModelStore, nnunet
 from tests.inference.test_engine_contract import MODELS, seeded_model
 from tests.volume_models import add_ct_chest, bundle_folder, nnunet_folder
 
@@ -35,9 +35,9 @@ def stored(folder: Path, kind: str) -> tuple[ModelStore, str]:
         return store, "demo"
     elif kind == "ct_chest":
         add_ct_chest(store, "seeded")
-    elif kind == "brain_mri":
+    elif kind in nnunet.KINDS:
         nnunet_folder(folder / "results", {"background": 0, "brain": 1})
-        store.import_file(folder / "results", name="seeded", trust=True)
+        store.import_file(folder / "results", name="seeded", kind=kind, trust=True)
     else:
         bundle_folder(folder / "bundle", {"0": "background", "1": "spleen"})
         store.import_file(folder / "bundle", name="seeded", trust=True)

@@ -647,6 +647,7 @@ VOLUME_KINDS = (
     "brain_metastasis",
     "hybrid_volume",
     "ct_chest",
+    "nnunet",
     "brain_mri",
     "monai_bundle",
     "whole_body_ct",

@@ -86,6 +86,15 @@ def test_slices_are_sorted_along_the_normal_and_rescaled(tmp_path: Path) -> None
     assert np.array_equal(to_grid(volume, grid, outside=-1024), expected.astype(np.float32))
 
 
+def test_zeros_on_slices_stay_zeros(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).integers(0, 2, (18, 6, 5)) * 700
+    paths = write_ct_series(
+        tmp_path, values, straight_geometry(values.shape, (3.3, 2.6, 3.7)), body_part="HEAD"
+    )
+    (volume,) = read_series(paths).volumes
+    assert np.array_equal(to_grid(volume, regular_grid(volume), outside=0), values)
+
+
 def test_fractional_slopes_of_each_slice_are_kept(tmp_path: Path) -> None:
     paths = straight_series(tmp_path, np.full(SHAPE, 100.0))
     for number, path in enumerate(paths):

@@ -27,6 +27,7 @@ from node.commands import check, demo
 from node.errors import CommandError
 from tests.peers.waiting import free_port
 from tests.system.conftest import write_radiograph
+from tests.volume_models import nnunet_folder
 
 CONFIGURATION = """\
 [[engine]]
@@ -298,7 +299,7 @@ def model(tmp_path: Path) -> Path:
         ("mine.safetensors --name demo", "'demo' is the name of the models that come with overread"),
         ("nofile.safetensors --name mine", "nofile.safetensors does not exist"),
         ("bundle --name mine --labels config.toml", "leave --labels out"),
-        ("nnunet --name mine --kind brain_mri", "leave --kind out"),
+        ("nnunet --name mine --kind chest_xray", "--kind may be nnunet or brain_mri"),
     ],
 )
 def test_models_import_refuses_what_it_would_not_use(
@@ -310,6 +311,17 @@ def test_models_import_refuses_what_it_would_not_use(
     status, _, message = call("models", "import", *arguments.split())
     assert said in message
     assert status == 2
+
+
+@pytest.mark.parametrize(("arguments", "kind"), [((), "brain_mri"), (("--kind", "nnunet"), "nnunet")])
+def test_models_import_says_the_kind_of_an_nnunet(
+    call: Call, tmp_path: Path, arguments: tuple[str, ...], kind: str
+) -> None:
+    nnunet_folder(tmp_path / "results", {"background": 0, "brain": 1})
+    status, output, _ = call("models", "import", "results", "--name", "mine", "--trust", *arguments)
+    assert status == 0
+    assert f"for {kind} engines" in output
+    assert ModelStore(tmp_path / "var" / "models").get("mine").card.kind == kind
 
 
 def test_models_import_overwrites_no_other_model(call: Call, model: Path, tmp_path: Path) -> None:

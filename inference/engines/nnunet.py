@@ -1,0 +1,176 @@
+"""Structures on CT or MR by nnU-Net: axes, crop, normalisation, resampling and windows as its plans say.
+
+References
+----------
+Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation",
+Nature Methods 2021.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from time import perf_counter
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.calibration import softmax
+from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
+from inference.errors import ModelInvalid
+from inference.findings import Analysis, Finding
+from inference.volumes.plans import Box, Spacing, arranged, nonzero, normalised, resampled
+from inference.volumes.resampling import regular_grid, to_grid
+from inference.volumes.volume import Grid, Volume
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from inference.store import StoredModel
+    from inference.store.card import NnunetArchitecture
+
+SIGMA = 0.125
+WINDOWS_AT_ONCE = 1
+_SURE = 1e-6
+_SPACING_DECIMALS = 6
+"""Spacings that the header gives as equal must be equal: rounding and the coarse axis hang on it."""
+
+
+class NnunetEngine(VolumeEngine):
+    """CT or MR of any body part, whichever the plans are for; one series at a time."""
+
+    kind: ClassVar[str] = "nnunet"
+    modalities: ClassVar[tuple[str, ...]] = ("MR", "CT")
+    options: ClassVar[tuple[str, ...]] = ("thresholds", "tta")
+
+    @classmethod
+    def build(cls, stored: StoredModel) -> nn.Module:
+        from safetensors.torch import load_file
+
+        from inference.networks.volumetric import FoldMean, dynunet, fill_dynunet  # loads torch
+        from inference.store.card import NnunetArchitecture
+
+        card = stored.card
+        if not isinstance(card.architecture, NnunetArchitecture):
+            raise ModelInvalid(f"model {card.name!r} is no nnU-Net.")
+        networks = [
+            dynunet(card.architecture, 1 + len(card.structures)) for _ in range(card.architecture.folds)
+        ]
+        network = networks[0] if len(networks) == 1 else FoldMean(networks)
+        fill_dynunet(network, load_file(stored.weights))
+        return network
+
+    @property
+    def plan(self) -> NnunetArchitecture:
+        return cast("NnunetArchitecture", self.card.architecture)
+
+    def prepare_volume(self, volume: Volume) -> VolumeCase | str:
+        """Put slices on a regular grid, arrange its axes, crop, normalise and resample."""
+        modality = volume.frames[0].trait("Modality")
+        if self.card.modalities and modality not in self.card.modalities:
+            return f"the model is for {' or '.join(self.card.modalities)}, not for {modality}"
+        plan, grid = self.plan, regular_grid(volume)
+        values, grid = arranged(
+            to_grid(volume, grid, outside=float(volume.values.min())),
+            grid,
+            canonical=plan.canonical,
+            transpose=plan.transpose,
+        )
+        box, mask = nonzero(values)
+        image = normalised(values[box], plan.normalisation, plan.intensity, mask if plan.masked else None)
+        return VolumeCase(
+            volume=volume, prepared=(grid, box, resampled(image, _spacing(grid), self._trained_spacing))
+        )
+
+    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
+        """Of every class in each voxel of a drawn window of a head."""
+        import torch
+
+        from inference.volumes.phantoms import head_phantom
+
+        slices, rows, columns = self.plan.patch_size
+        head = head_phantom(0, slices, max(rows, columns), lesion=True, haemorrhage=True)
+        window = normalised(head.values[:, :rows, :columns], self.plan.normalisation, self.plan.intensity)
+        batch = torch.from_numpy(window)[None, None].repeat(1, self.plan.input_channels, 1, 1, 1)
+        logits = cast("Tensor", self.run(batch)).float().cpu().numpy()
+        return [softmax(np.moveaxis(logits, 1, -1))]
+
+    def analyse(self, case: VolumeCase) -> Analysis:
+        from inference.volumes.windows import Augmentation, sliding_window
+
+        started = perf_counter()
+        grid, box, image = cast("tuple[Grid, Box, NDArray[np.float32]]", case.prepared)
+        axes = self.plan.mirror_axes if self.settings.options.get("tta", True) else ()
+        mirrored = [Augmentation(flips=some) for n in range(len(axes)) for some in combinations(axes, n + 1)]
+
+        def predict(windows: Tensor) -> Tensor:
+            return cast("Tensor", self.run(windows)).float()
+
+        logits = sliding_window(
+            image,
+            predict,
+            patch=self.plan.patch_size,
+            stride=None,
+            batch_size=WINDOWS_AT_ONCE,
+            channels=1 + len(self.card.structures),
+            blending="nnunet",
+            sigma=SIGMA,
+            augmentations=mirrored,
+            device=str(self.placement.device),
+        )
+        classes = np.zeros(grid.shape, dtype=np.uint16)
+        classes[box], certainties = self._decided(logits, _spacing(grid), classes[box].shape)
+        findings = []
+        for label in self.reported.values():
+            certainty = certainties[label.name.replace("_", " ")]
+            bounded = min(max(certainty, _SURE), 1 - _SURE)
+            findings.append(
+                Finding(
+                    label=label,
+                    logit=float(np.log(bounded / (1 - bounded))),
+                    probability=certainty,
+                    calibrated_probability=certainty,
+                )
+            )
+        return self.analysis(
+            case,
+            started,
+            findings,
+            ensemble_size=self.plan.folds,
+            tta_applied=bool(mirrored),
+            segmentation=labelled_segmentation(classes, grid, case.volume.frames, self.card.structures),
+        )
+
+    def _decided(
+        self, logits: NDArray[np.float32], spacing: Spacing, shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.uint16], dict[str, float]]:
+        """Label values at the image's own voxels, and the highest probability of each labelled structure.
+
+        nnU-Net resamples the logits of each class back to the image and decides there; here one class after
+        the other, so that memory does not grow with their number.
+        """
+        wanted = {label.name.replace("_", " ") for label in self.reported.values()}
+        size = (shape[0], shape[1], shape[2])
+        best = resampled(logits[0], self._trained_spacing, spacing, shape=size, order=1)
+        total = best.astype(np.float64)
+        classes = np.zeros(size, dtype=np.uint16)
+        of_labels: dict[str, NDArray[np.float32]] = {}
+        for structure, channel in zip(self.card.structures, logits[1:], strict=True):
+            back = resampled(channel, self._trained_spacing, spacing, shape=size, order=1)
+            classes[back > best] = structure.value
+            best = np.maximum(best, back)
+            if wanted:
+                np.logaddexp(total, back, out=total)
+            if structure.name in wanted:
+                of_labels[structure.name] = back
+        return classes, {name: float(np.exp(back - total).max()) for name, back in of_labels.items()}
+
+    @property
+    def _trained_spacing(self) -> Spacing:
+        assert self.card.volume is not None and self.card.volume.spacing is not None
+        return self.card.volume.spacing
+
+
+def _spacing(grid: Grid) -> Spacing:
+    first, second, third = (round(mm, _SPACING_DECIMALS) for mm in grid.spacing)
+    return first, second, third
