@@ -81,7 +81,7 @@ class Classifier:
         except Exception as error:  # safetensors and torch raise several kinds for weights that do not fit
             raise ModelInvalid(
                 f"the weights of model {stored.card.name!r} do not fit its card ({type(error).__name__}); "
-                "run: overread models verify"
+                "run: overread models verify --load"
             ) from error
         compiled = None
         if placement.backend == "openvino":

@@ -63,8 +63,17 @@ def smooth_axis(input_size: int, output_size: int) -> AxisWeights:
 
 def triangle_axis(input_size: int, output_size: int) -> AxisWeights:
     """Weights of linear interpolation, with a wider triangle where the image shrinks."""
+    return _tent_axis(input_size, output_size, support=max(input_size / output_size, 1.0))
+
+
+def linear_axis(input_size: int, output_size: int) -> AxisWeights:
+    """Weights of linear interpolation between two pixels, also where the image shrinks: OpenCV's INTER_LINEAR."""
+    return _tent_axis(input_size, output_size, support=1.0)
+
+
+def _tent_axis(input_size: int, output_size: int, *, support: float) -> AxisWeights:
+    """Weights that fall linearly to 0 at a distance of ``support`` input pixels, with the edge repeated."""
     factor = input_size / output_size
-    support = max(factor, 1.0)
     centre = (np.arange(output_size) + 0.5) * factor - 0.5
     starts = np.ceil(centre - support).astype(np.int64)
     offsets = np.arange(int(np.ceil(2 * support)) + 1)

@@ -91,6 +91,7 @@ def loss_of(output: PivotOutput, batch: list[Example]) -> Tensor:
     centred = torch.tensor([e.centred for e in batch])
     size = torch.tensor([[e.size] * 3 for e in batch])
     malignant = torch.tensor([[e.malignant] for e in batch])
+    assert output.size is not None and output.triage is not None
     probability = output.mask.sigmoid()
     overlap = 1 - (2 * (probability * mask).sum() + 1) / (probability.sum() + mask.sum() + 1)
     crossed = functional.binary_cross_entropy_with_logits(output.mask, mask)
@@ -117,7 +118,7 @@ def train(steps: int) -> PivotNetwork:
     torch.manual_seed(1)
     network = PivotNetwork(init_features=INIT_FEATURES, depth=DEPTH)
     for head, start in ((network.center_head, -4.0), (network.size_head, 10.0)):
-        assert head.conv.bias is not None
+        assert head is not None and head.conv.bias is not None
         nn.init.constant_(head.conv.bias, start)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=steps)
@@ -162,6 +163,7 @@ def froc(engine: LungNoduleEngine, volumes: int) -> tuple[list[tuple[float, floa
                 if np.linalg.norm(np.array(n.centre) - np.array(candidate.peak.voxel)) < n.diameter / 2
             ]
             if near:
+                assert score is not None
                 left.remove(near[0])
                 hits.append(candidate.peak.value)
                 judged.append((score, near[0].malignant))

@@ -116,7 +116,7 @@ class LungNoduleEngine(VolumeEngine):
         window = network_input(values, wanted.low, wanted.high, wanted.normalisation)
         output: PivotOutput = self.run(torch.from_numpy(window)[None, None])
         parts = (output.centre, output.mask, output.triage)
-        return [sigmoid(part.float().cpu().numpy()) for part in parts]
+        return [sigmoid(part.float().cpu().numpy()) for part in parts if part is not None]
 
     def analyse(self, case: VolumeCase) -> Analysis:
         from inference.volumes.detection import candidates, intensity, suppressed
@@ -219,12 +219,14 @@ class LungNoduleEngine(VolumeEngine):
         find = suppressed_peaks if wanted.method == "nms" else local_maxima
         return find(heat, threshold=wanted.threshold, min_distance_mm=wanted.min_distance, spacing=spacing)
 
-    def malignancy(self, image: NDArray[np.float32], found: Sequence[Candidate]) -> list[float]:
-        """Calibrated malignancy of each candidate, from a patch around it."""
+    def malignancy(self, image: NDArray[np.float32], found: Sequence[Candidate]) -> list[float | None]:
+        """Calibrated malignancy of each candidate, from a patch around it; None where the network does not judge."""
         import torch
 
         from inference.batches import in_batches
 
+        if cast("PivotNetwork", self.network).triage_head is None:
+            return [None] * len(found)
         size = self.card.input_size
         half = size // 2
         padded = np.pad(image, half)
@@ -233,6 +235,7 @@ class LungNoduleEngine(VolumeEngine):
             corners = [np.rint(candidate.centre).astype(int) for candidate in part]
             patches = np.stack([padded[tuple(slice(c, c + size) for c in corner)] for corner in corners])
             output: PivotOutput = self.run(torch.from_numpy(patches)[:, None])
+            assert output.triage is not None
             logits = output.triage.double().cpu().numpy()
             calibrated = calibrate(self.card.triage_calibration, logits, sigmoid(logits), "sigmoid")
             return [float(malignancy) for malignancy in calibrated[:, 0]]
@@ -244,7 +247,7 @@ class LungNoduleEngine(VolumeEngine):
         self,
         number: int,
         candidate: Candidate,
-        malignancy: float,
+        malignancy: float | None,
         intensity: tuple[float, float],
         volume: Volume,
         grid: Grid,
@@ -267,7 +270,9 @@ class LungNoduleEngine(VolumeEngine):
             std_hu=intensity[1],
             sphericity=candidate.sphericity,
             malignancy=malignancy,
-            risk="low" if malignancy < low else "high" if malignancy >= high else "intermediate",
+            risk=None
+            if malignancy is None
+            else ("low" if malignancy < low else "high" if malignancy >= high else "intermediate"),
         )
 
     def _segmentation(

@@ -172,5 +172,5 @@ def prepared_slices(slices: NDArray[np.generic], card: ModelCard) -> NDArray[np.
     result = np.empty((len(slices), card.input_size, card.input_size), dtype=np.float32)
     for target, values in zip(result, slices, strict=True):
         picture = network_input(values, wanted.low, wanted.high, wanted.normalisation)
-        target[:] = resized(picture, card.input_size)
+        target[:] = resized(picture, card.input_size, wanted.resize)
     return result

@@ -9,6 +9,7 @@ Cicek et al., "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Anno
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +25,10 @@ class PivotOutput:
     """Logits of being nodule, of the input's shape."""
     centre: Tensor
     """Logits of being a nodule's centre, of the input's shape."""
-    size: Tensor
-    """Diameters along the axes in mm, (batch, 3): a mean over the patch."""
-    triage: Tensor
-    """Logit of malignancy, (batch, 1): a mean over the patch."""
+    size: Tensor | None
+    """Diameters along the axes in mm, (batch, 3): a mean over the patch; None without that head."""
+    triage: Tensor | None
+    """Logit of malignancy, (batch, 1): a mean over the patch; None without that head."""
 
 
 class DoubleConvolution(nn.Module):
@@ -113,15 +114,20 @@ class _Head(nn.Module):
 
 
 class PivotNetwork(nn.Module):
-    """``depth`` levels above the bottleneck; features double from ``init_features`` with each level."""
+    """``depth`` levels above the bottleneck; features double from ``init_features`` with each level.
 
-    def __init__(self, *, init_features: int = 32, depth: int = 4) -> None:
+    ``heads`` are those of ``size`` and ``triage`` that the network has.
+    """
+
+    def __init__(
+        self, *, init_features: int = 32, depth: int = 4, heads: Collection[str] = ("size", "triage")
+    ) -> None:
         super().__init__()
         self.backbone = _Backbone(init_features, depth)
         self.segmentation_head = _Head(init_features, 1)
         self.center_head = _Head(init_features, 1)
-        self.size_head = _Head(init_features, 3)
-        self.triage_head = _Head(init_features, 1)
+        self.size_head = _Head(init_features, 3) if "size" in heads else None
+        self.triage_head = _Head(init_features, 1) if "triage" in heads else None
 
     def forward(self, patches: Tensor) -> PivotOutput:
         maps = self.backbone(patches)
@@ -130,6 +136,6 @@ class PivotNetwork(nn.Module):
         return PivotOutput(
             mask=self.segmentation_head(maps),
             centre=self.center_head(maps),
-            size=self.size_head(pooled).flatten(1),
-            triage=self.triage_head(pooled).flatten(1),
+            size=None if self.size_head is None else self.size_head(pooled).flatten(1),
+            triage=None if self.triage_head is None else self.triage_head(pooled).flatten(1),
         )

@@ -19,6 +19,8 @@ from inference.store import StoredModel
 from inference.store.card import HybridArchitecture, MetastasisArchitecture, PivotArchitecture
 
 N = TypeVar("N", bound=nn.Module)
+LONGEST = 160
+"""Characters of a message of PyTorch that are passed on."""
 
 
 def load_network(stored: StoredModel) -> Network:
@@ -43,7 +45,10 @@ def load_pivot(stored: StoredModel) -> PivotNetwork:
     architecture = stored.card.architecture
     if not isinstance(architecture, PivotArchitecture):
         raise ModelInvalid(f"model {stored.card.name!r} is no PIVOT network.")
-    return filled(PivotNetwork(init_features=architecture.init_features, depth=architecture.depth), stored)
+    network = PivotNetwork(
+        init_features=architecture.init_features, depth=architecture.depth, heads=architecture.heads
+    )
+    return filled(network, stored)
 
 
 def load_hybrid(stored: StoredModel) -> HybridNetwork:
@@ -94,8 +99,14 @@ def _tensors(stored: StoredModel) -> dict[str, Tensor]:
         return load_file(stored.weights)
     except SafetensorError as error:
         raise ModelInvalid(
-            f"the weights of model {stored.card.name!r} cannot be read; run: overread models verify"
+            f"the weights of model {stored.card.name!r} cannot be read; run: overread models verify --load"
         ) from error
+
+
+def _first(error: RuntimeError) -> str:
+    """The first of what does not fit, of the many lines that PyTorch says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[1] if len(lines) > 1 else lines[0])[:LONGEST]
 
 
 def _attempt(load: Callable[[Mapping[str, Tensor]], object], stored: StoredModel) -> None:
@@ -104,6 +115,5 @@ def _attempt(load: Callable[[Mapping[str, Tensor]], object], stored: StoredModel
         load(tensors)
     except RuntimeError as error:
         raise ModelInvalid(
-            f"the weights of model {stored.card.name!r} are not those of its architecture; "
-            "run: overread models verify"
+            f"the weights of model {stored.card.name!r} are not those of its architecture ({_first(error)})."
         ) from error

@@ -27,6 +27,21 @@ _OTHER_NAMES = {
     "lungmiddlelobe": "MiddleLobeOfRightLung",
 }
 """Names of the TotalSegmentator structures that the dictionary has under another keyword."""
+_RIBS = (
+    ("First", "48535007"),
+    ("Second", "78247007"),
+    ("Third", "25888004"),
+    ("Fourth", "25523003"),
+    ("Fifth", "15339008"),
+    ("Sixth", "59558009"),
+    ("Seventh", "24915002"),
+    ("Eighth", "5953002"),
+    ("Ninth", "22565002"),
+    ("Tenth", "77644006"),
+    ("Eleventh", "58830002"),
+    ("Twelfth", "43993008"),
+)
+"""SNOMED CT codes of the ribs, of which pydicom's dictionary has none by its number."""
 _ANATOMY = Code(value="91723000", scheme="SCT", meaning="Anatomical Structure")
 
 
@@ -41,8 +56,10 @@ def structure(value: int, name: str) -> CardStructure:
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     words = ["vertebra" if word == "vertebrae" else word for word in words]
     rest = [word for word in words if word not in _SIDES]
-    if rest[:1] == ["rib"]:
-        rest = ["rib"]
+    if rest[:1] == ["rib"] and len(rest) == 2 and rest[1].isdecimal() and 1 <= int(rest[1]) <= len(_RIBS):
+        ordinal, value_of_rib = _RIBS[int(rest[1]) - 1]
+        rib = Code(value=value_of_rib, scheme="SCT", meaning=f"{ordinal} rib")
+        return CardStructure(value=value, name=shown, category=_ANATOMY, type=rib)
     joined = "".join(rest)
     candidates = (joined, "".join(rest[1:] + rest[:1]), _OTHER_NAMES.get(joined, "").lower())
     found = next((_keywords()[c] for c in candidates if c in _keywords()), None)

@@ -131,6 +131,8 @@ class PivotArchitecture(CardModel):
     family: Literal["pivot"] = "pivot"
     init_features: int = Field(default=32, gt=0)
     depth: int = Field(default=4, gt=0)
+    heads: Annotated[tuple[Literal["size", "triage"], ...], Field(strict=False)] = ("size", "triage")
+    """What the network tells beside centres and masks; without ``triage`` nothing is said of malignancy."""
 
 
 class MetastasisArchitecture(CardModel):
@@ -222,6 +224,9 @@ class VolumePreprocessing(CardModel):
     low: float = -1000.0
     high: float = 400.0
     normalisation: Literal["minmax", "zscore"] = "minmax"
+    resize: Literal["antialias", "linear"] = "antialias"
+    """How slices become ``input_size``: averaged where they shrink, or interpolated between two pixels as OpenCV's
+    INTER_LINEAR."""
 
 
 class CardStructure(CardModel):

@@ -15,8 +15,8 @@ Progress = Callable[[int, int | None], None]
 TIMEOUT_SECONDS = 60.0
 
 
-def download(address: str, target: Path, progress: Progress | None = None) -> Path:
-    """Fetch ``address`` into ``target``.
+def download(address: str, target: Path, advice: str, progress: Progress | None = None) -> Path:
+    """Fetch ``address`` into ``target``; ``advice`` says what to do with a file from elsewhere.
 
     Raises:
         InferenceError: the server cannot be reached or refuses; nothing is left behind.
@@ -36,6 +36,6 @@ def download(address: str, target: Path, progress: Progress | None = None) -> Pa
         target.unlink(missing_ok=True)
         raise InferenceError(
             f"{address} could not be fetched ({type(error).__name__}): fetch the file where there is a network "
-            "and take it in with `overread models import FILE --name NAME --trust`."
+            f"and take it in with {advice}."
         ) from error
     return target

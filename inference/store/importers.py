@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,8 +29,25 @@ from inference.store.pathologies import chest_label
 if TYPE_CHECKING:
     from torch import Tensor
 
+Normalisation = Literal["torchxrayvision", "imagenet", "unit"]
+"""How pictures become a network's input: the styles of a card's preprocessing."""
+
 UNPICKLE_SECONDS = 900
 TORCHXRAYVISION_INPUT = 224
+
+
+BASELINES = {
+    "jfhealthcare": "it pools by attention maps of its own, on 512 x 512 colour pictures",
+    "chexpert": "it is an ensemble of thirty DenseNets, of which torchxrayvision takes the mean",
+    "xinario": "it is a ResNet-50 with a code of its own, for one label",
+    "emory_hiti": "it tells race, which is no finding",
+    "riken": "it tells age, which is no finding",
+    "mira": "it tells age and sex, which are no findings",
+    "chestx_det": "it segments pictures, for which there is no engine",
+    "chestx_anatomy": "it segments pictures, for which there is no engine",
+    "ieee8023": "it is an autoencoder, which finds nothing",
+}
+"""torchxrayvision's baseline models, and why each has no engine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +117,8 @@ def published(name: str) -> Published:
     from torchxrayvision.models import model_urls
 
     entry = model_urls.get(name)
+    if entry is None and name in BASELINES:
+        raise ModelAbsent(f"{name!r} cannot be run here: {BASELINES[name]}.")
     if entry is None:
         names = sorted(known for known in model_urls if "-" in known)
         raise ModelAbsent(f"{name!r} is no published weight set; there are {', '.join(names)}.")
@@ -120,7 +140,7 @@ def published_model(tensors: dict[str, Tensor], facts: Mapping[str, Any], publis
     """
     if "features.conv0.weight" in tensors:
         return torchxrayvision_model(tensors, facts, published=published)
-    return torchxrayvision_resnet(tensors, published=published)
+    return torchxrayvision_resnet(tensors, facts, published=published)
 
 
 def unpickle(file: Path, scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -152,11 +172,12 @@ def draft_of(
     *,
     kind: str | None,
     names: Mapping[str, Sequence[str]],
+    normalisation: Normalisation | None = None,
 ) -> Draft:
     """The model that a checkpoint holds, recognised by its tensors.
 
-    ``names`` has the names of outputs under ``classes`` and of concepts under ``concepts``, where the file
-    does not have them.
+    ``names`` has the names of outputs under ``classes`` and of concepts under ``concepts``, and ``normalisation``
+    is that of the network's input, where the file does not have them.
 
     Raises:
         ModelInvalid: no engine of this version knows the layout, or not as ``kind``.
@@ -170,17 +191,47 @@ def draft_of(
     if kind in (None, "pneumonia") and facts.get("architecture") == "efficientnet_b0":
         return pneumonia_model(tensors, facts, classes)
     if kind in (None, "chest_xray") and "features.conv0.weight" in tensors:
-        return torchxrayvision_model(tensors, facts, classes=classes)
-    if kind in (None, "chest_xray") and "model.conv1.weight" in tensors:
-        return torchxrayvision_resnet(tensors, names=classes)
+        draft = torchxrayvision_model(tensors, facts, classes=classes)
+        return _normalised(draft, normalisation, said="targets" in facts or "op_threshs" in tensors)
+    if kind in (None, "chest_xray") and ("model.conv1.weight" in tensors or "fc.weight" in tensors):
+        draft = torchxrayvision_resnet(tensors, facts, names=classes)
+        return _normalised(draft, normalisation, said="targets" in facts or "op_threshs" in tensors)
     if kind in (None, "lung_nodule") and volume_importers.is_pivot(tensors):
         return volume_importers.pivot_model(tensors)
     if kind in (None, "brain_metastasis") and volume_importers.is_metastasis(tensors):
-        return volume_importers.metastasis_model(tensors)
+        return volume_importers.metastasis_model(tensors, facts)
     raise ModelInvalid(
         "the checkpoint's layout is not known"
         + (f" for kind {kind!r}." if kind else ": say --kind, or import safetensors with a card.")
     )
+
+
+def _normalised(draft: Draft, normalisation: Normalisation | None, *, said: bool) -> Draft:
+    """A draft with the normalisation that the user or the file says.
+
+    Raises:
+        ModelInvalid: neither says it, or it needs another number of channels.
+    """
+    if normalisation is None and not said:
+        raise ModelInvalid(
+            "the file does not say how pictures become the network's input: add --normalisation torchxrayvision "
+            "(one channel, the centre square, -1024 to 1024), imagenet (three channels, ImageNet's mean and standard "
+            "deviation) or unit (0 to 1), as the network was trained."
+        )
+    style = normalisation or "torchxrayvision"
+    if style == "imagenet" and draft.input_channels != 3:
+        raise ModelInvalid(
+            f"ImageNet's normalisation is for three channels, and the network has {draft.input_channels}."
+        )
+    return replace(draft, preprocessing=Preprocessing(style=style))
+
+
+def _operating_points(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[float | None] | None:
+    """torchxrayvision's ``op_threshs``, of a module's facts or among the tensors of a state dict."""
+    points = facts.get("op_threshs")
+    if points is None and "op_threshs" in tensors:
+        points = [None if math.isnan(point) else point for point in tensors["op_threshs"].double().tolist()]
+    return points
 
 
 def pneumonia_model(
@@ -212,9 +263,13 @@ def pneumonia_model(
 
 
 def torchxrayvision_resnet(
-    tensors: dict[str, Tensor], *, published: Published | None = None, names: Sequence[str] | None = None
+    tensors: dict[str, Tensor],
+    facts: Mapping[str, Any],
+    *,
+    published: Published | None = None,
+    names: Sequence[str] | None = None,
 ) -> Draft:
-    """torchxrayvision's ResNet50 for images of 512 x 512 with one channel.
+    """torchxrayvision's ResNet50 for images of 512 x 512 with one channel, or the network within.
 
     Raises:
         ModelInvalid: the labels are unknown or do not fit the outputs.
@@ -223,8 +278,13 @@ def torchxrayvision_resnet(
     if "fc.weight" not in network:
         network = {name: t for name, t in tensors.items() if name != "op_threshs"}
     outputs = int(network["fc.weight"].shape[0])
-    labels = _checked_names(published.labels if published else names, outputs)
-    points = (published.operating_points if published else None) or (None,) * outputs
+    said = names or facts.get("targets") or facts.get("pathologies")
+    labels = _checked_names(published.labels if published else said, outputs)
+    points = published.operating_points if published else _operating_points(tensors, facts)
+    if points is None:
+        points = [None] * outputs
+    if len(points) != outputs:
+        raise ModelInvalid(f"the checkpoint has {outputs} outputs and {len(points)} operating points.")
     return Draft(
         tensors=network,
         kind="chest_xray",
@@ -315,7 +375,7 @@ def torchxrayvision_model(
         raise ModelInvalid(
             f"the checkpoint has {outputs} outputs and {len(names)} labels: name them all with --labels FILE."
         )
-    points = published.operating_points if published else facts.get("op_threshs")
+    points = published.operating_points if published else _operating_points(tensors, facts)
     if points is None:
         points = [None] * outputs
     if len(points) != outputs:

@@ -16,9 +16,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
-from inference.store import importers
+from inference.store import importers, trial
 from inference.store.card import NAME, CardCalibration, CardModel, Expectations, ModelCard
 from inference.store.download import Progress, download
+from inference.store.importers import Normalisation
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -107,8 +108,8 @@ class ModelStore:
                 continue  # `verify` is what names them
         return found
 
-    def verify(self) -> list[Verdict]:
-        """Compare every model's weights with the digest in its card."""
+    def verify(self, *, load: bool = False) -> list[Verdict]:
+        """Compare every model's weights with the digest in its card; with ``load``, load each once as well."""
         verdicts: list[Verdict] = []
         for folder in self._folders():
             try:
@@ -118,7 +119,10 @@ class ModelStore:
                 continue
             intact = _intact(stored)
             message = f"sha256 {stored.card.sha256}" if intact else "the weights are not those of the card"
-            verdicts.append(Verdict(name=stored.card.name, ok=intact, message=message))
+            reason = trial.refusal_of(folder, stored.card.kind) if intact and load else None
+            verdicts.append(
+                Verdict(name=stored.card.name, ok=intact and reason is None, message=reason or message)
+            )
         return verdicts
 
     def pull(self, name: str, progress: Progress | None = None) -> StoredModel:
@@ -131,11 +135,12 @@ class ModelStore:
         """
         published = importers.published(name)
         with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
-            file = download(published.address, Path(scratch) / "weights.pt", progress)
+            advice = f"`overread models import FILE --name {name} --published {name} --trust`"
+            file = download(published.address, Path(scratch) / "weights.pt", advice, progress)
             # The address is the library's own and the file is read in a process of its own.
             tensors, facts = importers.unpickle(file, Path(scratch))
             draft = importers.published_model(tensors, facts, published)
-            return self._add(draft, name, origin=published.address)
+            return self._add(draft, name, origin=published.address, tried=True)
 
     def import_file(
         self,
@@ -144,16 +149,21 @@ class ModelStore:
         name: str,
         kind: str | None = None,
         labels: Path | None = None,
+        normalisation: Normalisation | None = None,
+        published: str | None = None,
         trust: bool = False,
     ) -> StoredModel:
         """Take a local file, an nnU-Net results folder or a MONAI bundle into the store under a name.
 
-        ``labels`` is a JSON file with the names of the outputs, ``{"classes": [...]}``, and of concepts,
-        ``{"concepts": [...]}``, for files that do not name them.
+        The model is loaded once before it is there. ``labels`` is a JSON file with the names of the outputs,
+        ``{"classes": [...]}``, and of concepts, ``{"concepts": [...]}``, for files that do not name them;
+        ``normalisation`` is that of the network's input, where the file does not say it. ``published`` is the weight
+        set of torchxrayvision that the file was downloaded as, which says both.
 
         Raises:
             ModelUntrusted: the file has to be unpickled and ``trust`` is False.
-            ModelInvalid: the file is not a model that overread knows.
+            ModelInvalid: the file is not a model that overread knows, or cannot be loaded.
+            ModelAbsent: there is no published weight set of that name.
         """
         if re.fullmatch(NAME, name) is None or name == DEMONSTRATION:
             raise ModelInvalid(
@@ -175,6 +185,7 @@ class ModelStore:
             with self._new_folder(name) as folder:
                 shutil.copyfile(file, folder / WEIGHTS)
                 _write_card(card.model_copy(update={"name": name}), folder)
+                _try(folder, card.kind)
             return self.get(name)
         if not trust:
             raise ModelUntrusted(
@@ -183,8 +194,12 @@ class ModelStore:
         names = _names(labels)
         with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
             tensors, facts = importers.unpickle(file, Path(scratch))
-            draft = importers.draft_of(tensors, facts, kind=kind, names=names)
-            return self._add(draft, name, origin=file.name)
+            draft = (
+                importers.published_model(tensors, facts, importers.published(published))
+                if published
+                else importers.draft_of(tensors, facts, kind=kind, names=names, normalisation=normalisation)
+            )
+            return self._add(draft, name, origin=file.name, tried=True)
 
     def _import_folder(self, folder: Path, name: str, *, kind: str | None, trust: bool) -> StoredModel:
         from inference.store import nnunet, volume_importers
@@ -214,7 +229,7 @@ class ModelStore:
                 if is_nnunet
                 else volume_importers.bundle_model(folder, read[0][0], kind=kind, trust=trust)
             )
-            return self._add(draft, name, origin=folder.name)
+            return self._add(draft, name, origin=folder.name, tried=True)
 
     def set_calibration(self, reference: str, calibration: CardCalibration) -> StoredModel:
         """Make a version of a model with a calibration; the former version stays in its history.
@@ -275,7 +290,8 @@ class ModelStore:
                 _write_synced(one, history / f"{len(kept):04d}.json")
         _write_synced(card, folder / CARD)
 
-    def _add(self, draft: importers.Draft, name: str, origin: str) -> StoredModel:
+    def _add(self, draft: importers.Draft, name: str, origin: str, *, tried: bool = False) -> StoredModel:
+        """Write a model; where it has to be tried, only one that an engine has loaded takes its place."""
         from safetensors.torch import save_file
 
         with self._new_folder(name) as folder:
@@ -284,6 +300,8 @@ class ModelStore:
             for file, text in draft.files.items():
                 (folder / file).write_text(text)
             _write_card(draft.card(name=name, origin=origin, sha256=digest), folder)
+            if tried:
+                _try(folder, draft.kind)
         return self.get(name)
 
     @contextmanager
@@ -341,6 +359,17 @@ def _read_card(path: Path) -> ModelCard:
 
 def _write_card(card: ModelCard, folder: Path) -> None:
     (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
+
+
+def _try(folder: Path, kind: str) -> None:
+    """Load a model that is about to be in the store.
+
+    Raises:
+        ModelInvalid: it cannot be loaded.
+    """
+    reason = trial.refusal_of(folder, kind)
+    if reason is not None:
+        raise ModelInvalid(f"the model cannot be loaded: {reason}")
 
 
 def _name_and_version(reference: str) -> tuple[str, str]:

@@ -28,6 +28,7 @@ FACT_NAMES = (
     "architecture",
     "epoch",
     "best_val_acc",
+    "optimal_threshold",
     "inference_allowed_mirroring_axes",
 )
 STATE_DICT_NAMES = ("state_dict", "model_state_dict", "network_weights")

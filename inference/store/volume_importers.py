@@ -58,6 +58,9 @@ def pivot_model(tensors: Mapping[str, Tensor]) -> Draft:
     first = network.get("backbone.encoders.0.conv.double_conv.0.weight")
     if first is None:
         raise ModelInvalid("the checkpoint is no PIVOT network: it has no encoders.")
+    if "segmentation_head.conv.weight" not in network:
+        raise ModelInvalid("the checkpoint has no segmentation head, which tells how large a nodule is.")
+    optional: tuple[Literal["size", "triage"], ...] = ("size", "triage")
     return Draft(
         tensors=network,
         kind="lung_nodule",
@@ -66,7 +69,11 @@ def pivot_model(tensors: Mapping[str, Tensor]) -> Draft:
         licence="unknown",
         input_size=128,
         input_channels=1,
-        architecture=PivotArchitecture(init_features=int(first.shape[0]), depth=len(encoders)),
+        architecture=PivotArchitecture(
+            init_features=int(first.shape[0]),
+            depth=len(encoders),
+            heads=tuple(head for head in optional if f"{head}_head.conv.weight" in network),
+        ),
         labels=(
             CardLabel(
                 name="Lung nodule",
@@ -84,12 +91,23 @@ def is_metastasis(tensors: Mapping[str, Tensor]) -> bool:
     return "classifier.3.weight" in tensors and "backbone.0.weight" in tensors
 
 
-def metastasis_model(tensors: Mapping[str, Tensor], threshold: float = 0.25) -> Draft:
+TYPICAL_THRESHOLD = 0.25
+"""In the middle of what the document of the brain metastasis system calls typical."""
+
+
+def metastasis_model(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Draft:
     """The slice network of the brain metastasis system.
 
     The tensors that its checkpoint holds a second time are left out; a first convolution for three channels
-    is averaged into one. ``threshold`` is in the middle of what its document calls typical.
+    is averaged into one. The threshold is the file's ``optimal_threshold``, where it has one. The system resizes
+    slices as OpenCV's ``INTER_LINEAR`` does.
+
+    Raises:
+        ModelInvalid: the file's threshold is no probability.
     """
+    threshold = float(facts.get("optimal_threshold", TYPICAL_THRESHOLD))
+    if not 0 < threshold < 1:
+        raise ModelInvalid(f"the checkpoint's optimal_threshold is {threshold}, no probability.")
     network = {n: t for n, t in tensors.items() if n.startswith(("backbone.", "classifier."))}
     first = network["backbone.0.weight"]
     if first.shape[1] == 3:
@@ -110,7 +128,7 @@ def metastasis_model(tensors: Mapping[str, Tensor], threshold: float = 0.25) -> 
                 thresholds=Thresholds(low=threshold / 2, high=threshold, critical=max(0.75, threshold)),
             ),
         ),
-        more={"volume": VolumePreprocessing(low=0, high=80, normalisation="zscore")},
+        more={"volume": VolumePreprocessing(low=0, high=80, normalisation="zscore", resize="linear")},
     )
 
 

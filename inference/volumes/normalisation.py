@@ -8,7 +8,7 @@ import numpy as np
 from monai.transforms.intensity.array import NormalizeIntensity, ScaleIntensityRange
 from numpy.typing import NDArray
 
-from inference.resampling import resample, triangle_axis
+from inference.resampling import linear_axis, resample, triangle_axis
 
 Normalisation = Literal["minmax", "zscore", "none"]
 Values = NDArray[np.float32]
@@ -37,9 +37,10 @@ def network_input(
     return z_scored(scaled) if normalisation == "zscore" else scaled
 
 
-def resized(picture: Values, size: int) -> Values:
-    """A slice at size x size pixels by linear interpolation, with a wider triangle where it shrinks."""
+def resized(picture: Values, size: int, resize: Literal["antialias", "linear"] = "antialias") -> Values:
+    """A slice at size x size pixels by linear interpolation, ``antialias`` with a wider triangle where it shrinks."""
     rows, columns = picture.shape
     if (rows, columns) == (size, size):
         return picture
-    return resample(picture, triangle_axis(rows, size), triangle_axis(columns, size))
+    axis = triangle_axis if resize == "antialias" else linear_axis
+    return resample(picture, axis(rows, size), axis(columns, size))

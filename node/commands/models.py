@@ -22,6 +22,7 @@ from inference.reader.pool import limit_readers
 from inference.settings import EngineSettings
 from inference.store import nnunet
 from inference.store.card import Expectations, ModelCard
+from inference.store.importers import Normalisation
 from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
@@ -88,6 +89,14 @@ def import_model(
     labels: Annotated[
         Path | None, typer.Option(help="JSON with the names of classes, where the file has none.")
     ] = None,
+    normalisation: Annotated[
+        Normalisation | None,
+        typer.Option(help="How pictures become the network's input, where the file does not say."),
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(help="The published weight set that the file was downloaded as, which says its labels."),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Unpickle the file, in a process of its own: it can run any code.")
     ] = False,
@@ -96,15 +105,25 @@ def import_model(
     """Put a local model into the store."""
     _check_import(file, name, kind, labels)
     store = _store(config)
+
+    def take(into: ModelStore) -> StoredModel:
+        return into.import_file(
+            file,
+            name=name,
+            kind=kind,
+            labels=labels,
+            normalisation=normalisation,
+            published=published,
+            trust=trust,
+        )
+
     try:
         former = _former(store, name)
         if former is None:
-            stored = store.import_file(file, name=name, kind=kind, labels=labels, trust=trust)
+            stored = take(store)
         else:
             with TemporaryDirectory(prefix="overread-") as scratch:
-                imported = ModelStore(Path(scratch)).import_file(
-                    file, name=name, kind=kind, labels=labels, trust=trust
-                )
+                imported = take(ModelStore(Path(scratch)))
             if not _same(imported.card, store, former):
                 raise CommandError(
                     f"The store has another model {name!r}: choose another --name, or remove or rename "
@@ -254,9 +273,13 @@ def _none_taken(cases: Sequence[Case | Refusal], images: Path) -> str:
 
 
 @models.command()
-def verify(config: ConfigOption = None, json: JsonOption = False) -> None:
+def verify(
+    config: ConfigOption = None,
+    load: Annotated[bool, typer.Option("--load", help="Load each model once, too.")] = False,
+    json: JsonOption = False,
+) -> None:
     """Check the digest of every model."""
-    verdicts = _store(config).verify()
+    verdicts = _store(config).verify(load=load)
     if json:
         print_json([{"name": v.name, "ok": v.ok, "message": v.message} for v in verdicts])
     else:

@@ -236,7 +236,7 @@ def test_torchxrayvision_resnet_gives_its_own_probabilities(tmp_path: Path) -> N
     )
     store = ModelStore(tmp_path / "models")
     tensors = {f"model.{name}": tensor for name, tensor in inner.state_dict().items()}
-    store._add(torchxrayvision_resnet(tensors, published=published), "resnet", origin="tests")
+    store._add(torchxrayvision_resnet(tensors, {}, published=published), "resnet", origin="tests")
     settings = EngineSettings(name="x", kind="chest_xray", model="resnet", backend="torch")
     cells = np.random.default_rng(1).integers(0, 255, (600, 520), dtype=np.uint8)
     Image.fromarray(cells).save(tmp_path / "chest.png")
