@@ -1,7 +1,8 @@
 """Segmented structures that no body can have: of an impossible volume, or not in the part that was scanned.
 
 An implausible structure is taken out of the label maps and the findings; a remark and the advice to review say
-so. What is left stands: one wrong structure among a hundred is no reason to withhold the others.
+so. What is left stands: one wrong structure among a hundred is no reason to withhold the others. Where nothing is
+left, the case is skipped with the reason.
 
 References
 ----------
@@ -129,3 +130,10 @@ def without_implausible(analysis: Analysis, body_part: str) -> Analysis:
         remarks=(*analysis.remarks, f"left out as implausible: {said}"),
         review_advised="; ".join(filter(None, (analysis.review_advised, said))),
     )
+
+
+def nothing_left(analyses: Sequence[Analysis]) -> str | None:
+    """Why analyses have nothing to report, where everything was left out as implausible; None otherwise."""
+    if any(analysis.findings or analysis.segmentation for analysis in analyses):
+        return None
+    return "; ".join(filter(None, (analysis.review_advised for analysis in analyses))) or None

@@ -20,6 +20,7 @@ from inference.engine import Case, Engine
 from inference.errors import InferenceError, is_out_of_memory
 from inference.findings import Analysis, Refusal, mixed_patients
 from inference.output import stage_summary
+from inference.plausibility import nothing_left
 from node import artifacts
 from node.errors import raised_at
 from sr_writer.context import PredecessorReport, ReportContext
@@ -160,6 +161,9 @@ class Pipeline:
     def _write(self, job: Job, analyses: Sequence[Analysis]) -> Outcome:
         started = time.perf_counter()
         version = analyses[0].model.version
+        reason = nothing_left(analyses)
+        if reason is not None:
+            return Skipped(reason=reason, model_version=version)
         context = ReportContext(
             job_seed="|".join(
                 (

@@ -23,6 +23,7 @@ from inference.findings import Analysis, Refusal
 from inference.nodule_files import write_nodule_files
 from inference.output import case_document, refusal_document
 from inference.plain_pictures import is_plain_picture
+from inference.plausibility import nothing_left
 from inference.reader.pool import limit_readers
 from inference.reading import read_region
 from inference.store.store import ModelStore
@@ -233,6 +234,9 @@ def _document(made: Analysis | Refusal, engine: Engine, folders: _Folders) -> di
     name, version = engine.settings.name, engine.model.version
     if isinstance(made, Refusal):
         return refusal_document(made, name, version)
+    reason = nothing_left([made])
+    if reason is not None:
+        return refusal_document(Refusal(path=made.source.path, reason=reason), name, version)
     try:
         return _write(made, name, engine.kind, folders)
     except OSError:

@@ -17,7 +17,7 @@ from inference.findings import (
     Structure,
     Thresholds,
 )
-from inference.plausibility import ORGANS, organ_of, outside, without_implausible
+from inference.plausibility import ORGANS, nothing_left, organ_of, outside, without_implausible
 
 THRESHOLDS = Thresholds(low=0.2, high=0.5, critical=0.8)
 
@@ -94,6 +94,8 @@ def test_no_segmentation_is_left_where_nothing_can_be() -> None:
     assert found.segmentation is None
     assert found.findings == ()
     assert without_implausible(found, "ABDOMEN") is found
+    assert nothing_left([found]) == "spleen of 9000 ml is larger than any body has (4000 ml)"
+    assert nothing_left([found, analysis(spleen=150)]) is None
 
 
 @pytest.mark.parametrize(

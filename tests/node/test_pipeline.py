@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from db.database import Database
-from db.records import Job, RetryAfter
+from db.records import Job, RetryAfter, Skipped
 from inference.engine import Case, Engine
 from inference.errors import InferenceError
 from node.pipeline import Pipeline, Prepared
@@ -47,3 +47,18 @@ def test_memory_of_a_failed_batch_is_free_before_its_halves_run(database: Databa
     assert engine.batches == [4, 2, 1, 1, 2, 1, 1]
     assert [job for job, _ in outcomes] == [0, 1, 2, 3]
     assert all(isinstance(outcome, RetryAfter) for _, outcome in outcomes)
+
+
+def test_job_without_anything_plausible_is_skipped_with_the_reason(
+    database: Database, tmp_path: Path
+) -> None:
+    nothing = SimpleNamespace(
+        model=SimpleNamespace(version="1"),
+        findings=(),
+        segmentation=None,
+        review_advised="a spleen of 9000 ml",
+    )
+    engine = SimpleNamespace(settings=SimpleNamespace(name="x"), device="cpu", infer=lambda _cases: [nothing])
+    prepared = [Prepared(job=cast("Job", 1), cases=(cast("Case", SimpleNamespace()),))]
+    outcomes = list(Pipeline(database, tmp_path)._infer(cast("Engine", engine), prepared))
+    assert outcomes == [(1, Skipped(reason="a spleen of 9000 ml", model_version="1"))]

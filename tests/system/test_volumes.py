@@ -72,7 +72,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Any:
             folder / "node", [("pacs", "ORTHANC", pacs.port)], receivers=1, extra=ENGINES, engine=False
         )
         store = ModelStore(node.data_dir / "models")
-        bundle_folder(folder / "bundle", {"0": "background", "1": "brain"})
+        bundle_folder(folder / "bundle", {"0": "background", "1": "head"})
         store.import_file(folder / "bundle", name="head", trust=True)
         nnunet_folder(folder / "results", {"background": 0, "brain": 1, "Hemorrhage": 2})
         store.import_file(folder / "results", name="brain", trust=True)
