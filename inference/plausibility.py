@@ -133,7 +133,8 @@ def without_implausible(analysis: Analysis, body_part: str) -> Analysis:
 
 
 def nothing_left(analyses: Sequence[Analysis]) -> str | None:
-    """Why analyses have nothing to report, where everything was left out as implausible; None otherwise."""
+    """Why analyses have nothing to report: a model that only segments found nothing that can be; None otherwise."""
     if any(analysis.findings or analysis.segmentation for analysis in analyses):
         return None
-    return "; ".join(filter(None, (analysis.review_advised for analysis in analyses))) or None
+    advised = "; ".join(filter(None, (analysis.review_advised for analysis in analyses)))
+    return advised or "the model found none of its structures"

@@ -326,6 +326,7 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
         for i, e in enumerate(configuration.engine)
         if e.kind not in kinds
     ]
+    faults += _ensemble_faults(configuration)
     for i, route in enumerate(configuration.route):
         references: tuple[tuple[str, Sequence[str], list[str]], ...] = (
             ("engines", route.engines, engines),
@@ -340,6 +341,22 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
                 for name in named
                 if name not in valid
             ]
+    return faults
+
+
+def _ensemble_faults(configuration: Configuration) -> list[Fault]:
+    """Ensembles whose models cannot be averaged, of those that are in the store already."""
+    faults: list[Fault] = []
+    for i, engine in enumerate(configuration.engine):
+        if not engine.ensemble:
+            continue
+        # It loads NumPy, which the processes of nodes without ensembles do without.
+        from inference.store.combination import refusal_of_models
+
+        names = (configuration.engine_settings(engine.name).model, *engine.ensemble)
+        reason = refusal_of_models(names, engine.kind, configuration.models_dir)
+        if reason is not None:
+            faults.append(Fault(key=f"engine.{i}.ensemble", message=reason))
     return faults
 
 

@@ -79,7 +79,10 @@ class ImageEngine:
         self.card = card
         self.members = tuple(members)
         self._augment = bool(settings.options.get("tta", False))
-        self._method = str(settings.options.get("explanation", self.default_explanation(card)))
+        usual = {self.default_explanation(member.card) for member in members}
+        self._method = str(
+            settings.options.get("explanation", usual.pop() if len(usual) == 1 else "Grad-CAM")
+        )
         self._labels = with_thresholds(
             [label.as_finding() for label in card.reported.values()], settings.options.get("thresholds", {})
         )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from inference.errors import ModelError
 from inference.names import normalised_name
 from inference.store.card import ModelCard
+from inference.store.store import ModelStore
 
 
 def refusal_of(cards: Sequence[ModelCard], kind: str) -> str | None:
@@ -21,6 +24,15 @@ def refusal_of(cards: Sequence[ModelCard], kind: str) -> str | None:
             apart = ", ".join(sorted(found ^ wanted))
             return f"models {first.name!r} and {card.name!r} have different labels: {apart}."
     return None
+
+
+def refusal_of_models(names: Sequence[str], kind: str, models_dir: Path) -> str | None:
+    """The same of models by name, where all of them are in the store; what is absent is refused when it is loaded."""
+    store = ModelStore(models_dir)
+    try:
+        return refusal_of([store.card(name, kind) for name in names], kind)
+    except ModelError:
+        return None
 
 
 def _findings(card: ModelCard) -> set[str]:

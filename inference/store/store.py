@@ -63,6 +63,10 @@ class ModelStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def card(self, reference: str, kind: str | None = None) -> ModelCard:
+        """The card of a model, whose weights are not looked at; raises like :meth:`get`."""
+        return self._found(reference, kind).card
+
     def get(self, reference: str, kind: str | None = None) -> StoredModel:
         """The model of a name, of a folder with a card, or of a weights file beside its card.
 
@@ -73,6 +77,14 @@ class ModelStore:
             ModelAbsent: there is no such model yet.
             ModelInvalid: the card cannot be read, or the weights are not those of the card.
         """
+        stored = self._found(reference, kind)
+        if not _intact(stored):
+            raise ModelInvalid(
+                f"the weights of model {reference!r} are not those of its card: pull or import it again."
+            )
+        return stored
+
+    def _found(self, reference: str, kind: str | None) -> StoredModel:
         name, version = _name_and_version(reference)
         folder = self._find(name, kind)
         if folder is None and reference == DEMONSTRATION:
@@ -82,12 +94,7 @@ class ModelStore:
                 f"model {reference!r} is not in the store: fetch it with `overread models pull {reference}` "
                 f"or put a file there with `overread models import FILE --name {reference}`."
             )
-        stored = self._version(name, version) if version else self._read(folder)
-        if not _intact(stored):
-            raise ModelInvalid(
-                f"the weights of model {reference!r} are not those of its card: pull or import it again."
-            )
-        return stored
+        return self._version(name, version) if version else self._read(folder)
 
     def _version(self, name: str, version: str) -> StoredModel:
         found = [one.card for one in self.history(name) if one.card.identity.version.endswith(version)]
