@@ -171,9 +171,11 @@ def _former(store: ModelStore, name: str) -> StoredModel | None:
 
 
 def _same(imported: ModelCard, store: ModelStore, former: StoredModel) -> bool:
-    """Whether a model is one that is there or was, which may have come from another file."""
+    """Whether a model is one that is there or was, from whatever file; what it expects may have been measured since."""
     cards = [former.card, *(version.card for version in store.history(former.card.name))]
-    return any(imported.model_copy(update={"origin": card.origin}) == card for card in cards)
+    return any(
+        imported.model_copy(update={"origin": card.origin, "expects": card.expects}) == card for card in cards
+    )
 
 
 @models.command()

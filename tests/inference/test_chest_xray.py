@@ -183,7 +183,8 @@ def test_thresholds_of_each_pathology(
     high: float,
     critical: float,
 ) -> None:
-    analysis = analyse(engine, write_radiograph(np.zeros((300, 300), np.uint8)))
+    ramp = np.tile(np.linspace(0, 255, 300).astype(np.uint8), (300, 1))
+    analysis = analyse(engine, write_radiograph(ramp))
     (finding,) = [f for f in analysis.findings if f.label.name == label]
     limits = finding.label.thresholds
     assert (limits.low, limits.high, limits.critical) == (low, high, critical)

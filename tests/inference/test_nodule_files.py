@@ -85,7 +85,10 @@ def test_heat_map_of_an_irregular_series_lies_on_every_slice(tmp_path: Path, kin
         geometry.positions[:, 1] += np.tan(np.radians(25)) * geometry.positions[:, 2]
     else:
         geometry.positions[:, 2] = np.cumsum([1.5, 2.3] * 6)
-    series = write_ct_series(tmp_path / "in", np.full(shape, -800.0), geometry, body_part="CHEST")
+    chest = np.full(shape, -1000.0)  # a body with a lung, as the check of inputs wants it
+    chest[:, 4:26, 4:30] = 40.0
+    chest[:, 10:18, 10:24] = -800.0
+    series = write_ct_series(tmp_path / "in", chest, geometry, body_part="CHEST")
     settings = EngineSettings(name="x", kind="lung_nodule", model="demo", device="cpu")
     engine = engine_class("lung_nodule").load(settings, ModelStore(tmp_path / "models"))
     assert isinstance(engine, LungNoduleEngine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,27 @@ def test_limits_of_reading(tmp_path: Path) -> None:
     limits = load(write(tmp_path, text), {}).reader_limits()
     assert (limits.memory_bytes, limits.seconds) == (2_000_000_000, 5.0)
     assert "reader.memory" in faults(tmp_path, COMPLETE + '[reader]\nmemory = "100MB"\n')
+
+
+def test_ensemble_of_models_with_other_findings_is_refused(tmp_path: Path) -> None:
+    store = tmp_path / "var" / "models"
+    for name, label in (("a", "Nodule"), ("b", "Mass")):
+        (store / name).mkdir(parents=True)
+        card = {
+            "name": name,
+            "version": "1",
+            "kind": "chest_xray",
+            "manufacturer": "tests",
+            "licence": "none",
+            "origin": "tests",
+            "sha256": "0" * 64,
+            "input_size": 224,
+            "architecture": {"family": "densenet"},
+            "labels": [{"name": label}],
+        }
+        (store / name / "card.json").write_text(json.dumps(card))
+        (store / name / "weights.safetensors").touch()
+    text = COMPLETE.replace('model = "demo"', 'model = "a"\nensemble = ["b"]')
+    assert "engine.0.ensemble: models 'a' and 'b' have different labels: mass, nodule" in faults(
+        tmp_path, text
+    )
