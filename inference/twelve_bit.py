@@ -41,7 +41,7 @@ def decoded(frame: bytes, rows: int, columns: int) -> NDArray[np.uint16]:
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, BITS, BITS - 1, 0))
     # SWIG hands the bytes over as text.
-    cells = image.GetBuffer().encode("utf-8", "surrogateescape")
+    cells = (image.GetBuffer() or "").encode("utf-8", "surrogateescape")
     if len(cells) != 2 * rows * columns:
         raise ImageUnreadable("12-bit JPEG pixel data cannot be decoded")
     return np.frombuffer(cells, dtype="<u2").reshape(rows, columns)

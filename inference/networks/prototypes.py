@@ -72,7 +72,7 @@ class PrototypeNetwork(Network):
         projected = functional.normalize(self.projector(features), dim=1)
         maps = functional.conv2d(projected, functional.normalize(self.prototypes, dim=1))
         if importance is not None:
-            # A similarity below 0 inside the region would else lose to the 0 outside of it.
+            # A similarity below 0 inside the region would otherwise lose to the 0 outside of it.
             maps = (maps * functional.interpolate(importance, size=maps.shape[2:], mode="nearest")).clamp(
                 min=0
             )

@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,8 +70,8 @@ class ModelStore:
     def get(self, reference: str, kind: str | None = None) -> StoredModel:
         """The model of a name, of a folder with a card, or of a weights file beside its card.
 
-        ``NAME@VERSION`` is a version of its history, by the version or its end; ``demo`` is the bundled model for
-        engines of ``kind``.
+        ``NAME@VERSION`` is a version of its history, by the whole version or what follows its last dot; ``demo``
+        is the bundled model for engines of ``kind``.
 
         Raises:
             ModelAbsent: there is no such model yet.
@@ -91,13 +91,14 @@ class ModelStore:
             raise ModelAbsent(f"there is no demonstration model for {kind} engines: name another model.")
         if folder is None:
             raise ModelAbsent(
-                f"model {reference!r} is not in the store: fetch it with `overread models pull {reference}` "
-                f"or put a file there with `overread models import FILE --name {reference}`."
+                f"model {name!r} is not in the store: fetch it with `overread models pull {name}` "
+                f"or put a file there with `overread models import FILE --name {name}`."
             )
         return self._version(name, version) if version else self._read(folder)
 
     def _version(self, name: str, version: str) -> StoredModel:
-        found = [one.card for one in self.history(name) if one.card.identity.version.endswith(version)]
+        versions = {one.card.identity.version: one.card for one in self.history(name)}
+        found = [card for key, card in versions.items() if version in (key, key.rpartition(".")[2])]
         if len(found) != 1:
             raise ModelAbsent(
                 f"model {name!r} has {'no' if not found else 'more than one'} version {version!r}: "
@@ -259,7 +260,8 @@ class ModelStore:
         """Every version that a model of the store has had, the oldest first.
 
         Raises:
-            InferenceError: the model comes with overread, or there is none.
+            ModelAbsent: there is none.
+            InferenceError: the model comes with overread.
         """
         folder = self._own(name)
         used = _read_card(folder / CARD).identity.version
@@ -279,22 +281,19 @@ class ModelStore:
 
     def _own(self, reference: str) -> Path:
         """The folder of a model that is in the store, of a reference with or without a version."""
-        folder = self._find(_name_and_version(reference)[0])
-        if folder is None:
+        name = _name_and_version(reference)[0]
+        folder = self._find(name)
+        if name == DEMONSTRATION:
             raise InferenceError(
                 f"the card of model {reference!r} cannot be changed: import a copy of the model under another name."
             )
+        if folder is None:
+            raise ModelAbsent(f"model {name!r} is not in the store: see `overread models list`.")
         return folder
 
     def _put(self, card: ModelCard, folder: Path) -> None:
         """Give a model a card; the present one and the new one are in its history then."""
-        history = folder / HISTORY
-        history.mkdir(exist_ok=True)
-        kept = [_read_card(file) for file in sorted(history.glob("*.json"))]
-        for one in (_read_card(folder / CARD), card):
-            if one not in kept:
-                kept.append(one)
-                _write_synced(one, history / f"{len(kept):04d}.json")
+        _keep([_read_card(folder / CARD), card], folder / HISTORY)
         _write_synced(card, folder / CARD)
 
     def _add(self, draft: importers.Draft, name: str, origin: str, *, tried: bool = False) -> StoredModel:
@@ -318,15 +317,17 @@ class ModelStore:
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
         try:
             yield temporary
-            for file in (file for file in temporary.iterdir() if file.is_file()):
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
             place = self.folder / name
             if (place / HISTORY).is_dir():
                 shutil.copytree(place / HISTORY, temporary / HISTORY)
+            with suppress(ModelInvalid):  # where there is no card that could be kept
+                _keep([_read_card(place / CARD)], temporary / HISTORY)
+            for written in temporary.rglob("*"):
+                _sync(written)
             if place.exists():
                 place.rename(temporary.with_name(temporary.name + ".old"))
             temporary.rename(place)
+            _sync(self.folder)
         finally:
             for left in (temporary, temporary.with_name(temporary.name + ".old")):
                 shutil.rmtree(left, ignore_errors=True)
@@ -385,18 +386,34 @@ def _name_and_version(reference: str) -> tuple[str, str]:
     return (name, version) if re.fullmatch(NAME, name) else (reference, "")
 
 
+def _keep(cards: Sequence[ModelCard], history: Path) -> None:
+    """Add those cards that a history has not; none in it is ever replaced."""
+    history.mkdir(exist_ok=True)
+    files = sorted(history.glob("*.json"))
+    kept = [_read_card(file) for file in files]
+    last = int(files[-1].stem) if files else 0
+    for card in cards:
+        if card not in kept:
+            kept.append(card)
+            last += 1
+            _write_synced(card, history / f"{last:04d}.json")
+
+
 def _write_synced(card: ModelCard, file: Path) -> None:
     temporary = file.with_name(f".{file.name}.part")
-    with temporary.open("w") as opened:
-        opened.write(card.model_dump_json(indent=2) + "\n")
-        opened.flush()
-        os.fsync(opened.fileno())
+    temporary.write_text(card.model_dump_json(indent=2) + "\n")
+    _sync(temporary)
     temporary.rename(file)
-    folder = os.open(file.parent, os.O_RDONLY)
+    _sync(file.parent)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or the entries of a folder to the disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def _intact(stored: StoredModel) -> bool:

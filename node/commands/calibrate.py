@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from json import loads
 from pathlib import Path
@@ -42,8 +43,8 @@ def calibrate(
     labels: Annotated[
         Path,
         typer.Option(
-            help="CSV: a column `input` with names of files (of a series also its folder or Series Instance UID), "
-            "and a column of 0, 1 or nothing for each label."
+            help="CSV: a column `input` with a file of each case, its folder or its Series Instance UID, and a column "
+            "of 0, 1 or nothing for each label. Of a path the end will do, as far as it names one case."
         ),
     ],
     images: Annotated[Path | None, typer.Option(help="Folder of the images that the CSV names.")] = None,
@@ -80,6 +81,11 @@ def calibrate(
             assert results is not None
             logits = _stored_logits(results, truth, stored.card)
         names = [name for name in truth if name in logits]
+        if not names:
+            raise CommandError(
+                f"{labels} names no case of {images or results}: `input` has to be a file or folder there, or the "
+                "end of its path, or a Series Instance UID."
+            )
         trial = try_calibration(
             method,
             np.array([logits[name] for name in names]),
@@ -94,13 +100,13 @@ def calibrate(
     if json:
         print_json({**_document(trial, diagram), "model_version": stored.card.identity.version})
     else:
-        _print(trial, diagram, stored.card)
+        _print(trial, diagram, stored.card, settings.model)
     if not trial.better:
         raise typer.Exit(1)
 
 
 def _read_labels(file: Path, card: ModelCard) -> dict[str, list[float]]:
-    """Truth by file name, in the order of the model's outputs."""
+    """Truth by the path or UID that names a case, in the order of the model's outputs."""
     try:
         with file.open(newline="") as opened:
             rows = list(csv.DictReader(opened))
@@ -117,7 +123,7 @@ def _read_labels(file: Path, card: ModelCard) -> dict[str, list[float]]:
         if any(value not in ("", "0", "1") for value in values):
             raise CommandError(f"{file}: the labels of {row['input']} have to be 0, 1 or nothing.")
         said = [float(value) if value else float("nan") for value in values]
-        if not np.array_equal(truth.setdefault(Path(row["input"]).name, said), said, equal_nan=True):
+        if not np.array_equal(truth.setdefault(str(Path(row["input"] or "")), said), said, equal_nan=True):
             raise CommandError(f"{file} has {row['input']} twice, with different labels.")
     return truth
 
@@ -132,6 +138,7 @@ def _infer(
         if item.refused is None
         and (name := _name_of(item.files, item.series_instance_uid, truth)) is not None
     ]
+    _check_distinct([name for name, _ in named])
     at_once = 1 if engine.takes_series else BATCH
     logits: dict[str, list[float]] = {}
     with Progress(console=errors) as progress:
@@ -151,27 +158,43 @@ def _infer(
 
 
 def _stored_logits(folder: Path, truth: dict[str, list[float]], card: ModelCard) -> dict[str, list[float]]:
-    logits: dict[str, list[float]] = {}
+    found: list[tuple[str, list[float]]] = []
     for file in sorted(folder.rglob("result.json")):
         document = loads(file.read_text())
-        name = _name_of([Path(document["input"])], document["series_instance_uid"] or "", truth)
+        name = _name_of([Path(document["input"])], document.get("series_instance_uid") or "", truth)
         if name is None or document["skipped"]:
             continue
         by_name = dict(zip(document["labels"], document["logits"], strict=True))
         if document["negative_class"] is not None:
             by_name[document["negative_class"]["label"]] = document["negative_class"]["logit"]
-        logits[name] = _ordered(by_name, card)
-    return logits
+        found.append((name, _ordered(by_name, card)))
+    _check_distinct([name for name, _ in found])
+    return dict(found)
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    """Refuse labels that are those of several cases; series often have files of the same names."""
+    for name, cases in Counter(names).items():
+        if cases > 1:
+            raise CommandError(
+                f"The labels of {name} are those of {cases} cases: write more of the path, or the Series Instance UID."
+            )
 
 
 def _name_of(files: Sequence[Path], series_uid: str, truth: dict[str, list[float]]) -> str | None:
-    """Under which name the labels have a case: its series, its folder or one of its files; None where they have not.
+    """Under which name the labels have a case: its series, or the end of the path of its folder or of one of its
+    files; None where they have not.
 
     Raises:
         CommandError: under several, which contradict each other.
     """
-    known = [series_uid, *(file.parent.name for file in files), *(file.name for file in files)]
-    names = [name for name in dict.fromkeys(known) if name in truth]
+    known = {series_uid}
+    for file in files:
+        parts = file.absolute().parts
+        known.update(
+            str(Path(*parts[start:end])) for end in (len(parts) - 1, len(parts)) for start in range(end)
+        )
+    names = [name for name in truth if name in known]
     for other in names[1:]:
         if not np.array_equal(truth[names[0]], truth[other], equal_nan=True):
             raise CommandError(f"The labels call one case {names[0]} and {other}, and differ.")
@@ -193,7 +216,7 @@ def _document(trial: CalibrationTrial, diagram: Path) -> dict[str, Any]:
     }
 
 
-def _print(trial: CalibrationTrial, diagram: Path, card: ModelCard) -> None:
+def _print(trial: CalibrationTrial, diagram: Path, card: ModelCard, model: str) -> None:
     table = Table("", "before", "after", title=f"{trial.held_out} held-out cases", title_justify="left")
     for name, key in (
         ("expected calibration error", "expected_calibration_error"),
@@ -209,5 +232,7 @@ def _print(trial: CalibrationTrial, diagram: Path, card: ModelCard) -> None:
             f"{card.identity.version}; `overread models history {card.name}` lists the former ones.",
             markup=False,
         )
+        if model.startswith(f"{card.name}@"):
+            console.print(f"The engine has it once its model is {card.name}, not {model}.", markup=False)
     else:
         console.print("It is no better than none on the held-out cases and was not kept.", markup=False)

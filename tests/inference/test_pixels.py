@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset, Sequence
+from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
@@ -161,6 +162,25 @@ def test_extended_jpeg_is_what_dcmtk_makes_of_it(write_radiograph: Write, tmp_pa
     assert pydicom.dcmread(coded).file_meta.TransferSyntaxUID == JPEGExtended12Bit
     expected = pydicom.dcmread(decoded).pixel_array.astype(int)
     assert np.abs(read_image(coded).values.astype(int) - expected).max() <= (0 if bits == 12 else 1)
+
+
+@pytest.mark.skipif(not Path("/usr/bin/dcmdjpeg").exists(), reason="dcmtk is not installed")
+@pytest.mark.parametrize("name", ["JPEG-lossy.dcm", "JPGExtended.dcm"])
+def test_twelve_bit_jpeg_of_nema_is_what_dcmtk_makes_of_it(tmp_path: Path, name: str) -> None:
+    """The first has selection parameters that the standard forbids; DCMTK only warns of them."""
+    file, decoded = get_testdata_file(name, download=False), tmp_path / "decoded.dcm"
+    assert isinstance(file, str)
+    subprocess.run(["/usr/bin/dcmdjpeg", file, str(decoded)], check=True)
+    np.testing.assert_array_equal(read_image(Path(file)).values, pydicom.dcmread(decoded).pixel_array)
+
+
+def test_twelve_bit_jpeg_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(str(get_testdata_file("JPGExtended.dcm", download=False)))
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = encapsulate([frame[: len(frame) // 2]])
+    dataset.save_as(tmp_path / "short.dcm")
+    with pytest.raises(ImageUnreadable, match="12-bit JPEG pixel data cannot be decoded"):
+        read_image(tmp_path / "short.dcm")
 
 
 def test_twelve_bit_jpeg_without_an_image_is_refused(write_radiograph: Write, tmp_path: Path) -> None:

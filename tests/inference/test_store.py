@@ -12,6 +12,7 @@ import torch
 import torchxrayvision as xrv
 from safetensors.torch import load_file, save_file
 
+from inference.engines import engine_class
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.settings import EngineSettings
@@ -171,8 +172,43 @@ def test_calibration_makes_a_version_and_the_former_one_can_be_taken_back(
     assert [v.used for v in store.history("seeded")] == [True, False]
     with pytest.raises(ModelAbsent, match="has no version 'nope': see `overread models history seeded`"):
         store.use("seeded@nope")
+    with pytest.raises(ModelAbsent, match="has no version"):
+        store.use(f"seeded@{second[-1]}")  # the end of a digest may be that of another one
+    with pytest.raises(ModelAbsent, match="model 'none' is not in the store"):
+        store.history("none")
     store.import_file(seeded.weights, name="seeded")  # a repair keeps the history
     assert len(store.history("seeded")) == 2
+
+
+def test_no_former_card_is_lost(store: ModelStore, seeded: StoredModel) -> None:
+    versions = [
+        store.set_calibration("seeded", Temperature(temperature=t)).card.identity.version for t in (2.0, 3.0)
+    ]
+    (store.folder / "seeded" / "history" / "0002.json").unlink()
+    store.set_calibration("seeded", Temperature(temperature=4.0))
+    assert versions[1] in [v.card.identity.version for v in store.history("seeded")]
+    card = store.get("seeded").card
+    by_hand = card.model_copy(update={"calibration": Temperature(temperature=5.0)})
+    (store.folder / "seeded" / "card.json").write_text(by_hand.model_dump_json())
+    imported = store.folder.parent / "file.safetensors"
+    imported.write_bytes(seeded.weights.read_bytes())
+    imported.with_suffix(".json").write_text(seeded.card.model_dump_json())
+    store.import_file(imported, name="seeded")
+    assert by_hand in [v.card for v in store.history("seeded")]
+
+
+@pytest.mark.parametrize("kind", ["chest_xray", "lung_nodule", "brain_metastasis"])
+def test_thresholds_of_the_configuration_make_a_version(store: ModelStore, kind: str) -> None:
+    label = next(iter(store.get("demo", kind).card.reported.values())).name
+
+    def version(options: dict[str, object]) -> str:
+        settings = EngineSettings(name="e", kind=kind, model="demo", options=options)
+        return engine_class(kind).load(settings, store).model.version
+
+    low, high = ({label: {"low": 0.1, "high": high, "critical": 0.9}} for high in (0.4, 0.5))
+    versions = [version(options) for options in ({}, {"thresholds": low}, {"thresholds": high})]
+    assert len(set(versions)) == 3
+    assert version({"thresholds": low}) == versions[1]
 
 
 def test_threshold_changed_by_hand_makes_a_version(store: ModelStore, seeded: StoredModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pydicom
@@ -11,7 +12,7 @@ from inference.engines import engine_class
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.volumes.phantoms import head_phantom, straight_geometry, write_ct_series
-from node.commands.calibrate import _infer
+from node.commands.calibrate import _infer, _read_labels, _stored_logits
 from node.errors import CommandError
 
 
@@ -35,8 +36,41 @@ def test_series_is_one_case_by_folder_uid_or_file(series: Path, tmp_path: Path) 
     settings = EngineSettings(name="mets", kind="brain_metastasis", model="demo")
     engine = engine_class("brain_metastasis").load(settings, store)
     card = store.get("demo", "brain_metastasis").card
-    truth = {"case0": [1.0], uid_of(series / "case1"): [0.0]}
+    file = next((series / "case2").iterdir()).name
+    truth = {"case0": [1.0], uid_of(series / "case1"): [0.0], f"case2/{file}": [0.0]}
     logits = _infer(engine, series, truth, card)
     assert logits.keys() == truth.keys()
+    with pytest.raises(CommandError, match="are those of 3 cases"):  # each series has a file of that name
+        _infer(engine, series, {file: [1.0]}, card)
     with pytest.raises(CommandError, match="call one case"):
         _infer(engine, series, {"case0": [1.0], uid_of(series / "case0"): [0.0]}, card)
+
+
+def test_stored_series_are_told_apart_by_folder_or_uid(tmp_path: Path) -> None:
+    card = ModelStore(tmp_path).get("demo", "brain_metastasis").card
+    for number in (1, 2):
+        folder = tmp_path / "out" / str(number)
+        folder.mkdir(parents=True)
+        document = {
+            "input": f"scans/{number}/0001.dcm",
+            "series_instance_uid": f"1.2.{number}",
+            "skipped": None,
+            "labels": [label.name for label in card.labels],
+            "logits": [float(number)],
+            "negative_class": None,
+        }
+        (folder / "result.json").write_text(json.dumps(document))
+    truth = {"scans/1": [0.0], "1.2.2": [1.0]}
+    assert _stored_logits(tmp_path / "out", truth, card) == {"scans/1": [1.0], "1.2.2": [2.0]}
+    with pytest.raises(CommandError, match="are those of 2 cases"):
+        _stored_logits(tmp_path / "out", {"0001.dcm": [0.0]}, card)
+
+
+def test_files_of_the_same_name_in_other_folders_may_have_other_labels(tmp_path: Path) -> None:
+    card = ModelStore(tmp_path).get("demo", "brain_metastasis").card
+    file, label = tmp_path / "labels.csv", card.labels[0].name
+    file.write_text(f"input,{label}\n1/0001.dcm,0\n2/0001.dcm,1\n")
+    assert _read_labels(file, card) == {"1/0001.dcm": [0.0], "2/0001.dcm": [1.0]}
+    file.write_text(f"input,{label}\n1/0001.dcm,0\n./1/0001.dcm,1\n")
+    with pytest.raises(CommandError, match="twice, with different labels"):
+        _read_labels(file, card)
