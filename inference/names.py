@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-ABSENCES = frozenset({"normal", "healthy", "negative", "background"})
+ABSENCES = frozenset({"normal", "healthy", "negative", "none", "background", "nofinding", "notumor"})
 """Normalised names of labels that mean that nothing was found, beside those that begin with ``no``."""
 
 
@@ -14,6 +14,9 @@ def normalised_name(name: str) -> str:
 
 
 def is_absence(name: str) -> bool:
-    """Whether a label plainly means that nothing was found, as ``Normal``, ``NO_FINDING`` or ``no tumor``."""
+    """Whether a label plainly means that nothing was found, as ``Normal``, ``NO_FINDING`` or ``no tumor``.
+
+    ``No Lung Opacity / Not Normal`` (RSNA's pneumonia challenge) does not.
+    """
     normalised = normalised_name(name)
-    return normalised in ABSENCES or normalised.startswith("no ")
+    return normalised in ABSENCES or (normalised.startswith("no ") and " not " not in normalised)

@@ -229,7 +229,9 @@ def bundle_folder(
     return network
 
 
-def add_ct_chest(store: ModelStore, name: str) -> None:
+def add_ct_chest(
+    store: ModelStore, name: str, names: tuple[str, str] = ("Nodule", "Pulmonary_Embolism")
+) -> None:
     """A model for ct_chest with seeded weights."""
     torch.manual_seed(9)
     architecture = UnetResnetArchitecture(
@@ -237,7 +239,6 @@ def add_ct_chest(store: ModelStore, name: str) -> None:
     )
     network = UnetResnet(architecture, structures=1, labels=2)
     settled(network, torch.rand(2, 1, 32, 32, 32))
-    names = ("Nodule", "Pulmonary_Embolism")
     store._add(
         Draft(
             tensors={k: v.contiguous() for k, v in network.state_dict().items()},

@@ -135,6 +135,7 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             source=case.source,
             model=self.model,
             findings=diseases + concepts,
+            absence=self.card.absence(logits, probabilities, calibrated),
             picture=case.picture,
             device=self.device,
             inference_time_ms=elapsed_ms,

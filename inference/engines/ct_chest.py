@@ -118,7 +118,7 @@ class CtChestEngine(VolumeEngine):
             case,
             started,
             findings,
-            absence=self.absence(logits[0], probabilities[0], calibrated[0]),
+            absence=self.card.absence(logits[0], probabilities[0], calibrated[0]),
             exclusive=self.card.activation == "softmax",
             segmentation=labelled_segmentation(
                 values_of[best], grid, case.volume.frames, self.card.structures

@@ -125,7 +125,7 @@ class MonaiBundleEngine(VolumeEngine):
                 )
                 for output, label in self.reported.items()
             ],
-            absence=self.absence(logits, probabilities, probabilities),
+            absence=self.card.absence(logits, probabilities, probabilities),
             exclusive=self.card.activation == "softmax",
         )
 

@@ -101,7 +101,7 @@ class SliceWiseEngine(VolumeEngine):
             case,
             started,
             findings,
-            absence=self.absence(decision.volume, probabilities[0], calibrated),
+            absence=self.card.absence(decision.volume, probabilities[0], calibrated),
             exclusive=self.card.activation == "softmax",
             key_images=tuple(
                 image

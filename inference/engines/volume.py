@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from inference.engine import ImageHeader, Selection
 from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import (
-    Absence,
     Analysis,
     Finding,
     Label,
@@ -204,20 +203,6 @@ class VolumeEngine:
 
         with torch.inference_mode(), self.placement.autocast():
             return self.network(batch.to(self.placement.device))
-
-    def absence(
-        self, logits: NDArray[np.float64], probabilities: NDArray[np.float64], calibrated: NDArray[np.float64]
-    ) -> Absence | None:
-        """What outputs, shape (outputs,), say of the card's negative class; None where it has none."""
-        output = self.card.negative
-        if output is None:
-            return None
-        return Absence(
-            name=self.card.labels[output].name,
-            logit=float(logits[output]),
-            probability=float(probabilities[output]),
-            calibrated_probability=float(calibrated[output]),
-        )
 
     def analysis(
         self,

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,6 +14,10 @@ from inference import findings
 from inference.measures import MEASURES
 from inference.names import is_absence, normalised_name
 from inference.thresholds import thresholds_for
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What a model may be called; a name is also the name of its folder."""
@@ -413,6 +417,14 @@ class ModelCard(CardModel):
             raise ValueError("a model needs labels or structures")
         if self.negative_class and self.negative_class not in [label.name for label in self.labels]:
             raise ValueError(f"negative_class {self.negative_class!r} is none of the labels")
+        named = [label.name for label in self.labels if label.name]
+        absences = [name for name in named if name == self.negative_class or is_absence(name)]
+        if len(absences) > 1:
+            raise ValueError(
+                f"labels {', '.join(absences)} all mean that nothing was found; a model has one such class"
+            )
+        if not self.reported and not self.structures:
+            raise ValueError("a model needs a label that can be a finding")
         return self
 
     @model_validator(mode="after")
@@ -447,6 +459,20 @@ class ModelCard(CardModel):
         """The labels that can be findings by their output: trained, and not the negative class."""
         negative = self.negative
         return {i: label for i, label in enumerate(self.labels) if label.name and i != negative}
+
+    def absence(
+        self, logits: NDArray[np.float64], probabilities: NDArray[np.float64], calibrated: NDArray[np.float64]
+    ) -> findings.Absence | None:
+        """What a case's outputs, shape (outputs,), say of the negative class; None where there is none."""
+        output = self.negative
+        if output is None:
+            return None
+        return findings.Absence(
+            name=self.labels[output].name,
+            logit=float(logits[output]),
+            probability=float(probabilities[output]),
+            calibrated_probability=float(calibrated[output]),
+        )
 
     def output_of(self, name: str) -> int:
         """The output of a label, however its name is spelt.

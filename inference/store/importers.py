@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid
+from inference.names import is_absence
 from inference.store import unpickler
 from inference.store.card import (
     Architecture,
@@ -77,6 +78,7 @@ class Draft:
     training: str = ""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    negative_class: str = ""
     disclaimer: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the card, for models of volumes."""
@@ -100,6 +102,7 @@ class Draft:
             training=self.training,
             preprocessing=self.preprocessing,
             activation=self.activation,
+            negative_class=self.negative_class,
             disclaimer=self.disclaimer,
             files={
                 file: hashlib.sha256(text.encode()).hexdigest() for file, text in sorted(self.files.items())
@@ -246,6 +249,7 @@ def pneumonia_model(
         raise ModelInvalid("the checkpoint is no EfficientNet-B0 of torchvision: it has no classifier.")
     outputs = int(tensors["classifier.1.weight"].shape[0])
     found = _checked_names(classes or facts.get("class_names"), outputs)
+    labels = tuple(chest_label(name.capitalize() if name.isupper() else name) for name in found)
     return Draft(
         tensors=dict(tensors),
         kind="pneumonia",
@@ -255,9 +259,10 @@ def pneumonia_model(
         input_size=224,
         input_channels=3,
         architecture=TorchvisionArchitecture(network="efficientnet_b0"),
-        labels=tuple(chest_label(name.capitalize() if name.isupper() else name) for name in found),
+        labels=labels,
         preprocessing=Preprocessing(style="imagenet"),
         activation="softmax",
+        negative_class=next((label.name for label in labels if is_absence(label.name)), ""),
         disclaimer="AI-assisted preliminary reading. Clinical correlation required.",
     )
 

@@ -152,7 +152,7 @@ def _infer(
                 by_name = {finding.label.name: finding.logit for finding in analysis.findings}
                 if analysis.absence is not None:
                     by_name[analysis.absence.name] = analysis.absence.logit
-                logits[name] = _ordered(by_name, card)
+                logits[name] = _ordered(by_name, card, name)
             progress.advance(task, len(batch))
     return logits
 
@@ -167,7 +167,7 @@ def _stored_logits(folder: Path, truth: dict[str, list[float]], card: ModelCard)
         by_name = dict(zip(document["labels"], document["logits"], strict=True))
         if document["negative_class"] is not None:
             by_name[document["negative_class"]["label"]] = document["negative_class"]["logit"]
-        found.append((name, _ordered(by_name, card)))
+        found.append((name, _ordered(by_name, card, name)))
     _check_distinct([name for name, _ in found])
     return dict(found)
 
@@ -201,7 +201,23 @@ def _name_of(files: Sequence[Path], series_uid: str, truth: dict[str, list[float
     return names[0] if names else None
 
 
-def _ordered(by_name: dict[str, float], card: ModelCard) -> list[float]:
+def _ordered(by_name: dict[str, float], card: ModelCard, case: str) -> list[float]:
+    """The logits in the order of the outputs; 0.0 for one without a name, which has no part in a sigmoid's fit.
+
+    Raises:
+        CommandError: one is missing that the fit needs.
+    """
+    for label in card.labels:
+        if label.name and label.name not in by_name:
+            raise CommandError(
+                f"{case} has no logit of {label.name}: run `overread infer` on it again, "
+                "or take it out of the labels."
+            )
+        if not label.name and card.activation == "softmax":
+            raise CommandError(
+                f"The card of {card.name} has outputs without a name, whose logits results do not have: "
+                "name them, so that its softmax can be calibrated."
+            )
     return [by_name.get(label.name, 0.0) for label in card.labels]
 
 

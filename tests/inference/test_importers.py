@@ -66,7 +66,7 @@ def test_pneumonia_checkpoint_gives_the_originals_probabilities(tmp_path: Path, 
     )
     store = ModelStore(tmp_path / "models")
     card = store.import_file(tmp_path / "lungs.pth", name="lungs", trust=True).card
-    assert (card.kind, card.activation) == ("pneumonia", "softmax")
+    assert (card.kind, card.activation, card.negative_class) == ("pneumonia", "softmax", "Normal")
     settings = EngineSettings(name="x", kind="pneumonia", model="lungs", backend="torch")
     analysis = analyse(engine_class("pneumonia").load(settings, store), picture)
     with torch.no_grad():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import highdicom
 import numpy as np
@@ -385,21 +386,14 @@ def test_lesions_of_a_head_are_found_on_their_slices(
         assert finding.image is not None and finding.image.sop_instance_uid in shown
 
 
-@pytest.mark.parametrize(
-    ("aggregator", "mean_of"),
-    [
-        ("max", "predictions"),
-        ("mean", "predictions"),
-        ("mean", "logits"),
-        ("noisy_or", "predictions"),
-        ("attention", "predictions"),
-        ("lstm", "predictions"),
-        ("transformer", "predictions"),
-    ],
-)
-def test_every_aggregator_runs_in_the_hybrid_engine(
-    tmp_path: Path, store: ModelStore, aggregator: str, mean_of: str
+def add_hybrid(
+    store: ModelStore,
+    aggregator: str,
+    mean_of: str = "predictions",
+    names: Sequence[str] = "ab",
+    activation: Literal["sigmoid", "softmax"] = "sigmoid",
 ) -> None:
+    """A small hybrid model with two labels."""
     from inference.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
     from inference.networks.densenet import DenseNet
     from inference.store.card import (
@@ -438,13 +432,32 @@ def test_every_aggregator_runs_in_the_hybrid_engine(
                 mean_of=mean_of,  # type: ignore[arg-type]
             ),
             labels=tuple(
-                CardLabel(name=n, thresholds=Thresholds(low=0.2, high=0.5, critical=0.9)) for n in "ab"
+                CardLabel(name=n, thresholds=Thresholds(low=0.2, high=0.5, critical=0.9)) for n in names
             ),
+            activation=activation,
             more={"volume": VolumePreprocessing(low=0, high=80)},
         ),
         "hybrid",
         origin="test",
     )
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "mean_of"),
+    [
+        ("max", "predictions"),
+        ("mean", "predictions"),
+        ("mean", "logits"),
+        ("noisy_or", "predictions"),
+        ("attention", "predictions"),
+        ("lstm", "predictions"),
+        ("transformer", "predictions"),
+    ],
+)
+def test_every_aggregator_runs_in_the_hybrid_engine(
+    tmp_path: Path, store: ModelStore, aggregator: str, mean_of: str
+) -> None:
+    add_hybrid(store, aggregator, mean_of)
     _, paths = head_series(tmp_path / "in")
     loaded = engine(store, "hybrid_volume", "hybrid")
     analysis = analysed(loaded, paths)
@@ -635,11 +648,32 @@ def test_bundle_that_detects_is_refused_with_the_reason(tmp_path: Path, store: M
 # ct_chest and what all have in common
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_no_volume_shows_a_class_for_nothing_found(
+    tmp_path: Path, store: ModelStore, activation: Literal["sigmoid", "softmax"]
+) -> None:
+    add_hybrid(store, "mean", names=("No_Finding", "Bleeding"), activation=activation)
+    _, paths = head_series(tmp_path / "in")
+    analysis = analysed(engine(store, "hybrid_volume", "hybrid"), paths)
+    assert analysis.labels == ("Bleeding",)
+    assert {image.label.name for image in analysis.key_images} == {"Bleeding"}
+    assert analysis.absence is not None and analysis.absence.name == "No_Finding"
+    assert (analysis.prediction is None) == (activation == "sigmoid")
+
+
 def test_ct_chest_gives_labels_and_a_mask(tmp_path: Path, store: ModelStore) -> None:
     add_ct_chest(store, "chest")
     _, paths = lung_series(tmp_path / "in")
     analysis = analysed(engine(store, "ct_chest", "chest"), paths)
     assert [f.label.name for f in analysis.findings] == ["Nodule", "Pulmonary_Embolism"]
+
+
+def test_ct_chest_finds_no_class_for_nothing_found(tmp_path: Path, store: ModelStore) -> None:
+    add_ct_chest(store, "chest", ("Normal", "Pulmonary_Embolism"))
+    _, paths = lung_series(tmp_path / "in")
+    analysis = analysed(engine(store, "ct_chest", "chest"), paths)
+    assert analysis.labels == ("Pulmonary_Embolism",)
+    assert analysis.absence is not None and analysis.absence.name == "Normal"
 
 
 VOLUME_KINDS = (

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from inference.engines import engine_class
+from inference.output import case_document
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.volumes.phantoms import head_phantom, straight_geometry, write_ct_series
-from node.commands.calibrate import _infer, _read_labels, _stored_logits
+from node.commands.calibrate import _infer, _ordered, _read_labels, _stored_logits
 from node.errors import CommandError
+from tests.inference.test_engine_contract import analyse, seeded_model
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +78,27 @@ def test_files_of_the_same_name_in_other_folders_may_have_other_labels(tmp_path:
     file.write_text(f"input,{label}\n1/0001.dcm,0\n./1/0001.dcm,1\n")
     with pytest.raises(CommandError, match="twice, with different labels"):
         _read_labels(file, card)
+
+
+def test_negative_class_takes_part_in_a_fit_and_nothing_is_made_up(tmp_path: Path) -> None:
+    store = seeded_model(ModelStore(tmp_path), "pneumonia", size=64, labels=("NORMAL", "Pneumonia"))
+    card = store.get("seeded", "pneumonia").card
+    picture = tmp_path / "images" / "a.png"
+    picture.parent.mkdir()
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (90, 80), dtype=np.uint8)).save(picture)
+    settings = EngineSettings(name="x", kind="pneumonia", model="seeded", device="cpu", backend="torch")
+    engine = engine_class("pneumonia").load(settings, store)
+    analysis = analyse(engine, picture)
+    assert analysis.absence is not None
+    expected = {"a.png": [analysis.absence.logit, analysis.findings[0].logit]}
+    truth = {"a.png": [1.0, 0.0]}
+    assert _infer(engine, picture.parent, truth, card) == expected
+    (tmp_path / "result.json").write_text(json.dumps(case_document(analysis, "x", tmp_path, [])))
+    assert _stored_logits(tmp_path, truth, card) == expected
+    with pytest.raises(CommandError, match="has no logit of NORMAL"):
+        _ordered({"Pneumonia": 1.0}, card, "a.png")
+    unnamed = card.model_copy(
+        update={"labels": (card.labels[0].model_copy(update={"name": ""}), card.labels[1])}
+    )
+    with pytest.raises(CommandError, match="outputs without a name"):
+        _ordered({"Pneumonia": 1.0}, unnamed, "a.png")

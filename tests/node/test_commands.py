@@ -25,6 +25,7 @@ from inference.store.store import CARD, DEMONSTRATION_FOLDER, WEIGHTS, ModelStor
 from node import cli
 from node.commands import check, demo
 from node.errors import CommandError
+from tests.inference.test_engine_contract import seeded_model
 from tests.peers.waiting import free_port
 from tests.system.conftest import write_radiograph
 from tests.volume_models import nnunet_folder
@@ -217,6 +218,30 @@ def test_each_case_has_a_folder_of_its_own(call: Call, tmp_path: Path) -> None:
     reports = [dcmread(tmp_path / "out" / folder / "sr.dcm") for folder in folders[2:]]
     assert len({(report.SeriesNumber, report.SeriesInstanceUID) for report in reports}) == 2
     assert reports[0].SeriesNumber != reports[1].SeriesNumber
+
+
+def test_plain_picture_gets_an_overlay_and_the_disclaimer(call: Call, tmp_path: Path) -> None:
+    seeded_model(
+        ModelStore(tmp_path / "var" / "models"), "pneumonia", name="lungs", labels=("NORMAL", "Pneumonia")
+    )
+    configuration = tmp_path / "config.toml"
+    table = '\n[[engine]]\nname = "lungs"\nkind = "pneumonia"\nmodel = "lungs"\nbackend = "torch"\n'
+    configuration.write_text(configuration.read_text() + table)
+    Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1))).save(tmp_path / "scan.png")
+    status, (case,) = infer(call, "scan.png", "--engine", "lungs")
+    assert status == 0
+    assert (case["labels"], case["negative_class"]["label"]) == (["Pneumonia"], "NORMAL")
+    chances = {"Pneumonia": case["calibrated_probabilities"][0]}
+    chances["NORMAL"] = case["negative_class"]["calibrated_probability"]
+    assert case["prediction"] == max(chances, key=lambda name: chances[name])
+    assert case["confidence"] == round(max(chances.values()), 4)
+    names = [Path(path).name for path in case["files"]]
+    assert names == ["overlay-1.png", "heatmap-pneumonia.png"]
+    assert case["overlay_available"] is True
+    with Image.open(tmp_path / "out" / "scan" / "overlay-1.png") as overlay:
+        assert overlay.mode == "RGB"
+    assert "Clinical correlation required" in case["disclaimer"]
+    assert "Clinical correlation required" in (tmp_path / "out" / "results.csv").read_text()
 
 
 def test_infer_refuses_what_the_node_refuses(call: Call, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
-from inference.findings import Analysis, ModelIdentity
+from inference.findings import Absence, Analysis, ModelIdentity
 from sr_writer import PredecessorReport, ReportContext, write_results
 from tests.validators import DCIODVFY, SR_VALIDATOR, dciodvfy_errors, sr_validator_errors
 
@@ -70,6 +70,20 @@ def test_standard_deviations_of_certainties_conform(
 ) -> None:
     analysis = make_analysis(make_image(Laterality="L", ImageLaterality="L"), deviation=0.0412)
     assert errors([analysis], context, tmp_path) == []
+
+
+def test_finding_beside_a_negative_class_with_a_disclaimer_conforms(
+    make_analysis: MakeAnalysis, make_image: MakeImage, context: ReportContext, tmp_path: Path
+) -> None:
+    analysis = make_analysis(make_image(Laterality="L", ImageLaterality="L"))
+    one = replace(
+        analysis,
+        findings=analysis.findings[1:2],
+        absence=Absence(name="Normal", logit=-1.0, probability=0.1, calibrated_probability=0.1),
+        exclusive=True,
+        disclaimer="AI-assisted preliminary reading. Clinical correlation required.",
+    )
+    assert errors([one], context, tmp_path) == []
 
 
 def test_japanese_names_requests_and_a_demonstration_model_conform(
