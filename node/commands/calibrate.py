@@ -165,8 +165,9 @@ def _stored_logits(folder: Path, truth: dict[str, list[float]], card: ModelCard)
         if name is None or document["skipped"]:
             continue
         by_name = dict(zip(document["labels"], document["logits"], strict=True))
-        if document["negative_class"] is not None:
-            by_name[document["negative_class"]["label"]] = document["negative_class"]["logit"]
+        absence = document.get("negative_class")
+        if absence is not None:
+            by_name[absence["label"]] = absence["logit"]
         found.append((name, _ordered(by_name, card, name)))
     _check_distinct([name for name, _ in found])
     return dict(found)
