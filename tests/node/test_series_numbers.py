@@ -45,7 +45,7 @@ def test_jobs_of_a_study_have_series_numbers_of_their_own(
     other = new_jobs(database, "2.2", "nodules", digest="d1")
     second = new_jobs(database, "2.1", "nodules", "organs", digest="d2")
     runner = Pipeline(database, tmp_path)
-    analysis = cast("Analysis", SimpleNamespace(model=SimpleNamespace(version="1")))
+    analysis = cast("Analysis", SimpleNamespace(model=SimpleNamespace(version="1"), findings=("one",)))
     for job in (*first, *second, *other, *first):
         assert isinstance(runner._write(job, [analysis]), RetryAfter)
     numbers = [context.series_number for context in contexts]

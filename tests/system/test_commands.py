@@ -35,6 +35,7 @@ JOB_KEYS = [
 ]
 CASE_KEYS = [
     "input",
+    "series_instance_uid",
     "engine",
     "model_version",
     "device",
@@ -46,10 +47,14 @@ CASE_KEYS = [
     "individual_predictions",
     "ensemble_size",
     "tta_applied",
+    "prediction",
+    "confidence",
+    "negative_class",
     "heatmaps",
     "overlay_available",
     "inference_time_ms",
     "review_advised",
+    "disclaimer",
     "skipped",
     "files",
 ]
