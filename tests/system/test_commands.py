@@ -144,9 +144,9 @@ def test_infer_gives_what_the_node_gives(site: Site, job: dict[str, Any], tmp_pa
     assert all(Path(path).exists() for path in done["files"])
     header, *rows = (out / "results.csv").read_text().splitlines()
     assert header == (
-        "input,engine,model_version,label,probability,calibrated_probability,ensemble_std,skipped"
+        "input,engine,model_version,label,probability,calibrated_probability,ensemble_std,disclaimer,skipped"
     )
-    assert {len(row) for row in csv.reader(rows)} == {8}
+    assert {len(row) for row in csv.reader(rows)} == {9}
     site.node.command("infer", str(file), "--engine", "nothing", "--out", str(out), status=2)
 
 
