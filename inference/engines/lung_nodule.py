@@ -71,6 +71,7 @@ class LungNoduleEngine(VolumeEngine):
     """CT of the chest."""
 
     kind: ClassVar[str] = "lung_nodule"
+    calibrates: ClassVar[bool] = False
     body_parts: ClassVar[str] = ".*(CHEST|THORAX|LUNG|ABDOMEN|BODY|TRUNK).*"
     expects: ClassVar[Expectations | None] = CHEST_CT
     fewest_slices: ClassVar[int] = 8

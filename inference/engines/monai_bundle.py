@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import ACTIVATIONS, logit, sigmoid, softmax
+from inference.calibration import ACTIVATIONS, SMALLEST, calibrate, logit, sigmoid, softmax
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted, is_out_of_memory
 from inference.findings import Analysis, Finding
@@ -113,6 +113,9 @@ class MonaiBundleEngine(VolumeEngine):
                 segmentation=labelled_segmentation(labels, grid, case.volume.frames, self.card.structures),
             )
         logits, probabilities = self._classified(prediction.ravel().astype(np.float64))
+        calibrated = calibrate(
+            self.card.calibration, logits[None], probabilities[None], self.card.activation
+        )[0]
         return self.analysis(
             case,
             started,
@@ -121,11 +124,11 @@ class MonaiBundleEngine(VolumeEngine):
                     label=label,
                     logit=float(logits[output]),
                     probability=float(probabilities[output]),
-                    calibrated_probability=float(probabilities[output]),
+                    calibrated_probability=float(calibrated[output]),
                 )
                 for output, label in self.reported.items()
             ],
-            absence=self.card.absence(logits, probabilities, probabilities),
+            absence=self.card.absence(logits, probabilities, calibrated),
             exclusive=self.card.activation == "softmax",
         )
 
@@ -138,6 +141,8 @@ class MonaiBundleEngine(VolumeEngine):
             )
         if found.min() < 0 or found.max() > 1:
             found = ACTIVATIONS[self.card.activation](found)
+        if self.card.activation == "softmax":  # of which these are the logits, but for a constant
+            return np.log(np.maximum(found, SMALLEST)), found
         return logit(found), found
 
     def _run_bundle(self, values: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:

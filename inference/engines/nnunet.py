@@ -40,6 +40,7 @@ class NnunetEngine(VolumeEngine):
     """CT or MR of any body part, whichever the plans are for; one series at a time."""
 
     kind: ClassVar[str] = "nnunet"
+    calibrates: ClassVar[bool] = False
     modalities: ClassVar[tuple[str, ...]] = ("MR", "CT")
     options: ClassVar[tuple[str, ...]] = ("thresholds", "tta")
 

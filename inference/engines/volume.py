@@ -76,6 +76,8 @@ class VolumeEngine:
     options: ClassVar[tuple[str, ...]] = ("thresholds",)
     """Keys of the ``[[engine]]`` table that the kind has besides the common ones."""
     needs_volume_card: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = True
+    """Whether a card's calibration is applied to the kind's certainties."""
     window: ClassVar[tuple[float, float] | None] = None
     """Centre and width for pictures; None: the range of the values."""
     expects: ClassVar[Expectations | None] = None
@@ -145,6 +147,10 @@ class VolumeEngine:
         if stored.card.kind != cls.kind:
             raise ModelInvalid(
                 f"model {stored.card.name!r} is for {stored.card.kind} engines, not for {cls.kind}."
+            )
+        if stored.card.calibration is not None and not cls.calibrates:
+            raise ModelInvalid(
+                f"the card of model {stored.card.name!r} has a calibration, which {cls.kind} engines cannot apply."
             )
         if cls.needs_volume_card and stored.card.volume is None:
             raise ModelInvalid(f"the card of model {stored.card.name!r} has no volume preprocessing.")

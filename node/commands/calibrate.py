@@ -69,6 +69,8 @@ def calibrate(
     configuration = load_configuration(config)
     limit_readers(configuration.reader_limits())
     settings = engine_settings(configuration, engine)
+    if not getattr(engine_class(settings.kind), "calibrates", True):
+        raise UsageError(f"Engines of kind {settings.kind} cannot apply a calibration.")
     if settings.options.get("ensemble"):
         raise UsageError(f"Engine {engine} has several models: calibrate each in an [[engine]] of its own.")
     store = ModelStore(configuration.models_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from inference.networks.weights import load_network, load_pivot
 from inference.output import case_document, stage_summary
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.card import NnunetArchitecture
+from inference.store.card import NnunetArchitecture, Temperature
 from inference.volumes.phantoms import (
     head_phantom,
     lung_phantom,
@@ -608,6 +609,38 @@ def test_maps_of_a_bundle_that_do_not_fit_on_the_device_are_put_together_on_the_
     found = analysed(loaded, paths).segmentation
     assert found is not None and expected is not None
     np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+def test_bundle_that_classifies_applies_the_calibration_of_its_card(
+    tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle_folder(tmp_path / "bundle", TISSUES)
+    file = store.import_file(tmp_path / "bundle", name="bundle", trust=True).weights.with_name("card.json")
+    limits = {"low": 0.2, "high": 0.5, "critical": 0.8}
+    changes = {
+        "architecture": {"family": "bundle", "output": "classification", "code_allowed": True},
+        "labels": [{"name": "Normal", "thresholds": limits}, {"name": "Tumour", "thresholds": limits}],
+        "structures": [],
+        "activation": "softmax",
+        "calibration": {"method": "temperature", "temperature": 2.0},
+    }
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    loaded = engine(store, "monai_bundle", "bundle")
+    monkeypatch.setattr(loaded, "_run_bundle", lambda values, grid: np.array([3.0, 1.0]))
+    analysis = analysed(loaded, head_series(tmp_path / "in")[1])
+    assert analysis.labels == ("Tumour",)
+    (finding,) = analysis.findings
+    assert finding.probability == pytest.approx(1 / (1 + np.exp(2.0)), abs=1e-6)
+    assert finding.calibrated_probability == pytest.approx(1 / (1 + np.exp(1.0)), abs=1e-6)
+
+
+def test_calibration_that_an_engine_cannot_apply_is_refused(store: ModelStore) -> None:
+    demo = store.get("demo", "lung_nodule")
+    folder = store.folder / "nodules"
+    shutil.copytree(demo.weights.parent, folder)
+    store.set_calibration("nodules", Temperature(temperature=2.0))
+    with pytest.raises(ModelInvalid, match="has a calibration, which lung_nodule engines cannot apply"):
+        engine(store, "lung_nodule", "nodules")
 
 
 def test_bundle_with_code_runs_only_when_its_card_allows(tmp_path: Path, store: ModelStore) -> None:

@@ -98,6 +98,10 @@ def call(
         ("calibrate --engine cxr --labels labels.csv", "Name either --images or --results"),
         ("calibrate --engine cxr --labels labels.csv --images . --results .", "either --images or --results"),
         ("calibrate --engine nope --labels labels.csv --images .", "There is no engine 'nope'"),
+        (
+            "calibrate --engine nodules --labels labels.csv --images .",
+            "lung_nodule cannot apply a calibration",
+        ),
         ("calibrate --engine cxr --labels nothing.csv --images .", "nothing.csv does not exist"),
         ("calibrate --engine cxr --labels labels.csv --results nothing", "nothing does not exist"),
     ],
