@@ -35,15 +35,16 @@ Normalisation = Literal["torchxrayvision", "imagenet", "unit"]
 
 UNPICKLE_SECONDS = 900
 TORCHXRAYVISION_INPUT = 224
-
+TORCHXRAYVISION_RESNET_INPUT = 512
+IMAGENET_INPUT = 224
 
 BASELINES = {
     "jfhealthcare": "it pools by attention maps of its own, on 512 x 512 colour pictures",
     "chexpert": "it is an ensemble of thirty DenseNets, of which torchxrayvision takes the mean",
-    "xinario": "it is a ResNet-50 with a code of its own, for one label",
+    "xinario": "it tells frontal from lateral views, which is no finding",
     "emory_hiti": "it tells race, which is no finding",
     "riken": "it tells age, which is no finding",
-    "mira": "it tells age and sex, which are no findings",
+    "mira": "it tells sex, which is no finding",
     "chestx_det": "it segments pictures, for which there is no engine",
     "chestx_anatomy": "it segments pictures, for which there is no engine",
     "ieee8023": "it is an autoencoder, which finds nothing",
@@ -141,9 +142,21 @@ def published_model(tensors: dict[str, Tensor], facts: Mapping[str, Any], publis
     Raises:
         ModelInvalid: what came is none of the layouts that torchxrayvision publishes.
     """
-    if "features.conv0.weight" in tensors:
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if published.name.startswith("resnet") and _is_resnet(tensors):
+        return torchxrayvision_resnet(tensors, facts, published=published)
+    if not published.name.startswith("resnet") and "features.conv0.weight" in tensors:
         return torchxrayvision_model(tensors, facts, published=published)
-    return torchxrayvision_resnet(tensors, facts, published=published)
+    raise ModelInvalid(f"the file is not {published.name}: it holds a network of another kind.")
+
+
+def _is_resnet(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is that of a ResNet with blocks of three convolutions, or of torchxrayvision's around it."""
+    return any(
+        {f"{prefix}{name}" for name in ("conv1.weight", "layer1.0.conv3.weight", "fc.weight")}
+        <= tensors.keys()
+        for prefix in ("", "model.")
+    )
 
 
 def unpickle(file: Path, scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -183,22 +196,42 @@ def draft_of(
     is that of the network's input, where the file does not have them.
 
     Raises:
-        ModelInvalid: no engine of this version knows the layout, or not as ``kind``.
+        ModelInvalid: no engine of this version knows the layout, or not as ``kind``; nobody says the normalisation,
+            or it is known and ``normalisation`` says it as well.
     """
-    from inference.store import volume_importers
-
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     classes = names.get("classes")
+    if kind in (None, "chest_xray"):
+        if "features.conv0.weight" in tensors:
+            return _normalised(
+                torchxrayvision_model(tensors, facts, classes=classes), tensors, facts, normalisation
+            )
+        if _is_resnet(tensors):
+            return _normalised(
+                torchxrayvision_resnet(tensors, facts, names=classes), tensors, facts, normalisation
+            )
+    draft = _draft_of_known_input(tensors, facts, kind=kind, names=names)
+    if normalisation is not None:
+        raise ModelInvalid(
+            f"how the input of {draft.kind} networks of this layout is made is known: leave --normalisation out."
+        )
+    return draft
+
+
+def _draft_of_known_input(
+    tensors: dict[str, Tensor],
+    facts: Mapping[str, Any],
+    *,
+    kind: str | None,
+    names: Mapping[str, Sequence[str]],
+) -> Draft:
+    """The model of a layout that only one system has."""
+    from inference.store import volume_importers
+
     if kind in (None, "concept_prototype") and "prototypes" in tensors:
         return concept_prototype_model(tensors, names)
     if kind in (None, "pneumonia") and facts.get("architecture") == "efficientnet_b0":
-        return pneumonia_model(tensors, facts, classes)
-    if kind in (None, "chest_xray") and "features.conv0.weight" in tensors:
-        draft = torchxrayvision_model(tensors, facts, classes=classes)
-        return _normalised(draft, normalisation, said="targets" in facts or "op_threshs" in tensors)
-    if kind in (None, "chest_xray") and ("model.conv1.weight" in tensors or "fc.weight" in tensors):
-        draft = torchxrayvision_resnet(tensors, facts, names=classes)
-        return _normalised(draft, normalisation, said="targets" in facts or "op_threshs" in tensors)
+        return pneumonia_model(tensors, facts, names.get("classes"))
     if kind in (None, "lung_nodule") and volume_importers.is_pivot(tensors):
         return volume_importers.pivot_model(tensors)
     if kind in (None, "brain_metastasis") and volume_importers.is_metastasis(tensors):
@@ -209,32 +242,62 @@ def draft_of(
     )
 
 
-def _normalised(draft: Draft, normalisation: Normalisation | None, *, said: bool) -> Draft:
+def _normalised(
+    draft: Draft, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], normalisation: Normalisation | None
+) -> Draft:
     """A draft with the normalisation that the user or the file says.
+
+    A file says torchxrayvision's where it is a module of it, with the labels that its classes have, or holds
+    operating points, which only they have.
 
     Raises:
         ModelInvalid: neither says it, or it needs another number of channels.
     """
+    said = "op_threshs" in tensors or ("module" in facts and not {"targets", "pathologies"}.isdisjoint(facts))
     if normalisation is None and not said:
         raise ModelInvalid(
             "the file does not say how pictures become the network's input: add --normalisation torchxrayvision "
-            "(one channel, the centre square, -1024 to 1024), imagenet (three channels, ImageNet's mean and standard "
-            "deviation) or unit (0 to 1), as the network was trained."
+            "(the centre square, -1024 to 1024), imagenet (three channels, ImageNet's mean and standard deviation) "
+            "or unit (0 to 1), as the network was trained."
         )
     style = normalisation or "torchxrayvision"
     if style == "imagenet" and draft.input_channels != 3:
         raise ModelInvalid(
             f"ImageNet's normalisation is for three channels, and the network has {draft.input_channels}."
         )
-    return replace(draft, preprocessing=Preprocessing(style=style))
+    size = draft.input_size if style == "torchxrayvision" else IMAGENET_INPUT
+    return replace(draft, preprocessing=Preprocessing(style=style), input_size=size)
 
 
-def _operating_points(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> list[float | None] | None:
-    """torchxrayvision's ``op_threshs``, of a module's facts or among the tensors of a state dict."""
-    points = facts.get("op_threshs")
-    if points is None and "op_threshs" in tensors:
-        points = [None if math.isnan(point) else point for point in tensors["op_threshs"].double().tolist()]
-    return points
+def _chest_labels(
+    outputs: int,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    published: Published | None,
+    names: Sequence[str] | None,
+) -> tuple[CardLabel, ...]:
+    """Labels with operating points: of a published set, or as the user and the file say.
+
+    ``op_threshs`` are among the facts of a module and among the tensors of a state dict.
+
+    Raises:
+        ModelInvalid: there are not as many as outputs.
+    """
+    points: Sequence[float | None] | None
+    if published is not None:
+        names, points = published.labels, published.operating_points
+    else:
+        names = names or facts.get("targets") or facts.get("pathologies")
+        points = facts.get("op_threshs")
+        if points is None and "op_threshs" in tensors:
+            values = tensors["op_threshs"].double().tolist()
+            points = [None if math.isnan(value) else value for value in values]
+    found = _checked_names(names, outputs)
+    if points is None:
+        points = [None] * outputs
+    if len(points) != outputs:
+        raise ModelInvalid(f"the checkpoint has {outputs} outputs and {len(points)} operating points.")
+    return tuple(chest_label(name, point) for name, point in zip(found, points, strict=True))
 
 
 def pneumonia_model(
@@ -274,32 +337,27 @@ def torchxrayvision_resnet(
     published: Published | None = None,
     names: Sequence[str] | None = None,
 ) -> Draft:
-    """torchxrayvision's ResNet50 for images of 512 x 512 with one channel, or the network within.
+    """A ResNet50 as torchxrayvision's, which wraps torchvision's, or the network within.
 
     Raises:
         ModelInvalid: the labels are unknown or do not fit the outputs.
     """
-    network = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    if "fc.weight" not in network:
-        network = {name: t for name, t in tensors.items() if name != "op_threshs"}
-    outputs = int(network["fc.weight"].shape[0])
-    said = names or facts.get("targets") or facts.get("pathologies")
-    labels = _checked_names(published.labels if published else said, outputs)
-    points = published.operating_points if published else _operating_points(tensors, facts)
-    if points is None:
-        points = [None] * outputs
-    if len(points) != outputs:
-        raise ModelInvalid(f"the checkpoint has {outputs} outputs and {len(points)} operating points.")
+    prefix = "model." if "model.fc.weight" in tensors else ""
+    network = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and name != "op_threshs"
+    }
     return Draft(
         tensors=network,
         kind="chest_xray",
         version="1",
         manufacturer="mlmed/torchxrayvision" if published else "unknown",
         licence="Apache-2.0" if published else "unknown",
-        input_size=published.input_size if published else 512,
+        input_size=published.input_size if published else TORCHXRAYVISION_RESNET_INPUT,
         input_channels=int(network["conv1.weight"].shape[1]),
         architecture=TorchvisionArchitecture(network="resnet50"),
-        labels=tuple(chest_label(name, point) for name, point in zip(labels, points, strict=True)),
+        labels=_chest_labels(int(network["fc.weight"].shape[0]), tensors, facts, published, names),
     )
 
 
@@ -309,6 +367,9 @@ def concept_prototype_model(tensors: dict[str, Tensor], names: Mapping[str, Sequ
     Raises:
         ModelInvalid: the names do not fit, or the backbone is none that overread knows.
     """
+    missing = {"concept_head.weight", "task_head.weight"} - tensors.keys()
+    if missing:
+        raise ModelInvalid(f"the checkpoint is no concept prototype network: it has no {min(missing)}.")
     concepts = int(tensors["concept_head.weight"].shape[0])
     prototypes = int(tensors["prototypes"].shape[0])
     classes = int(tensors["task_head.weight"].shape[0])
@@ -326,7 +387,11 @@ def concept_prototype_model(tensors: dict[str, Tensor], names: Mapping[str, Sequ
     named_concepts = names.get("concepts") or [f"Concept {n + 1}" for n in range(concepts)]
     if len(named_concepts) != concepts:
         raise ModelInvalid(f"the checkpoint has {concepts} concepts and {len(named_concepts)} names.")
-    kept = {name: t for name, t in tensors.items() if not name.startswith("backbone.vit.pooler.")}
+    kept = {
+        _vit_name(name): tensor
+        for name, tensor in tensors.items()
+        if not name.startswith("backbone.vit.pooler.")
+    }
     return Draft(
         tensors=kept,
         kind="concept_prototype",
@@ -345,6 +410,24 @@ def concept_prototype_model(tensors: dict[str, Tensor], names: Mapping[str, Sequ
     )
 
 
+_VIT_NAMES = {
+    "backbone.vit.layers.": "backbone.vit.encoder.layer.",
+    ".attention.q_proj.": ".attention.attention.query.",
+    ".attention.k_proj.": ".attention.attention.key.",
+    ".attention.v_proj.": ".attention.attention.value.",
+    ".attention.o_proj.": ".attention.output.dense.",
+    ".mlp.fc1.": ".intermediate.dense.",
+    ".mlp.fc2.": ".output.dense.",
+}
+"""Parts of the names of Hugging Face's ViTModel in transformers 5, and those of transformers 4, which are kept."""
+
+
+def _vit_name(name: str) -> str:
+    for new, old in _VIT_NAMES.items():
+        name = name.replace(new, old)
+    return name
+
+
 def _checked_names(names: Sequence[str] | None, outputs: int) -> list[str]:
     found = list(names or ())
     if len(found) != outputs:
@@ -361,30 +444,14 @@ def torchxrayvision_model(
     published: Published | None = None,
     classes: Sequence[str] | None = None,
 ) -> Draft:
-    """A DenseNet in torchxrayvision's layout: labels, operating points and sigmoid taken from the file.
+    """A DenseNet in torchxrayvision's layout, which is torchvision's.
 
     Raises:
-        ModelInvalid: the labels are unknown or do not fit the outputs, or the file says that its sigmoid
-            belongs elsewhere.
+        ModelInvalid: the labels are unknown or do not fit the outputs.
     """
     network = {name: t for name, t in tensors.items() if name.startswith(("features.", "classifier."))}
     if "classifier.weight" not in network:
         raise ModelInvalid("the checkpoint is no torchxrayvision DenseNet: it has no classifier.")
-    outputs = int(network["classifier.weight"].shape[0])
-    names = (
-        list(published.labels)
-        if published
-        else list(classes or facts.get("targets") or facts.get("pathologies") or ())
-    )
-    if len(names) != outputs:
-        raise ModelInvalid(
-            f"the checkpoint has {outputs} outputs and {len(names)} labels: name them all with --labels FILE."
-        )
-    points = published.operating_points if published else _operating_points(tensors, facts)
-    if points is None:
-        points = [None] * outputs
-    if len(points) != outputs:
-        raise ModelInvalid(f"the checkpoint has {outputs} outputs and {len(points)} operating points.")
     return Draft(
         tensors=network,
         kind="chest_xray",
@@ -394,7 +461,7 @@ def torchxrayvision_model(
         input_size=published.input_size if published else TORCHXRAYVISION_INPUT,
         input_channels=int(network["features.conv0.weight"].shape[1]),
         architecture=densenet_architecture(network),
-        labels=tuple(chest_label(name, point) for name, point in zip(names, points, strict=True)),
+        labels=_chest_labels(int(network["classifier.weight"].shape[0]), tensors, facts, published, classes),
     )
 
 

@@ -81,7 +81,9 @@ def _plain_facts(content: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, Mapping) and "configuration" in arguments:
         facts["configuration"] = str(arguments["configuration"])
     for name in FACT_NAMES:
-        value = content.get(name)
+        value: Any = content.get(name)
+        if getattr(value, "ndim", None) == 0:  # a number of NumPy's or torch's
+            value = value.item()
         if isinstance(value, (str, bool, int, float)):
             facts[name] = value
         elif isinstance(value, (list, tuple)):

@@ -105,9 +105,9 @@ def metastasis_model(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     Raises:
         ModelInvalid: the file's threshold is no probability.
     """
-    threshold = float(facts.get("optimal_threshold", TYPICAL_THRESHOLD))
-    if not 0 < threshold < 1:
-        raise ModelInvalid(f"the checkpoint's optimal_threshold is {threshold}, no probability.")
+    threshold = facts.get("optimal_threshold", TYPICAL_THRESHOLD)
+    if not isinstance(threshold, float) or not 0 < threshold < 1:
+        raise ModelInvalid(f"the checkpoint's optimal_threshold is {threshold!r}, no probability.")
     network = {n: t for n, t in tensors.items() if n.startswith(("backbone.", "classifier."))}
     first = network["backbone.0.weight"]
     if first.shape[1] == 3:

@@ -91,11 +91,16 @@ def import_model(
     ] = None,
     normalisation: Annotated[
         Normalisation | None,
-        typer.Option(help="How pictures become the network's input, where the file does not say."),
+        typer.Option(
+            help="How pictures become the network's input, where the file does not say. torchxrayvision: the centre "
+            "square, -1024 to 1024. imagenet: three channels, ImageNet's mean and standard deviation. unit: 0 to 1."
+        ),
     ] = None,
     published: Annotated[
         str | None,
-        typer.Option(help="The published weight set that the file was downloaded as, which says its labels."),
+        typer.Option(
+            help="The weight set of `models pull` that the file was downloaded as: it says labels and normalisation."
+        ),
     ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Unpickle the file, in a process of its own: it can run any code.")
@@ -103,7 +108,7 @@ def import_model(
     config: ConfigOption = None,
 ) -> None:
     """Put a local model into the store."""
-    _check_import(file, name, kind, labels)
+    _check_import(file, name, kind, labels, normalisation, published)
     store = _store(config)
 
     def take(into: ModelStore) -> StoredModel:
@@ -138,7 +143,14 @@ def import_model(
     )
 
 
-def _check_import(file: Path, name: str, kind: str | None, labels: Path | None) -> None:
+def _check_import(
+    file: Path,
+    name: str,
+    kind: str | None,
+    labels: Path | None,
+    normalisation: Normalisation | None,
+    published: str | None,
+) -> None:
     """Refuse what cannot be meant.
 
     Raises:
@@ -154,12 +166,20 @@ def _check_import(file: Path, name: str, kind: str | None, labels: Path | None) 
         raise UsageError(f"There is no engine kind {kind!r}{known(kind, engine_kinds())}")
     if labels is not None and not labels.is_file():
         raise UsageError(f"{labels} does not exist.")
-    if file.suffix == ".safetensors" and (kind is not None or labels is not None):
-        raise UsageError(f"The card beside {file} says kind and labels: leave --kind and --labels out.")
-    if file.is_dir() and labels is not None:
-        raise UsageError(f"The files in {file} name its labels: leave --labels out.")
+    options = {"kind": kind, "labels": labels, "normalisation": normalisation, "published": published}
+    given = {f"--{option}" for option, value in options.items() if value is not None}
+    if file.suffix == ".safetensors" and given:
+        raise UsageError(f"The card beside {file} says what it is: leave {_all(given)} out.")
+    if file.is_dir() and given - {"--kind"}:
+        raise UsageError(f"The files in {file} say what it is: leave {_all(given - {'--kind'})} out.")
+    if published is not None and given != {"--published"}:
+        raise UsageError(f"The weight set {published} is known: leave {_all(given - {'--published'})} out.")
     if (file / "plans.json").is_file() and kind not in (None, *nnunet.KINDS):
         raise UsageError(f"{file} is an nnU-Net model: --kind may be {' or '.join(nnunet.KINDS)}.")
+
+
+def _all(options: set[str]) -> str:
+    return " and ".join(sorted(options))
 
 
 def _former(store: ModelStore, name: str) -> StoredModel | None:

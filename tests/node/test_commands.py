@@ -322,12 +322,18 @@ def model(tmp_path: Path) -> Path:
     ("arguments", "said"),
     [
         ("mine.safetensors --name mine --kind bogus", "There is no engine kind 'bogus'"),
-        ("mine.safetensors --name mine --kind chest_xray", "leave --kind and --labels out"),
-        ("mine.safetensors --name mine --labels config.toml", "leave --kind and --labels out"),
+        ("mine.safetensors --name mine --kind chest_xray", "leave --kind out"),
+        ("mine.safetensors --name mine --labels config.toml", "leave --labels out"),
+        (
+            "mine.safetensors --name mine --normalisation unit --published x",
+            "leave --normalisation and --published",
+        ),
+        ("config.toml --name mine --published x --kind chest_xray", "leave --kind out"),
         ("mine.safetensors --name mine --labels nofile.json", "nofile.json does not exist"),
         ("mine.safetensors --name demo", "'demo' is the name of the models that come with overread"),
         ("nofile.safetensors --name mine", "nofile.safetensors does not exist"),
         ("bundle --name mine --labels config.toml", "leave --labels out"),
+        ("bundle --name mine --normalisation unit", "leave --normalisation out"),
         ("nnunet --name mine --kind chest_xray", "--kind may be nnunet or brain_mri"),
     ],
 )
