@@ -278,7 +278,9 @@ def _chest_labels(
 ) -> tuple[CardLabel, ...]:
     """Labels with operating points: of a published set, or as the user and the file say.
 
-    ``op_threshs`` are among the facts of a module and among the tensors of a state dict.
+    ``op_threshs`` are among the facts of a module and among the tensors of a state dict. Where torchxrayvision has
+    no operating point among others, the output was not trained: it says 0.5 of every picture there, here the label
+    has no name, so that nothing is said.
 
     Raises:
         ModelInvalid: there are not as many as outputs.
@@ -294,10 +296,12 @@ def _chest_labels(
             points = [None if math.isnan(value) else value for value in values]
     found = _checked_names(names, outputs)
     if points is None:
-        points = [None] * outputs
+        return tuple(chest_label(name) for name in found)
     if len(points) != outputs:
         raise ModelInvalid(f"the checkpoint has {outputs} outputs and {len(points)} operating points.")
-    return tuple(chest_label(name, point) for name, point in zip(found, points, strict=True))
+    return tuple(
+        chest_label("" if point is None else name, point) for name, point in zip(found, points, strict=True)
+    )
 
 
 def pneumonia_model(

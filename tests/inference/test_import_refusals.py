@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,17 +12,21 @@ import pytest
 import torch
 import torchvision
 import torchxrayvision as xrv
+from safetensors.torch import load_file
 from torch import nn
 
 from inference.engines import engine_class
 from inference.errors import ModelAbsent, ModelInvalid
+from inference.output import detection_document
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.anatomy import structure
-from inference.store.importers import published, published_model
+from inference.store.importers import draft_of, published, published_model
+from inference.store.volume_importers import metastasis_model
 from inference.volumes.normalisation import resized
+from inference.volumes.phantoms import lung_phantom, straight_geometry, write_ct_series
 from tests.seeded import seeded_densenet
-from tests.volume_models import metastasis_checkpoint, pivot_checkpoint
+from tests.volume_models import metastasis_checkpoint
 
 
 def densenet_file(folder: Path, channels: int) -> Path:
@@ -49,6 +54,72 @@ def test_normalisation_that_nobody_says_is_asked_for(
     assert (card.preprocessing.style, card.input_channels) == ("unit", channels)
 
 
+def test_labels_in_a_checkpoint_say_no_normalisation(store: ModelStore, tmp_path: Path) -> None:
+    state = torch.load(densenet_file(tmp_path, 3), weights_only=True)
+    torch.save({"state_dict": state, "targets": ["Pneumonia", "Mass", "Nodule"]}, tmp_path / "trained.pth")
+    with pytest.raises(ModelInvalid, match="add --normalisation"):
+        store.import_file(tmp_path / "trained.pth", name="x", trust=True)
+
+
+def test_normalisation_of_a_known_layout_is_not_to_be_said(store: ModelStore, tmp_path: Path) -> None:
+    metastasis_checkpoint(tmp_path / "mets.pth")
+    with pytest.raises(ModelInvalid, match="leave --normalisation out"):
+        store.import_file(tmp_path / "mets.pth", name="x", normalisation="unit", trust=True)
+
+
+def resnet_tensors(channels: int) -> dict[str, torch.Tensor]:
+    network = torchvision.models.resnet50(weights=None, num_classes=18)
+    network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+    return network.state_dict()
+
+
+def test_picture_size_of_a_resnet_goes_with_its_normalisation() -> None:
+    tensors, names = resnet_tensors(3), {"classes": list(xrv.datasets.default_pathologies)}
+    sizes = {"torchxrayvision": 512, "imagenet": 224, "unit": 224}
+    for style, size in sizes.items():
+        draft = draft_of(tensors, {}, kind=None, names=names, normalisation=style)  # type: ignore[arg-type]
+        assert (draft.preprocessing.style, draft.input_size) == (style, size)
+
+
+@pytest.mark.parametrize("name", ["fc.weight", "model.conv1.weight", "prototypes"])
+def test_layouts_that_begin_like_others_are_refused(name: str) -> None:
+    with pytest.raises(ModelInvalid, match="the checkpoint"):
+        draft_of({name: torch.zeros(2, 2)}, {}, kind=None, names={})
+
+
+def test_file_of_another_layout_is_not_the_published_set() -> None:
+    for tensors, name in (
+        (resnet_tensors(1), "densenet121-res224-all"),
+        ({"features.conv0.weight": torch.zeros(64, 1, 7, 7)}, "resnet50-res512-all"),
+        ({"weight": torch.zeros(2)}, "resnet50-res512-all"),
+    ):
+        with pytest.raises(ModelInvalid, match=f"the file is not {name}"):
+            published_model(tensors, {}, published(name))
+
+
+def test_vision_transformer_of_newer_transformers_has_the_former_names() -> None:
+    names = {
+        "embeddings.cls_token": "embeddings.cls_token",
+        "layers.11.attention.q_proj.weight": "encoder.layer.11.attention.attention.query.weight",
+        "layers.11.attention.k_proj.bias": "encoder.layer.11.attention.attention.key.bias",
+        "layers.11.attention.v_proj.bias": "encoder.layer.11.attention.attention.value.bias",
+        "layers.11.attention.o_proj.bias": "encoder.layer.11.attention.output.dense.bias",
+        "layers.11.mlp.fc1.weight": "encoder.layer.11.intermediate.dense.weight",
+        "layers.11.mlp.fc2.weight": "encoder.layer.11.output.dense.weight",
+        "layers.11.layernorm_before.weight": "encoder.layer.11.layernorm_before.weight",
+        "layernorm.weight": "layernorm.weight",
+    }
+    heads = {
+        "prototypes": torch.zeros(2, 128, 1, 1),
+        "concept_head.weight": torch.zeros(2, 768, 1, 1),
+        "task_head.weight": torch.zeros(1, 2),
+    }
+    for state in (names.keys(), names.values()):
+        tensors = {**heads, **{f"backbone.vit.{name}": torch.zeros(1) for name in state}}
+        draft = draft_of(tensors, {}, kind=None, names={"classes": ["Mass"]})
+        assert set(draft.tensors) == {*heads, *(f"backbone.vit.{name}" for name in names.values())}
+
+
 def test_imagenet_scaling_is_for_three_channels(store: ModelStore, tmp_path: Path) -> None:
     file = densenet_file(tmp_path, 1)
     with pytest.raises(ModelInvalid, match="for three channels, and the network has 1"):
@@ -72,27 +143,13 @@ def test_operating_points_of_a_state_dict_are_kept(store: ModelStore, tmp_path: 
 
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_published_resnet_has_labels_and_operating_points_in_both_layouts(prefix: str) -> None:
-    network = torchvision.models.resnet50(weights=None, num_classes=18)
-    network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-    tensors = {f"{prefix}{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors = {f"{prefix}{name}": tensor for name, tensor in resnet_tensors(1).items()}
     set_ = published("resnet50-res512-all")
     draft = published_model(tensors, {}, set_)
     assert draft.input_size == 512
-    assert tuple(label.name for label in draft.labels) == set_.labels
     assert tuple(label.operating_point for label in draft.labels) == set_.operating_points
-
-
-def test_module_of_a_resnet_keeps_its_operating_points(store: ModelStore, tmp_path: Path) -> None:
-    inner = torchvision.models.resnet50(weights=None, num_classes=18)
-    inner.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-    module = xrv.models.ResNet.__new__(xrv.models.ResNet)
-    nn.Module.__init__(module)
-    module.model, module.targets = inner, list(xrv.datasets.default_pathologies)
-    module.register_buffer("op_threshs", torch.full((18,), 0.4))
-    torch.save(module, tmp_path / "resnet.pt")
-    card = store.import_file(tmp_path / "resnet.pt", name="x", trust=True).card
-    assert card.preprocessing.style == "torchxrayvision"
-    assert [label.operating_point for label in card.labels] == [pytest.approx(0.4)] * 18
+    for name, label in zip(set_.labels, draft.labels, strict=True):
+        assert label.name == ("" if label.operating_point is None else name)
 
 
 def test_downloaded_file_is_imported_as_the_set_that_it_is(store: ModelStore, tmp_path: Path) -> None:
@@ -114,35 +171,46 @@ def test_baseline_models_are_refused_by_name_with_the_reason() -> None:
             published(name)
 
 
-@pytest.mark.parametrize("said", [0.5, None])
-def test_metastasis_threshold_is_that_of_the_file(
-    store: ModelStore, tmp_path: Path, said: float | None
-) -> None:
+@pytest.mark.parametrize("said", [0.5, np.float32(0.3), torch.tensor(0.3), None])
+def test_metastasis_threshold_is_that_of_the_file(store: ModelStore, tmp_path: Path, said: Any) -> None:
     metastasis_checkpoint(tmp_path / "state.pth")
     content = {"model_state_dict": torch.load(tmp_path / "state.pth", weights_only=True)}
     torch.save(content if said is None else {**content, "optimal_threshold": said}, tmp_path / "mets.pth")
     card = store.import_file(tmp_path / "mets.pth", name="mets", trust=True).card
-    assert card.reported[0].as_finding().thresholds.high == (0.25 if said is None else said)
+    wanted = 0.25 if said is None else float(said)
+    assert card.reported[0].as_finding().thresholds.high == wanted
     assert card.volume is not None and card.volume.resize == "linear"
+
+
+@pytest.mark.parametrize("said", ["0.5", 1.5, True])
+def test_metastasis_threshold_that_is_no_probability_is_refused(said: object) -> None:
+    with pytest.raises(ModelInvalid, match=r"optimal_threshold is .*, no probability"):
+        metastasis_model({}, {"optimal_threshold": said})
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (500, 300), (100, 128)])
 def test_linear_resize_is_that_of_opencv(shape: tuple[int, int]) -> None:
     picture = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     expected = cv2.resize(picture, (256, 256), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(resized(picture, 256, "linear"), expected, atol=2e-3)
+    np.testing.assert_allclose(resized(picture, 256, "linear"), expected, atol=1e-5)
 
 
 def test_nodule_network_without_triage_and_size_runs(store: ModelStore, tmp_path: Path) -> None:
-    pivot_checkpoint(tmp_path / "pivot.ckpt")
-    state = torch.load(tmp_path / "pivot.ckpt", weights_only=True)["state_dict"]
-    kept = {name: t for name, t in state.items() if "triage" not in name and "size" not in name}
+    state = load_file(store.get("demo", "lung_nodule").weights)
+    kept = {name: t for name, t in state.items() if not name.startswith(("triage_head.", "size_head."))}
     torch.save({"state_dict": kept}, tmp_path / "bare.ckpt")
     card = store.import_file(tmp_path / "bare.ckpt", name="bare", trust=True).card
     assert card.architecture.heads == ()  # type: ignore[union-attr]
+    phantom = lung_phantom(10_000_003, (48, 100, 110), (1.5, 0.9, 0.8), nodules=2)
+    geometry = straight_geometry(phantom.values.shape, phantom.spacing)
+    series = write_ct_series(tmp_path / "in", phantom.values, geometry, body_part="CHEST")
     settings = EngineSettings(name="x", kind="lung_nodule", model="bare", device="cpu")
     engine = engine_class("lung_nodule").load(settings, store)
-    assert engine.malignancy(np.zeros((16, 16, 16), np.float32), []) == []  # type: ignore[attr-defined]
+    (analysis,) = engine.infer(engine.prepare(series))
+    assert analysis.detections
+    assert {(d.malignancy, d.risk) for d in analysis.detections} == {(None, None)}
+    for detection in detection_document(analysis)["detections"]:
+        assert detection["triage"] == {"malignancy_score": None, "risk_category": None}
 
 
 def test_model_that_cannot_be_loaded_is_not_taken(store: ModelStore, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+import torchxrayvision as xrv
 from PIL import Image
 from torch import nn
 from torch.nn import functional
@@ -214,29 +216,38 @@ def test_region_of_interest_is_the_originals_importance_map(
     torch.testing.assert_close(ours.similarity_maps, expected["similarity_maps"], atol=1e-4, rtol=1e-4)
 
 
-def test_torchxrayvision_resnet_gives_its_own_probabilities(tmp_path: Path) -> None:
-    import torchxrayvision as xrv
-
-    from inference.store.importers import Published, torchxrayvision_resnet
-
+@pytest.fixture(scope="module")
+def xrv_resnet() -> xrv.models.ResNet:
+    """torchxrayvision's own class, seeded; its constructor would download."""
     torch.manual_seed(2)
-    inner = torchvision.models.resnet50(num_classes=18, weights=None)
-    inner.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
-    inner.train()
+    network = xrv.models.ResNet.__new__(xrv.models.ResNet)
+    nn.Module.__init__(network)
+    published = xrv.models.model_urls["resnet50-res512-all"]
+    network.model = torchvision.models.resnet50(num_classes=18, weights=None)
+    network.model.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    network.targets, network.apply_sigmoid = published["labels"], False
+    network.input_resolution, network.weights = 512, "resnet50-res512-all"
+    network.register_buffer("op_threshs", torch.tensor(published["op_threshs"]))
+    network.train()
     with torch.no_grad():
-        inner(torch.randn(2, 1, 512, 512) * 400)
-    inner.eval()
-    points = torch.linspace(0.45, 0.55, 18)
-    published = Published(
-        name="resnet50-res512-all",
-        address="",
-        labels=tuple(xrv.datasets.default_pathologies),
-        operating_points=tuple(points.tolist()),
-        input_size=512,
-    )
+        network.model(torch.randn(2, 1, 512, 512) * 400)
+    return network.eval()
+
+
+@pytest.mark.parametrize("layout", ["module", "published", "state dict"])
+def test_torchxrayvision_resnet_gives_its_own_probabilities(
+    xrv_resnet: xrv.models.ResNet, layout: str, tmp_path: Path
+) -> None:
     store = ModelStore(tmp_path / "models")
-    tensors = {f"model.{name}": tensor for name, tensor in inner.state_dict().items()}
-    store._add(torchxrayvision_resnet(tensors, {}, published=published), "resnet", origin="tests")
+    said: dict[str, Any] = {}
+    content: object = xrv_resnet
+    if layout == "published":
+        content, said = xrv_resnet.model.state_dict(), {"published": "resnet50-res512-all"}
+    elif layout == "state dict":
+        content, said = xrv_resnet.state_dict(), {"labels": tmp_path / "labels.json"}
+        said["labels"].write_text(json.dumps({"classes": xrv_resnet.targets}))
+    torch.save(content, tmp_path / "resnet.pt")
+    store.import_file(tmp_path / "resnet.pt", name="resnet", trust=True, **said)
     settings = EngineSettings(name="x", kind="chest_xray", model="resnet", backend="torch")
     cells = np.random.default_rng(1).integers(0, 255, (600, 520), dtype=np.uint8)
     Image.fromarray(cells).save(tmp_path / "chest.png")
@@ -244,6 +255,9 @@ def test_torchxrayvision_resnet_gives_its_own_probabilities(tmp_path: Path) -> N
     image = xrv.datasets.normalize(cells.astype(np.float32), 255)[None]
     image = xrv.datasets.XRayResizer(512, engine="skimage")(xrv.datasets.XRayCenterCrop()(image))
     with torch.no_grad():
-        outputs = torch.sigmoid(inner(torch.from_numpy(image.astype(np.float32))[None]))
-        expected = xrv.models.op_norm(outputs, points)[0].numpy()
-    np.testing.assert_allclose([f.calibrated_probability for f in analysis.findings], expected, atol=1e-4)
+        expected = xrv_resnet(torch.from_numpy(image.astype(np.float32))[None])[0].numpy()
+    told = {f.label.name: f.calibrated_probability for f in analysis.findings}
+    untrained = {"Lung Lesion", "Enlarged Cardiomediastinum"}  # of which torchxrayvision always says 0.5
+    assert told.keys() == set(xrv_resnet.targets) - untrained
+    for name, probability in zip(xrv_resnet.targets, expected.tolist(), strict=True):
+        assert probability == pytest.approx(told.get(name, 0.5), abs=1e-4)
