@@ -253,7 +253,9 @@ def _normalised(
     Raises:
         ModelInvalid: neither says it, or it needs another number of channels.
     """
-    said = "op_threshs" in tensors or ("module" in facts and not {"targets", "pathologies"}.isdisjoint(facts))
+    said = "op_threshs" in tensors or (
+        "module" in facts and not {"targets", "pathologies", "op_threshs"}.isdisjoint(facts)
+    )
     if normalisation is None and not said:
         raise ModelInvalid(
             "the file does not say how pictures become the network's input: add --normalisation torchxrayvision "
