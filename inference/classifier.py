@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from inference.calibration import ACTIVATIONS, sigmoid
 from inference.device import Placement, place
-from inference.errors import ModelInvalid
 from inference.explanation import Target, explain
-from inference.networks import Network, build_network
+from inference.networks import Network
+from inference.networks.weights import load_network
 from inference.phantoms import chest_phantom
 from inference.precision import check_precision
 from inference.preprocessing import SCALES
@@ -75,14 +74,7 @@ class Classifier:
         placement = place(settings)
         if placement.device.type == "cpu":
             torch.set_num_threads(len(os.sched_getaffinity(0)))
-        network = build_network(stored.card)
-        try:
-            network.load_weights(load_file(stored.weights))
-        except Exception as error:  # safetensors and torch raise several kinds for weights that do not fit
-            raise ModelInvalid(
-                f"the weights of model {stored.card.name!r} do not fit its card ({type(error).__name__}); "
-                "run: overread models verify --load"
-            ) from error
+        network = load_network(stored)
         compiled = None
         if placement.backend == "openvino":
             from inference.openvino_backend import CompiledNetwork, converted

@@ -1,7 +1,7 @@
 """Codes of the reports: verified ones from pydicom's dictionaries, the rest from one private scheme.
 
-A code that the dictionaries do not hold cannot be verified and is replaced by a code of the private
-scheme 99OVERREAD, which each report declares.
+A code that neither the dictionaries nor the ribs listed here hold cannot be verified and is replaced by a
+code of the private scheme 99OVERREAD, which each report declares.
 
 References: PS3.16 section 8 (coding schemes), PS3.3 section C.12.1.1.1 (Coding Scheme Identification).
 """
@@ -75,8 +75,25 @@ def procedure_reported(modality: str) -> Code:
     return procedure
 
 
+_RIBS = {
+    "48535007": "First rib",
+    "78247007": "Second rib",
+    "25888004": "Third rib",
+    "25523003": "Fourth rib",
+    "15339008": "Fifth rib",
+    "59558009": "Sixth rib",
+    "24915002": "Seventh rib",
+    "5953002": "Eighth rib",
+    "22565002": "Ninth rib",
+    "77644006": "Tenth rib",
+    "58830002": "Eleventh rib",
+    "43993008": "Twelfth rib",
+}
+"""SNOMED CT's ribs by number, which the dictionaries lack: as in 3D Slicer's terminology for TotalSegmentator."""
+
+
 def _read_dictionary() -> dict[tuple[str, str], Code]:
-    known: dict[tuple[str, str], Code] = {}
+    known = {("SCT", value): Code(value, "SCT", meaning) for value, meaning in _RIBS.items()}
     for scheme in VERIFIABLE_SCHEMES:
         for code in getattr(codes, scheme).concepts.values():
             key = (scheme, code.value)

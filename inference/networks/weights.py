@@ -99,7 +99,7 @@ def _tensors(stored: StoredModel) -> dict[str, Tensor]:
         return load_file(stored.weights)
     except SafetensorError as error:
         raise ModelInvalid(
-            f"the weights of model {stored.card.name!r} cannot be read; run: overread models verify --load"
+            f"the weights of model {stored.card.name!r} do not fit its card: they are no safetensors file."
         ) from error
 
 
@@ -115,5 +115,5 @@ def _attempt(load: Callable[[Mapping[str, Tensor]], object], stored: StoredModel
         load(tensors)
     except RuntimeError as error:
         raise ModelInvalid(
-            f"the weights of model {stored.card.name!r} are not those of its architecture ({_first(error)})."
+            f"the weights of model {stored.card.name!r} do not fit its card ({_first(error)})."
         ) from error

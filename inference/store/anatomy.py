@@ -1,6 +1,6 @@
 """SNOMED CT codes of segmented structures, looked up in pydicom's dictionary by the structure's name.
 
-A name that the dictionary does not hold gets no code; a report then uses its private scheme.
+A name that is neither in the dictionary nor a rib's gets no code; a report then uses its private scheme.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RIBS = (
     ("Eleventh", "58830002"),
     ("Twelfth", "43993008"),
 )
-"""SNOMED CT codes of the ribs, of which pydicom's dictionary has none by its number."""
+"""SNOMED CT codes of the ribs, which pydicom's dictionary lacks; ``sr_writer.codes`` has them too."""
 _ANATOMY = Code(value="91723000", scheme="SCT", meaning="Anatomical Structure")
 
 

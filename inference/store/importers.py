@@ -54,7 +54,7 @@ BASELINES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One of torchxrayvision's published weight sets; operating points of None leave a label alone."""
+    """One of torchxrayvision's published weight sets; of labels without an operating point it says nothing."""
 
     name: str
     address: str
@@ -143,10 +143,13 @@ def published_model(tensors: dict[str, Tensor], facts: Mapping[str, Any], publis
         ModelInvalid: what came is none of the layouts that torchxrayvision publishes.
     """
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    draft = None
     if published.name.startswith("resnet") and _is_resnet(tensors):
-        return torchxrayvision_resnet(tensors, facts, published=published)
+        draft = torchxrayvision_resnet(tensors, facts, published=published)
     if not published.name.startswith("resnet") and "features.conv0.weight" in tensors:
-        return torchxrayvision_model(tensors, facts, published=published)
+        draft = torchxrayvision_model(tensors, facts, published=published)
+    if draft is not None and draft.input_channels == 1:
+        return draft
     raise ModelInvalid(f"the file is not {published.name}: it holds a network of another kind.")
 
 

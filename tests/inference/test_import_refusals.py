@@ -92,6 +92,7 @@ def test_file_of_another_layout_is_not_the_published_set() -> None:
         (resnet_tensors(1), "densenet121-res224-all"),
         ({"features.conv0.weight": torch.zeros(64, 1, 7, 7)}, "resnet50-res512-all"),
         ({"weight": torch.zeros(2)}, "resnet50-res512-all"),
+        (torchvision.models.densenet121(num_classes=18).state_dict(), "densenet121-res224-all"),
     ):
         with pytest.raises(ModelInvalid, match=f"the file is not {name}"):
             published_model(tensors, {}, published(name))
@@ -217,7 +218,7 @@ def test_model_that_cannot_be_loaded_is_not_taken(store: ModelStore, tmp_path: P
     state = seeded_densenet(5).state_dict()
     state.pop("features.norm5.weight")
     torch.save(state, tmp_path / "cut.pth")
-    with pytest.raises(ModelInvalid, match="the model cannot be loaded: "):
+    with pytest.raises(ModelInvalid, match=r"the model cannot be loaded: .*features\.norm5\.weight"):
         store.import_file(tmp_path / "cut.pth", name="cut", published="densenet121-res224-all", trust=True)
     with pytest.raises(ModelAbsent):
         store.get("cut")
@@ -235,7 +236,7 @@ def test_verify_can_load(store: ModelStore, tmp_path: Path) -> None:
     (verdict,) = [v for v in store.verify() if v.name == "x"]
     assert verdict.ok
     (verdict,) = [v for v in store.verify(load=True) if v.name == "x"]
-    assert not verdict.ok and "do not fit its card" in verdict.message
+    assert not verdict.ok and "do not fit its card (size mismatch" in verdict.message
 
 
 def test_every_rib_has_a_code_of_its_own() -> None:

@@ -22,10 +22,11 @@ from inference.findings import (
     SourceImage,
     Structure,
 )
+from inference.store import anatomy
 from inference.volumes.phantoms import straight_geometry, write_ct_series
 from sr_writer import ReportContext, overlay, render_text, write_results
 from sr_writer.overlay_picture import Legend
-from sr_writer.segmentation import laterality
+from sr_writer.segmentation import laterality, type_code
 from tests.sr_writer.conftest import MODEL, THRESHOLDS
 from tests.sr_writer.test_report import TRACKING, TRACKING_UID, child, groups
 from tests.validators import DCIODVFY, SR_VALIDATOR, dciodvfy_errors, sr_validator_errors
@@ -209,6 +210,26 @@ def test_side_of_a_structure_is_coded_where_its_code_has_none(
     lobe = Code(value="72481006", scheme="SCT", meaning="Middle lobe of right lung")
     named = Structure(value=1, name="lung middle lobe right", category=ANATOMY, type=lobe, volume_mm3=1.0)
     assert laterality(named) is None
+
+
+def test_ribs_are_written_with_their_number_and_side() -> None:
+    names = [f"rib_{side}_{number}" for side in ("left", "right") for number in range(1, 13)]
+    ribs = []
+    for value, name in enumerate(names, start=1):
+        of_card = anatomy.structure(value, name)
+        assert of_card.type is not None
+        rib = Structure(
+            value=value,
+            name=of_card.name,
+            category=ANATOMY,
+            type=Code(**of_card.type.model_dump()),
+            volume_mm3=1.0,
+        )
+        ribs.append((type_code(rib), laterality(rib)))
+    assert {code.scheme_designator for code, _ in ribs} == {"SCT"}
+    assert len({code.value for code, _ in ribs}) == 12
+    assert len({(code.value, side.value) for code, side in ribs if side is not None}) == 24
+    assert ribs[6][0].meaning == "Seventh rib"
 
 
 @pytest.mark.skipif(
