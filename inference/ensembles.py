@@ -18,6 +18,7 @@ from inference.classifier import Classification, Classifier
 from inference.explanation import Target
 from inference.localization import REGION_GRID, heatmap_values
 from inference.preprocessing import SCALES, Field, InputForm, field_of
+from inference.resampling import resample, triangle_axis
 from inference.store.card import ModelCard
 
 Images = NDArray[np.float32]
@@ -175,8 +176,7 @@ def predict(members: Sequence[Member], inputs: Mapping[InputForm, Images], *, au
             passes.append(Pass(member=member, view=view, share=share, classification=classification))
             own.append(classification.logits.astype(np.float64))
         said = [member.probabilities(one) for one in own]
-        individual += [member.calibrated(*both) for both in zip(own, said, strict=True)]
-        individual[-len(own) :] = [one[:, member.columns] for one in individual[-len(own) :]]
+        individual += [member.calibrated(*both)[:, member.columns] for both in zip(own, said, strict=True)]
         mean_logits, mean_said = np.mean(own, axis=0), np.mean(said, axis=0)
         logits.append(mean_logits[:, member.columns])
         probabilities.append(mean_said[:, member.columns])
@@ -202,6 +202,4 @@ def _whole(shape: tuple[int, int]) -> Field:
 def _same_grid(one: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     if one.shape == shape:
         return one
-    from inference.resampling import resample, triangle_axis
-
     return resample(one, triangle_axis(one.shape[0], shape[0]), triangle_axis(one.shape[1], shape[1]))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import InferenceError
+from inference.own_process import failure_of
 
 if TYPE_CHECKING:
     from inference.store import StoredModel
@@ -61,23 +62,16 @@ def converted(stored: StoredModel) -> Path:
     stored.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=stored.cache) as scratch:
         draft = Path(scratch) / target.name
-        command = [sys.executable, "-m", "inference.openvino_backend", str(stored.weights.parent), str(draft)]
+        arguments = str(stored.weights.parent), str(draft)
         try:
-            done = subprocess.run(
-                command,
-                cwd=Path(__file__).resolve().parents[1],
-                capture_output=True,
-                text=True,
-                timeout=CONVERT_SECONDS,
-            )
+            failure = failure_of("inference.openvino_backend", *arguments, seconds=CONVERT_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise InferenceError(
                 f"{stored.card.name!r} was not converted in time; use backend torch."
             ) from error
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        if failure is not None:
             raise InferenceError(
-                f"model {stored.card.name!r} cannot be converted for OpenVINO ({last}); use backend torch."
+                f"model {stored.card.name!r} cannot be converted for OpenVINO ({failure}); use backend torch."
             )
         # The description comes last: where it is, the weights beside it are whole.
         os.replace(draft.with_suffix(".bin"), target.with_suffix(".bin"))

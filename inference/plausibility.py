@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from inference.findings import Analysis, Structure
+from inference.names import normalised_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +115,11 @@ def without_implausible(analysis: Analysis, body_part: str) -> Analysis:
     values = [structure.value for structure in objections]
     labels = np.where(np.isin(segmentation.labels, values), 0, segmentation.labels)
     kept = [bool(label_map.any()) for label_map in labels]
-    names = {structure.name.replace("_", " ") for structure in objections}
+    names = {normalised_name(structure.name) for structure in objections}
     said = "; ".join(objections.values())
     return replace(
         analysis,
-        findings=tuple(f for f in analysis.findings if f.label.name.replace("_", " ") not in names),
+        findings=tuple(f for f in analysis.findings if normalised_name(f.label.name) not in names),
         segmentation=replace(
             segmentation,
             images=tuple(i for i, keep in zip(segmentation.images, kept, strict=True) if keep),

@@ -207,11 +207,10 @@ class ImageEngine:
             return []
         started = perf_counter()
         prediction = self._predict({f: np.stack([c.inputs[f] for c in cases]) for f in cases[0].inputs})
-        findings = range(len(self._labels))
         explained = [
             (row, output)
             for row in range(len(cases))
-            for output in self._to_explain(prediction.calibrated[row, findings])
+            for output in self._to_explain(prediction.calibrated[row, : len(self._labels)])
         ]
         shapes = [(case.source.rows, case.source.columns) for case in cases]
         maps = dict(zip(explained, prediction.explain(explained, self._method, shapes), strict=True))

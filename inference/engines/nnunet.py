@@ -19,6 +19,7 @@ from inference.calibration import softmax
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
+from inference.names import normalised_name
 from inference.volumes.plans import Box, Spacing, arranged, nonzero, normalised, resampled
 from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.volume import Grid, Volume
@@ -123,7 +124,7 @@ class NnunetEngine(VolumeEngine):
         classes[box], certainties = self._decided(logits, _spacing(grid), classes[box].shape)
         findings = []
         for label in self.reported.values():
-            certainty = certainties[label.name.replace("_", " ")]
+            certainty = certainties[normalised_name(label.name)]
             bounded = min(max(certainty, _SURE), 1 - _SURE)
             findings.append(
                 Finding(
@@ -150,7 +151,7 @@ class NnunetEngine(VolumeEngine):
         nnU-Net resamples the logits of each class back to the image and decides there; here one class after
         the other, so that memory does not grow with their number.
         """
-        wanted = {label.name.replace("_", " ") for label in self.reported.values()}
+        wanted = {normalised_name(label.name) for label in self.reported.values()}
         size = (shape[0], shape[1], shape[2])
         best = resampled(logits[0], self._trained_spacing, spacing, shape=size, order=1)
         total = best.astype(np.float64)
@@ -162,8 +163,8 @@ class NnunetEngine(VolumeEngine):
             best = np.maximum(best, back)
             if wanted:
                 np.logaddexp(total, back, out=total)
-            if structure.name in wanted:
-                of_labels[structure.name] = back
+            if (name := normalised_name(structure.name)) in wanted:
+                of_labels[name] = back
         return classes, {name: float(np.exp(back - total).max()) for name, back in of_labels.items()}
 
     @property

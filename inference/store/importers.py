@@ -7,7 +7,6 @@ import json
 import math
 import re
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid
 from inference.names import is_absence
+from inference.own_process import failure_of
 from inference.store import unpickler
 from inference.store.card import (
     Architecture,
@@ -171,15 +171,13 @@ def unpickle(file: Path, scratch: Path) -> tuple[dict[str, Tensor], dict[str, An
     """
     from safetensors.torch import load_file
 
-    command = [sys.executable, "-m", "inference.store.unpickler", str(file.resolve()), str(scratch)]
-    root = Path(__file__).resolve().parents[2]
+    arguments = str(file.resolve()), str(scratch)
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=UNPICKLE_SECONDS)
+        failure = failure_of("inference.store.unpickler", *arguments, seconds=UNPICKLE_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise InferenceError(f"{file} was not read within {UNPICKLE_SECONDS} seconds.") from error
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ModelInvalid(f"{file} cannot be read as a checkpoint: {last}")
+    if failure is not None:
+        raise ModelInvalid(f"{file} cannot be read as a checkpoint: {failure}")
     tensors = load_file(scratch / unpickler.TENSORS)
     facts = json.loads((scratch / unpickler.FACTS).read_text())
     return tensors, facts

@@ -8,12 +8,12 @@ Usage: python -m inference.store.trial FOLDER KIND
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 from inference.errors import InferenceError
+from inference.own_process import failure_of, limit_this_process
 from inference.settings import EngineSettings
 
 MEMORY_BYTES = 16 << 30
@@ -22,15 +22,10 @@ SECONDS = 900
 
 def refusal_of(folder: Path, kind: str) -> str | None:
     """Why no engine of a kind can load the model in a folder, as a sentence; None where one can."""
-    command = [sys.executable, "-m", "inference.store.trial", str(folder.resolve()), kind]
-    root = Path(__file__).resolve().parents[2]
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=SECONDS)
+        return failure_of("inference.store.trial", str(folder.resolve()), kind, seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return f"it was not loaded within {SECONDS} seconds."
-    if done.returncode == 0:
-        return None
-    return (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}."])[-1]
 
 
 def main(folder: Path, kind: str) -> None:
@@ -39,9 +34,7 @@ def main(folder: Path, kind: str) -> None:
     Raises:
         SystemExit: it cannot be loaded, with the reason.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_this_process(memory_bytes=MEMORY_BYTES, processor_seconds=SECONDS)
     from inference.engines import engine_class
     from inference.store.store import ModelStore
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from inference.own_process import limit_this_process
 
 MEMORY_BYTES = 8 << 30
 PROCESSOR_SECONDS = 600
@@ -36,9 +37,7 @@ STATE_DICT_NAMES = ("state_dict", "model_state_dict", "network_weights")
 
 def main(source: Path, folder: Path) -> None:
     """Unpickle ``source`` and write its tensors and facts into ``folder``."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_this_process(memory_bytes=MEMORY_BYTES, processor_seconds=PROCESSOR_SECONDS)
     import torch
     from safetensors.torch import save_file
 
