@@ -21,13 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.inference import LABELS, SEED, Images, seeded_store
 from benchmarks.report import table, write_section
 from benchmarks.volumes import HEADINGS, kinds, stages, write_series
-from inference.calibration import sigmoid
-from inference.classifier import Classifier
-from inference.device import place
+from inference.demo.phantoms import phantom_dicom
 from inference.engines import engine_class
 from inference.networks import build_network
-from inference.phantoms import phantom_dicom
-from inference.recorded import LARGEST_BATCH
+from inference.running.calibration import sigmoid
+from inference.running.classifier import Classifier
+from inference.running.device import place
+from inference.running.recorded import LARGEST_BATCH
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from tests.seeded import seeded_densenet

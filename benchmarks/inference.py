@@ -26,10 +26,10 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from benchmarks.report import table, write_section
-from inference.classifier import Classifier
+from inference.importing.importers import torchxrayvision_model
+from inference.running.classifier import Classifier
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.importers import torchxrayvision_model
 from tests.seeded import seeded_densenet
 
 SEED = 3

@@ -18,9 +18,9 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.events import Event
 
 from benchmarks.report import table, write_section
-from handlers.sender import FileToSend, Sender
+from handlers.sending.sender import FileToSend, Sender
 from handlers.settings import Destination
-from inference.phantoms import phantom_dicom
+from inference.demo.phantoms import phantom_dicom
 from tests.peers.node import Node
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"

@@ -18,10 +18,11 @@ import pydicom
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
 from benchmarks.report import table, write_section
-from inference import pixels, reading
-from inference.phantoms import phantom_dicom
-from inference.reader.pool import close_readers
-from inference.stored import StoredImage
+from inference.demo.phantoms import phantom_dicom
+from inference.parsing import pixels
+from inference.reading import files as reading
+from inference.reading.pool import close_readers
+from inference.reading.stored import StoredImage
 
 LARGE = 3000
 SYNTAXES = {"RLE": RLELossless, "JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless}

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import table, write_section
+from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.engines import engine_class
-from inference.reader.pool import readers
+from inference.reading.header import quick_header
+from inference.reading.pool import readers
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.volumes.header import quick_header
-from inference.volumes.phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.volumes.volume import read_series
 from sr_writer import ReportContext, write_results
 

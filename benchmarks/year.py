@@ -29,7 +29,7 @@ from db.results import Results
 from db.retention import Retention
 from db.statistics import gather
 from db.tables import deliveries, history, instances, jobs, results, studies
-from node.views import Views
+from node.views.documents import Views
 
 SLICES = 300
 """Every tenth study is a CT of so many; the others have two radiographs."""

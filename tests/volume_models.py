@@ -11,13 +11,13 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.networks.nets.unet import UNet
 from torch import nn
 
+from inference.importing.importers import Draft
 from inference.networks.metastasis import MetastasisNetwork
 from inference.networks.pivot import PivotNetwork
 from inference.networks.volumetric import UnetResnet
 from inference.store import ModelStore
 from inference.store.anatomy import structure
 from inference.store.card import CardLabel, Thresholds, UnetResnetArchitecture, VolumePreprocessing
-from inference.store.importers import Draft
 
 NNUNET_FEATURES = (4, 8, 16)
 NNUNET_STRIDES = ((1, 1, 1), (1, 2, 2), (2, 2, 2))

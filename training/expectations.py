@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from inference.expectations import CHEST_CT, CHEST_RADIOGRAPH, HEAD_CT, with_cases
-from inference.measures import measures_of_hounsfield, measures_of_picture
-from inference.phantoms import chest_phantom
+from inference.checking.expectations import CHEST_CT, CHEST_RADIOGRAPH, HEAD_CT, with_cases
+from inference.checking.measures import measures_of_hounsfield, measures_of_picture
+from inference.demo.phantoms import chest_phantom
+from inference.demo.volume_phantoms import head_phantom, lung_phantom
 from inference.store.card import Expectations
-from inference.volumes.phantoms import head_phantom, lung_phantom
 from training.demonstration import FOLDER
 
 CHESTS, HEADS, LUNGS = 300, 60, 60

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from inference.demo.phantoms import FINDINGS, chest_phantom
 from inference.networks.densenet import DenseNet
-from inference.phantoms import FINDINGS, chest_phantom
 from inference.store.card import DenseNetArchitecture, ModelCard
 from inference.store.pathologies import chest_label
 from training.expectations import of_chests

@@ -19,7 +19,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inference.aggregation import AttentionPool, mean_of_logits, neighbouring_slices
+from inference.demo.volume_phantoms import head_phantom
+from inference.networks.aggregation import AttentionPool, mean_of_logits, neighbouring_slices
 from inference.networks.densenet import DenseNet
 from inference.networks.hybrid import HybridNetwork
 from inference.store.card import (
@@ -30,7 +31,6 @@ from inference.store.card import (
     VolumePreprocessing,
 )
 from inference.volumes.normalisation import resized, windowed, z_scored
-from inference.volumes.phantoms import head_phantom
 from training.demonstration import write_demonstration
 from training.expectations import of_heads
 

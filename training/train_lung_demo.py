@@ -20,13 +20,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
+from inference.demo.volume_phantoms import LungPhantom, lung_phantom
 from inference.engines.lung_nodule import LungNoduleEngine
 from inference.networks.pivot import PivotNetwork, PivotOutput
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import CardLabel, Code, PivotArchitecture, Thresholds, VolumePreprocessing
 from inference.volumes.detection import candidates, local_maxima
-from inference.volumes.phantoms import LungPhantom, lung_phantom
 from training.demonstration import FOLDER, write_demonstration
 from training.expectations import of_lungs
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.checking.expectations import HEAD_CT
 from inference.engines.slice_wise import Decision, SliceWiseEngine
-from inference.expectations import HEAD_CT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ class BrainMetastasisEngine(SliceWiseEngine):
         """Logits of all slices; the patient's is the largest."""
         import torch
 
-        from inference.batches import in_batches
+        from inference.running.batches import in_batches
 
         def judged(chosen: Sequence[int]) -> Tensor:
             logits: Tensor = self.run(torch.from_numpy(self.stacks(slices, chosen)))

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from inference.checking.expectations import CHEST_RADIOGRAPH
 from inference.engine import ImageHeader
 from inference.engines.image import ImageEngine
-from inference.expectations import CHEST_RADIOGRAPH
-from inference.radiography import HEADER_KEYWORDS, View, refusal_of, view_of
+from inference.images.radiography import HEADER_KEYWORDS, View, refusal_of, view_of
 
 if TYPE_CHECKING:
     from inference.store.card import Expectations

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import calibrate, sigmoid
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.engines.image import ImageCase
 from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import Analysis, Contribution, Finding, Heatmap, Label, Presence, Reasoning
-from inference.localization import heatmap_values, region_of
+from inference.images.localization import heatmap_values, region_of
+from inference.running.calibration import calibrate, sigmoid
 from inference.store.card import PrototypeArchitecture
 from inference.store.pathologies import chest_label
 
 if TYPE_CHECKING:
-    from inference.ensembles import Member
     from inference.networks.prototypes import PrototypeOutput
+    from inference.running.ensembles import Member
     from inference.settings import EngineSettings
     from inference.store import ModelCard
 

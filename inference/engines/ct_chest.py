@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import ACTIVATIONS, calibrate, sigmoid
+from inference.checking.expectations import CHEST_CT
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
-from inference.expectations import CHEST_CT
 from inference.findings import Analysis, Finding, VolumeData
+from inference.running.calibration import ACTIVATIONS, calibrate, sigmoid
 from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.volume import Grid, Volume
 
@@ -59,8 +59,8 @@ class CtChestEngine(VolumeEngine):
         """Of the structures in each voxel of a drawn window, and of its labels."""
         import torch
 
+        from inference.demo.volume_phantoms import lung_phantom
         from inference.volumes.normalisation import network_input
-        from inference.volumes.phantoms import lung_phantom
 
         assert self.card.volume is not None
         wanted = self.card.volume

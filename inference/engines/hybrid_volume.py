@@ -41,7 +41,7 @@ class HybridVolumeEngine(SliceWiseEngine):
 
     def stacks(self, slices: NDArray[np.float32], chosen: Sequence[int]) -> NDArray[np.float32]:
         """Slices with the one before and the one behind as channels; the last one repeats at the ends."""
-        from inference.aggregation import neighbouring_slices  # loads torch
+        from inference.networks.aggregation import neighbouring_slices  # loads torch
 
         return neighbouring_slices(slices, chosen)
 
@@ -49,7 +49,7 @@ class HybridVolumeEngine(SliceWiseEngine):
         """Logits of all stacks, then of the volume by the aggregator."""
         import torch
 
-        from inference.batches import in_batches
+        from inference.running.batches import in_batches
 
         def described(chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
             batch = torch.from_numpy(self.stacks(slices, chosen)).to(self.placement.device)

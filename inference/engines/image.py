@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.checking.input_check import HEADER_KEYWORDS, InputCheck, check_picture, header_refusal, joined
 from inference.engine import ImageHeader, Selection
 from inference.errors import EngineMisconfigured, ImageUnreadable, ModelInvalid
 from inference.findings import (
@@ -24,19 +25,18 @@ from inference.findings import (
     Refusal,
     SourceImage,
 )
-from inference.grey import GreyImage, grey_image
-from inference.identity import identity_of
-from inference.input_check import HEADER_KEYWORDS, InputCheck, check_picture, header_refusal, joined
-from inference.localization import heatmap_values, region_of
-from inference.picture import picture_of
-from inference.plain_pictures import grey_picture, is_plain_picture
-from inference.preprocessing import SCALES, Field, InputForm, field_of
-from inference.reading import read_image, read_picture
+from inference.images.grey import GreyImage, grey_image
+from inference.images.localization import heatmap_values, region_of
+from inference.images.picture import picture_of
+from inference.images.preprocessing import SCALES, Field, InputForm, field_of
+from inference.parsing.pictures import grey_picture, is_plain_picture
+from inference.reading.files import read_image, read_picture
 from inference.store.combination import refusal_of
-from inference.thresholds import with_thresholds
+from inference.store.identity import identity_of
+from inference.store.thresholds import with_thresholds
 
 if TYPE_CHECKING:
-    from inference.ensembles import LocatedMap, Member, Prediction
+    from inference.running.ensembles import LocatedMap, Member, Prediction
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore
     from inference.store.card import Expectations
@@ -129,8 +129,8 @@ class ImageEngine:
         if refusal is not None:
             raise ModelInvalid(refusal)
         # They load torch, which takes seconds, and is for nothing where a model is absent.
-        from inference.classifier import Classifier
-        from inference.ensembles import Member
+        from inference.running.classifier import Classifier
+        from inference.running.ensembles import Member
 
         members = [
             Member(
@@ -241,7 +241,7 @@ class ImageEngine:
         ]
 
     def _predict(self, inputs: dict[InputForm, NDArray[np.float32]]) -> Prediction:
-        from inference.ensembles import predict
+        from inference.running.ensembles import predict
 
         return predict(self.members, inputs, augment=self._augment)
 

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import calibrate, sigmoid
+from inference.checking.expectations import CHEST_CT
 from inference.engines.nodule_options import NoduleOptions, checked_options
 from inference.engines.slice_wise import slice_name
 from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, segmentation_of, slice_picture
-from inference.expectations import CHEST_CT
 from inference.findings import (
     Analysis,
     Code,
@@ -30,15 +29,16 @@ from inference.findings import (
     Structure,
     VolumeData,
 )
-from inference.volumes.frame import Frame
+from inference.reading.frame import Frame
+from inference.running.calibration import calibrate, sigmoid
 from inference.volumes.resampling import regular_grid, to_frames, to_grid
 from inference.volumes.volume import Grid, Volume
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from inference.device import Placement
     from inference.networks.pivot import PivotNetwork, PivotOutput
+    from inference.running.device import Placement
     from inference.settings import EngineSettings
     from inference.store import ModelCard, StoredModel
     from inference.store.card import Expectations
@@ -108,8 +108,8 @@ class LungNoduleEngine(VolumeEngine):
         """Of centre and mask in each voxel of a drawn window, and of malignancy."""
         import torch
 
+        from inference.demo.volume_phantoms import lung_phantom
         from inference.volumes.normalisation import network_input
-        from inference.volumes.phantoms import lung_phantom
 
         assert self.card.volume is not None
         wanted = self.card.volume
@@ -224,7 +224,7 @@ class LungNoduleEngine(VolumeEngine):
         """Calibrated malignancy of each candidate, from a patch around it; None where the network does not judge."""
         import torch
 
-        from inference.batches import in_batches
+        from inference.running.batches import in_batches
 
         if cast("PivotNetwork", self.network).triage_head is None:
             return [None] * len(found)

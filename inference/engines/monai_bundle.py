@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import ACTIVATIONS, SMALLEST, calibrate, logit, sigmoid, softmax
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted, is_out_of_memory
 from inference.findings import Analysis, Finding
+from inference.running.calibration import ACTIVATIONS, SMALLEST, calibrate, logit, sigmoid, softmax
 from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.volume import Grid, Volume
 
@@ -50,9 +50,9 @@ class MonaiBundleEngine(VolumeEngine):
     def build(cls, stored: StoredModel) -> nn.Module:
         from monai.bundle.config_parser import ConfigParser  # loads torch
 
+        from inference.importing.volume_importers import BUNDLE_CONFIGS, foreign_code, without_writers
         from inference.networks.weights import filled
         from inference.store.card import BundleArchitecture
-        from inference.store.volume_importers import BUNDLE_CONFIGS, foreign_code, without_writers
 
         card = stored.card
         if not isinstance(card.architecture, BundleArchitecture):
@@ -88,7 +88,7 @@ class MonaiBundleEngine(VolumeEngine):
 
     def drawn_probabilities(self) -> list[NDArray[np.floating]]:
         """Of every class of the network's output, before the bundle's own last steps, for a drawn lung."""
-        from inference.volumes.phantoms import lung_phantom
+        from inference.demo.volume_phantoms import lung_phantom
 
         values = lung_phantom(0, DRAWN_SHAPE, nodules=2).values
         with warnings.catch_warnings():

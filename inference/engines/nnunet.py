@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import softmax
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
-from inference.names import normalised_name
+from inference.running.calibration import softmax
+from inference.store.names import normalised_name
 from inference.volumes.plans import Box, Spacing, arranged, nonzero, normalised, resampled
 from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.volume import Grid, Volume
@@ -88,7 +88,7 @@ class NnunetEngine(VolumeEngine):
         """Of every class in each voxel of a drawn window of a head."""
         import torch
 
-        from inference.volumes.phantoms import head_phantom
+        from inference.demo.volume_phantoms import head_phantom
 
         slices, rows, columns = self.plan.patch_size
         head = head_phantom(0, slices, max(rows, columns), lesion=True, haemorrhage=True)

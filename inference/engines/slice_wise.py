@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.calibration import ACTIVATIONS, calibrate
 from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, slice_picture
 from inference.findings import Analysis, Finding, Heatmap, KeyImage, Label, Presence
+from inference.running.calibration import ACTIVATIONS, calibrate
 from inference.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SliceWiseEngine(VolumeEngine):
 
     def drawn_probabilities(self) -> list[NDArray[np.floating]]:
         """Of the slices of a drawn head, and of all of them together."""
-        from inference.volumes.phantoms import head_phantom
+        from inference.demo.volume_phantoms import head_phantom
 
         head = head_phantom(0, DRAWN_SLICES, self.card.input_size, lesion=True, haemorrhage=True)
         decision = self.decide(prepared_slices(head.values, self.card))
@@ -122,7 +122,7 @@ class SliceWiseEngine(VolumeEngine):
         """Deciding slices with their Grad-CAM."""
         import torch
 
-        from inference.explanation import explain
+        from inference.running.explanation import explain
 
         network = self.image_network
         batch = torch.from_numpy(self.stacks(slices, chosen)).to(self.placement.device)

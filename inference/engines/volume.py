@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.checking.input_check import InputCheck, check_volume, joined
+from inference.checking.plausibility import without_implausible
 from inference.engine import ImageHeader, Selection
 from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import (
@@ -25,13 +27,11 @@ from inference.findings import (
     SourceImage,
     Structure,
 )
-from inference.identity import identity_of
-from inference.input_check import InputCheck, check_volume, joined
-from inference.plausibility import without_implausible
-from inference.precision import check_precision
-from inference.resampling import resample, triangle_axis
-from inference.thresholds import with_thresholds
-from inference.volumes.frame import Frame
+from inference.images.resampling import resample, triangle_axis
+from inference.reading.frame import Frame
+from inference.running.precision import check_precision
+from inference.store.identity import identity_of
+from inference.store.thresholds import with_thresholds
 from inference.volumes.resampling import to_frames
 from inference.volumes.volume import Grid, Volume, read_series
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from inference.device import Placement
+    from inference.running.device import Placement
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore, StoredModel
     from inference.store.card import CardStructure, Expectations
@@ -154,7 +154,9 @@ class VolumeEngine:
             )
         if cls.needs_volume_card and stored.card.volume is None:
             raise ModelInvalid(f"the card of model {stored.card.name!r} has no volume preprocessing.")
-        from inference.device import place  # loads torch, which is for nothing where the model is absent
+        from inference.running.device import (
+            place,  # loads torch, which is for nothing where the model is absent
+        )
 
         placement = place(
             replace(settings, backend="torch" if settings.backend == "auto" else settings.backend)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from inference.aggregation import MEANS, POOLS, AttentionPool, LstmAggregator, TransformerAggregator
+from inference.networks.aggregation import MEANS, POOLS, AttentionPool, LstmAggregator, TransformerAggregator
 from inference.networks.network import Network
 
 Aggregator = Literal["max", "mean", "noisy_or", "attention", "lstm", "transformer"]

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from inference.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
 from inference.errors import ModelInvalid
 from inference.networks import Network, build_network
+from inference.networks.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
 from inference.networks.hybrid import Aggregator, HybridNetwork
 from inference.networks.metastasis import MetastasisNetwork
 from inference.networks.pivot import PivotNetwork

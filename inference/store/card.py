@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from inference import findings
-from inference.measures import MEASURES
-from inference.names import is_absence, normalised_name
-from inference.thresholds import thresholds_for
+from inference.checking.measures import MEASURES
+from inference.store.names import is_absence, normalised_name
+from inference.store.thresholds import thresholds_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,7 @@ class CardLabel(CardModel):
     operating_point: float | None = Field(default=None, gt=0, lt=1)
     """Probability that becomes 0.5, as torchxrayvision's ``op_threshs``; None leaves probabilities alone."""
     thresholds: Thresholds | None = None
-    """None: those of the card's engine kind (``inference.thresholds``), which a card that was read holds."""
+    """None: those of the card's engine kind (``inference.store.thresholds``), which a card that was read holds."""
 
     def as_finding(self) -> findings.Label:
         """The label as results carry it."""

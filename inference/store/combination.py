@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.errors import ModelError
-from inference.names import normalised_name
 from inference.store.card import ModelCard
+from inference.store.names import normalised_name
 from inference.store.store import ModelStore
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
-from inference.store import importers, trial
+from inference.importing import importers, trial
+from inference.importing.download import Progress, download
+from inference.importing.importers import Normalisation
 from inference.store.card import NAME, CardCalibration, CardModel, Expectations, ModelCard
-from inference.store.download import Progress, download
-from inference.store.importers import Normalisation
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -210,7 +210,8 @@ class ModelStore:
             return self._add(draft, name, origin=file.name, tried=True)
 
     def _import_folder(self, folder: Path, name: str, *, kind: str | None, trust: bool) -> StoredModel:
-        from inference.store import nnunet, volume_importers
+        from inference.importing import volume_importers
+        from inference.store import nnunet
 
         is_nnunet = (folder / "plans.json").is_file()
         if is_nnunet:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import ImageUnreadable
-from inference.reading import FrameReader
-from inference.volumes.frame import Frame, PixelLayout
+from inference.reading.files import FrameReader
+from inference.reading.frame import Frame, PixelLayout
 
 Values = NDArray[np.float32] | NDArray[np.int16]
 _INT16 = np.iinfo(np.int16)

@@ -8,7 +8,7 @@ import numpy as np
 from monai.transforms.intensity.array import NormalizeIntensity, ScaleIntensityRange
 from numpy.typing import NDArray
 
-from inference.resampling import linear_axis, resample, triangle_axis
+from inference.images.resampling import linear_axis, resample, triangle_axis
 
 Normalisation = Literal["minmax", "zscore", "none"]
 Values = NDArray[np.float32]

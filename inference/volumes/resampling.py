@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from inference.volumes.frame import Frame
+from inference.reading.frame import Frame
 from inference.volumes.volume import Affine, Grid, Volume
 
 Cell = TypeVar("Cell", bound=np.generic)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.volumes.frame import Frame
+from inference.reading.frame import Frame
 
 SAME_PLACE_MM = 0.01
 """Slices nearer than this along the normal lie on each other."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from inference.errors import ImageUnreadable
 from inference.findings import SourceImage, mixed_patients
-from inference.volumes.frame import Frame
+from inference.reading.frame import Frame
+from inference.reading.slices import read_frames
 from inference.volumes.loading import Values, load, same_pixels
-from inference.volumes.slices import read_frames
 from inference.volumes.sorting import Stack, stacks_of
 
 Affine = NDArray[np.float64]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from inference.batches import in_batches
+from inference.running.batches import in_batches
 
 Blending = Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear", "nnunet"]
 Size = tuple[int, int, int]

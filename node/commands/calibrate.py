@@ -14,12 +14,12 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from inference.calibration_trial import CalibrationTrial, reliability_diagram, try_calibration
 from inference.engine import Engine
 from inference.engines import engine_class
 from inference.errors import InferenceError
 from inference.findings import Refusal
-from inference.reader.pool import limit_readers
+from inference.offline.calibration_trial import CalibrationTrial, reliability_diagram, try_calibration
+from inference.reading.pool import limit_readers
 from inference.store.card import ModelCard
 from inference.store.store import ModelStore
 from node.commands.common import (
@@ -33,7 +33,7 @@ from node.commands.common import (
 )
 from node.commands.send import find_files
 from node.errors import CommandError, UsageError
-from node.inputs import is_image, select
+from node.steps.inputs import is_image, select
 
 BATCH = 8
 

@@ -19,18 +19,18 @@ from rich.table import Table
 
 from db.database import Database
 from db.errors import DatabaseError
-from handlers.commitment_sender import offers_commitment
-from handlers.sender import echo
+from handlers.sending.commitment import offers_commitment
+from handlers.sending.sender import echo
 from inference.engines import engine_class
 from inference.errors import InferenceError
 from inference.store.store import ModelStore
-from node import routing
 from node.commands.common import ConfigOption, JsonOption, console, load_configuration, print_json
 from node.commands.send import find_files
-from node.config import Configuration
+from node.configuration.configuration import Configuration
 from node.errors import CommandError, raised_at
-from node.planning import select
-from node.processes import make_folders
+from node.processes.process import make_folders
+from node.steps import routing
+from node.steps.planning import select
 
 
 @dataclass(frozen=True, kw_only=True)

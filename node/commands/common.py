@@ -16,8 +16,8 @@ from db.database import Database
 from db.queue import Queue
 from db.records import Job
 from inference.settings import EngineSettings
-from node import config
-from node.config import Configuration
+from node.configuration import configuration as config
+from node.configuration.configuration import Configuration
 from node.errors import CommandError, UsageError
 
 ConfigOption = Annotated[

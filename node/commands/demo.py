@@ -18,10 +18,10 @@ import typer
 from PIL import Image
 from rich.table import Table
 
-from handlers.sender import Sender
+from handlers.sending.sender import Sender
+from handlers.sending.storage_folder import StorageFolder
 from handlers.settings import Destination
-from handlers.storage_folder import StorageFolder
-from inference.phantoms import phantom_dicom
+from inference.demo.phantoms import phantom_dicom
 from node.commands.common import console
 from node.commands.send import describe_file
 from node.errors import CommandError, UsageError

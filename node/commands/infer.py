@@ -16,16 +16,16 @@ import typer
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from inference.checking.plausibility import nothing_left
 from inference.engine import Case, Engine
 from inference.engines import engine_class
 from inference.errors import DeviceLost, ImageUnreadable, InferenceError, is_out_of_memory
 from inference.findings import Analysis, Refusal
-from inference.nodule_files import write_nodule_files
-from inference.output import case_document, refusal_document
-from inference.plain_pictures import is_plain_picture
-from inference.plausibility import nothing_left
-from inference.reader.pool import limit_readers
-from inference.reading import read_region
+from inference.offline.nodule_files import write_nodule_files
+from inference.offline.output import case_document, refusal_document
+from inference.parsing.pictures import is_plain_picture
+from inference.reading.files import read_region
+from inference.reading.pool import limit_readers
 from inference.store.store import ModelStore
 from node.commands.common import (
     ConfigOption,
@@ -38,8 +38,8 @@ from node.commands.common import (
 )
 from node.commands.send import find_files
 from node.errors import CommandError, UsageError, raised_at
-from node.inputs import Input, is_image, select
-from node.pipeline import TOO_LITTLE_MEMORY, check_device, series_number
+from node.steps.inputs import Input, is_image, select
+from node.steps.pipeline import TOO_LITTLE_MEMORY, check_device, series_number
 from sr_writer.context import ReportContext
 from sr_writer.results import overlay_pictures, write_results
 

@@ -11,24 +11,24 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from inference.checking.expectations import with_cases
 from inference.engine import Case
 from inference.engines import engine_class, engine_kinds
 from inference.engines.image import ImageEngine
 from inference.engines.volume import VolumeEngine
 from inference.errors import InferenceError, ModelError
-from inference.expectations import with_cases
 from inference.findings import Refusal
-from inference.reader.pool import limit_readers
+from inference.importing.importers import Normalisation
+from inference.reading.pool import limit_readers
 from inference.settings import EngineSettings
 from inference.store import nnunet
 from inference.store.card import Expectations, ModelCard
-from inference.store.importers import Normalisation
 from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
+from node.configuration.tables import known
 from node.errors import CommandError, UsageError
-from node.inputs import is_image, select
-from node.tables import known
+from node.steps.inputs import is_image, select
 
 models = typer.Typer(help="The model store.", no_args_is_help=True)
 

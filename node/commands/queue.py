@@ -20,7 +20,7 @@ from node.commands.common import (
     print_json,
 )
 from node.errors import CommandError
-from node.views import Views
+from node.views.documents import Views
 
 HEADINGS = ("id", "created", "state", "engine", "study", "tries", "delivered")
 STYLES = {

@@ -14,12 +14,12 @@ import typer
 from pydicom.errors import InvalidDicomError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from handlers.sender import FileToSend, Sender
-from handlers.sender import echo as send_echo
+from handlers.sending.sender import FileToSend, Sender
+from handlers.sending.sender import echo as send_echo
 from handlers.settings import Destination
 from node.commands.common import ConfigOption, console, errors, load_configuration
+from node.configuration.tables import checked_ae_title
 from node.errors import CommandError, UsageError
-from node.tables import checked_ae_title
 
 CALLING_AE_TITLE = "OVERREAD"
 

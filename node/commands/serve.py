@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from db.database import Database
-from handlers.audit import AuditTrail, Event
-from handlers.spool import reconcile
+from handlers.audit.trail import AuditTrail, Event
+from handlers.spool.files import reconcile
 from node.commands.common import ConfigOption, load_configuration
-from node.config import Configuration
+from node.configuration.configuration import Configuration
 from node.errors import CommandError
-from node.processes import (
+from node.processes.libraries import Role
+from node.processes.process import (
     configure_log,
     hold_data_folder,
     keep_caches,
@@ -22,10 +23,9 @@ from node.processes import (
     reload_event_on_signal,
     stop_event_on_signals,
 )
-from node.roles import Role
-from node.serving import serve_role
-from node.supervisor import Supervisor
-from node.synced_files import clear_up
+from node.processes.serving import serve_role
+from node.processes.supervisor import Supervisor
+from node.steps.synced_files import clear_up
 
 log = logging.getLogger("overread.serve")
 

@@ -16,8 +16,8 @@ from node.commands.common import (
     opened_database,
     print_json,
 )
-from node.config import Configuration
-from node.views import iso
+from node.configuration.configuration import Configuration
+from node.views.documents import iso
 
 
 def stats(config: ConfigOption = None, json: JsonOption = False) -> None:

@@ -125,7 +125,7 @@ def prioritize(
 
 def reprocess(target: TargetArgument, config: ConfigOption = None) -> None:
     """Run a study again by the present rules, as a new revision whose reports name the former ones."""
-    from node.planning import plan_study  # which loads what judges images
+    from node.steps.planning import plan_study  # which loads what judges images
 
     configuration = load_configuration(config)
     with opened_database(configuration) as database:

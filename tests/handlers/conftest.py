@@ -16,9 +16,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from db.database import Database, DatabaseSettings
 from db.index import Index
-from handlers.audit import AuditTrail
-from handlers.server import Server
-from handlers.services import services
+from handlers.acceptor.server import Server
+from handlers.audit.trail import AuditTrail
+from handlers.services.offered import services
 from handlers.settings import ReceiverSettings
 from tests.peers.spool import filled
 

@@ -15,9 +15,9 @@ from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from handlers import audit
-from handlers.audit import AuditTrail, Event
-from handlers.guesses import LONGEST_SECONDS, WAITING, Guesses
+from handlers.acceptor.guesses import LONGEST_SECONDS, WAITING, Guesses
+from handlers.audit.trail import AuditTrail, Event
+from handlers.audit.trail import trail as audit
 from handlers.settings import AuditSettings, Source
 from tests.handlers.conftest import StartReceiver, write_object
 from tests.handlers.test_acceptor import connected
@@ -161,7 +161,7 @@ def test_guesses_wait_longer_and_longer() -> None:
 
 
 def test_guesses_at_once_do_not_fill_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.guesses.LONGEST_SECONDS", 300.0)
+    monkeypatch.setattr("handlers.acceptor.guesses.LONGEST_SECONDS", 300.0)
     guesses, stopping = Guesses(), threading.Event()
     for _ in range(10):
         guesses.pause("10.0.0.1")

@@ -13,7 +13,7 @@ from pynetdicom.presentation import build_role
 
 from db.commitment import Commitments, OwedReports
 from db.records import Reference
-from handlers.commitment import (
+from handlers.dimse.commitment import (
     CommitmentError,
     Report,
     decode_dataset,
@@ -21,8 +21,8 @@ from handlers.commitment import (
     write_report,
     write_request,
 )
+from handlers.dimse.uids import EXPLICIT_LITTLE, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from handlers.settings import Destination
-from handlers.uids import EXPLICIT_LITTLE, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from tests.db.test_commitment import asked, sent, states
 from tests.handlers.conftest import Receiver, StartReceiver
 

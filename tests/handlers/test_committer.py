@@ -13,8 +13,8 @@ from db.database import Database, DatabaseSettings
 from db.errors import Contended, DatabaseUnavailable
 from db.index import Index
 from db.records import NewInstance, StoreVerdict
-from handlers.committer import Committer
-from handlers.spool import Spool, file_head, make_folders
+from handlers.spool.files import Spool, file_head, make_folders
+from handlers.spool.group_commit import Committer
 from tests.db.conftest import new_instance
 from tests.peers.failing import failing_once
 
@@ -113,7 +113,7 @@ def test_instance_that_is_being_synced_joins_the_group(
     index: WatchedIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index.database, "contended", lambda: True)
-    monkeypatch.setattr("handlers.committer.GATHER_SECONDS", SECONDS)
+    monkeypatch.setattr("handlers.spool.group_commit.GATHER_SECONDS", SECONDS)
     storing = store_together(Committer(index))
     assert [future.result(SECONDS) for future in storing] == [StoreVerdict.STORED] * 2
     assert index.groups == [{"1.2.3.1", "1.2.3.2"}]
@@ -135,7 +135,7 @@ def test_failure_of_a_group_is_told_to_each_of_it_and_ends_with_it(
     index: WatchedIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index.database, "contended", lambda: True)
-    monkeypatch.setattr("handlers.committer.GATHER_SECONDS", SECONDS)
+    monkeypatch.setattr("handlers.spool.group_commit.GATHER_SECONDS", SECONDS)
     monkeypatch.setattr(index, "record", failing_once(index.record))
     committer = Committer(index)
     for future in store_together(committer):

@@ -10,9 +10,9 @@ import pytest
 from db.database import Database, DatabaseSettings
 from db.queue import Queue
 from db.records import Done
-from handlers.audit import AuditTrail
-from handlers.identifiers import Identifier
-from handlers.query import Query, TooManyResults
+from handlers.audit.trail import AuditTrail
+from handlers.dimse.identifiers import Identifier
+from handlers.services.query import Query, TooManyResults
 from tests.db.conftest import new_result, queued_job
 
 
@@ -35,7 +35,7 @@ def test_query_that_lets_too_many_objects_through_is_refused(
 ) -> None:
     everything = Identifier(level="STUDY", keys={"StudyInstanceUID": None, "PatientName": None})
     assert len(list(query.answers(everything))) == 3
-    monkeypatch.setattr("handlers.query.MOST_RESULTS", 2)
+    monkeypatch.setattr("handlers.services.query.MOST_RESULTS", 2)
     with pytest.raises(TooManyResults):
         list(query.answers(everything))
     by_uid = {"StudyInstanceUID": ["1.1", "1.2"]}

@@ -12,9 +12,9 @@ from pydicom import dcmread
 from pydicom.uid import CTImageStorage, JPEGBaseline8Bit, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt, transport
 
-from handlers.sender import FileToSend, Sender, Timeouts, echo
+from handlers.dimse.statuses import meaning
+from handlers.sending.sender import FileToSend, Sender, Timeouts, echo
 from handlers.settings import Destination
-from handlers.statuses import meaning
 from tests.handlers.conftest import write_object
 from tests.peers.dcmtk import Storescp
 from tests.peers.scripted import TITLE, scripted_pacs

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from db.database import Database, DatabaseSettings
-from handlers.spool import NAMES, Spool, file_head, is_whole, make_folders, reconcile
+from handlers.spool.files import NAMES, Spool, file_head, is_whole, make_folders, reconcile
 from tests.handlers.conftest import running, write_object
 from tests.peers.dcmtk import storescu
 
@@ -44,7 +44,8 @@ def test_folder_is_synced_once_for_many_files_and_spare_ones_are_removed(
     make_folders(tmp_path / "spool")
     synced: list[tuple[Path, int]] = []
     monkeypatch.setattr(
-        "handlers.spool.sync_folder", lambda folder: synced.append((folder, len(list(folder.iterdir()))))
+        "handlers.spool.files.sync_folder",
+        lambda folder: synced.append((folder, len(list(folder.iterdir())))),
     )
     spool = Spool(tmp_path / "spool")
     used = [spool.file(HEAD) for _ in range(NAMES + 1)]
@@ -68,7 +69,7 @@ def test_no_file_is_given_out_whose_name_is_not_durable(
         raise OSError(5, "broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr("handlers.spool.sync_folder", broken)
+        patch.setattr("handlers.spool.files.sync_folder", broken)
         with pytest.raises(OSError, match="broken"):
             spool.file(HEAD)
     assert names(tmp_path / "spool") == set()
@@ -109,7 +110,7 @@ def test_file_whose_head_cannot_be_written_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("handlers.spool.os.write", full)
+        patch.setattr("handlers.spool.files.os.write", full)
         with pytest.raises(OSError, match="No space left"):
             spool.file(HEAD)
     assert set(os.listdir("/proc/self/fd")) <= handles

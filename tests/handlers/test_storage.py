@@ -27,7 +27,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from db.database import Database
 from db.errors import DatabaseUnavailable
 from db.index import Index
-from handlers.uids import storage_sop_classes, transfer_syntaxes
+from handlers.dimse.uids import storage_sop_classes, transfer_syntaxes
 from tests.handlers.conftest import Receiver, StartReceiver, running, write_object
 from tests.peers.dcmtk import storescu
 from tests.peers.waiting import wait_until
@@ -243,7 +243,7 @@ def test_spool_that_cannot_be_written_answers_out_of_resources(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("handlers.spool.os.fsync", full)
+        patch.setattr("handlers.spool.files.os.fsync", full)
         assert send_raw(receiver, minimal()) == 0xA700
     assert receiver.files() == []
     assert send_raw(receiver, minimal()) == 0x0000

@@ -14,10 +14,9 @@ from xml.etree.ElementTree import fromstring
 
 import pytest
 
-from handlers import syslog
-from handlers.audit import AuditTrail, Event
+from handlers.audit.syslog import Severity, SyslogSender
+from handlers.audit.trail import AuditTrail, Event, syslog
 from handlers.settings import AuditSettings, Syslog, Tls
-from handlers.syslog import Severity, SyslogSender
 from tests.peers.certificates import Authority
 from tests.peers.waiting import free_port, wait_until
 

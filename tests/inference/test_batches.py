@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from inference.batches import in_batches
-from inference.device import check_answers
 from inference.errors import DeviceLost
+from inference.running.batches import in_batches
+from inference.running.device import check_answers
 
 
 @pytest.mark.parametrize(("fitting", "sizes"), [(9, [8, 2]), (5, [4, 4, 2]), (1, [1] * 10)])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference.calibration import normalise_operating_points, sigmoid
+from inference.running.calibration import normalise_operating_points, sigmoid
 
 
 def test_operating_point_becomes_one_half() -> None:

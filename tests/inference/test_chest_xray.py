@@ -16,9 +16,9 @@ from inference.engine import ImageHeader
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.errors import ModelAbsent
 from inference.findings import Analysis, Presence, Refusal
+from inference.importing.importers import torchxrayvision_model
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.importers import torchxrayvision_model
 from tests.inference.conftest import WriteRadiograph
 from tests.seeded import seeded_densenet
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from monai.inferers.inferer import SlidingWindowInferer
 
-from inference.batches import in_batches
-from inference.device import check_answers
 from inference.engines import engine_class
 from inference.errors import EngineMisconfigured
 from inference.findings import Analysis
-from inference.recorded import RecordedPasses
+from inference.running.batches import in_batches
+from inference.running.device import check_answers
+from inference.running.recorded import RecordedPasses
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import TorchvisionArchitecture
@@ -288,7 +288,7 @@ def test_pass_that_waits_for_the_device_runs_unrecorded(caplog: pytest.LogCaptur
 
 ASSERTION = """
 import torch
-from inference.device import check_answers
+from inference.running.device import check_answers
 from inference.errors import DeviceLost
 check_answers("cuda:0 a name")
 try:

@@ -16,9 +16,10 @@ from inference.engine import Engine, ImageHeader
 from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured
 from inference.findings import Analysis, Refusal
+from inference.importing.importers import Draft
 from inference.networks import build_network
 from inference.networks.torchvision_networks import TorchvisionNetwork
-from inference.output import case_document, stage_summary
+from inference.offline.output import case_document, stage_summary
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import (
@@ -29,7 +30,6 @@ from inference.store.card import (
     PrototypeArchitecture,
     TorchvisionArchitecture,
 )
-from inference.store.importers import Draft
 from inference.store.pathologies import chest_label
 from tests.inference.conftest import WriteRadiograph
 

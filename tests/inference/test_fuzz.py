@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from handlers.errors import ScanError
-from handlers.scan import scan
+from handlers.spool.scan import scan
+from inference.demo.volume_phantoms import head_phantom, straight_geometry, write_ct_series
 from inference.errors import ImageUnreadable
-from inference.grey import grey_image
-from inference.pixels import read_image
-from inference.volumes.phantoms import head_phantom, straight_geometry, write_ct_series
+from inference.images.grey import grey_image
+from inference.parsing.pixels import read_image
 from inference.volumes.volume import read_series
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "4"))

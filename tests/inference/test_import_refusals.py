@@ -15,16 +15,16 @@ import torchxrayvision as xrv
 from safetensors.torch import load_file
 from torch import nn
 
+from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.engines import engine_class
 from inference.errors import ModelAbsent, ModelInvalid
-from inference.output import detection_document
+from inference.importing.importers import draft_of, published, published_model
+from inference.importing.volume_importers import metastasis_model
+from inference.offline.output import detection_document
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.anatomy import structure
-from inference.store.importers import draft_of, published, published_model
-from inference.store.volume_importers import metastasis_model
 from inference.volumes.normalisation import resized
-from inference.volumes.phantoms import lung_phantom, straight_geometry, write_ct_series
 from tests.seeded import seeded_densenet
 from tests.volume_models import metastasis_checkpoint
 

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from inference.engines import engine_class
 from inference.findings import Presence
-from inference.names import is_absence
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import ModelCard
+from inference.store.names import is_absence
 from tests.inference.conftest import WriteRadiograph
 from tests.inference.test_engine_contract import MODELS, analyse, radiograph, seeded_model
 from tests.inference.test_thresholds import card

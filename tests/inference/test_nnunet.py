@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from inference.demo.volume_phantoms import SliceGeometry, straight_geometry, write_ct_series
 from inference.engines import engine_class
 from inference.errors import ModelInvalid
 from inference.findings import Analysis
+from inference.importing.importers import Draft
+from inference.importing.volume_importers import nnunet_model
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.importers import Draft
 from inference.store.nnunet import checkpoints
-from inference.store.volume_importers import nnunet_model
-from inference.volumes.phantoms import SliceGeometry, straight_geometry, write_ct_series
 from inference.volumes.resampling import regular_grid
 from inference.volumes.volume import read_series
 from inference.volumes.windows import spread_starts, window_weights

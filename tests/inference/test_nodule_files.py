@@ -12,14 +12,14 @@ import pydicom
 import pytest
 from PIL import Image
 
+from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.engines import engine_class
 from inference.engines.lung_nodule import LungNoduleEngine
 from inference.engines.volume import VolumeCase
 from inference.findings import Analysis
-from inference.nodule_files import write_nodule_files
+from inference.offline.nodule_files import write_nodule_files
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.volumes.phantoms import lung_phantom, straight_geometry, write_ct_series
 
 Written = tuple[Path, list[Path], Analysis]
 

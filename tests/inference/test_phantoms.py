@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.phantoms import FINDINGS, chest_phantom, phantom_dicom
+from inference.demo.phantoms import FINDINGS, chest_phantom, phantom_dicom
 from tests.peers.programs import program
 from tests.validators import dciodvfy_errors
 

@@ -14,10 +14,10 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
-from inference.codestream import CodestreamError, frame_size
 from inference.errors import ImageUnreadable
-from inference.part10 import read_dataset
-from inference.pixels import read_image
+from inference.parsing.codestream import CodestreamError, frame_size
+from inference.parsing.part10 import read_dataset
+from inference.parsing.pixels import read_image
 
 Write = Callable[..., Path]
 
@@ -255,6 +255,6 @@ def test_deflate_bomb_is_refused(write_radiograph: Write, monkeypatch: pytest.Mo
     dataset.save_as(path)
     assert zlib.decompressobj  # the file itself is small
     assert path.stat().st_size < 100_000
-    monkeypatch.setattr("inference.part10.MAXIMUM_BYTES", 1_000_000)
+    monkeypatch.setattr("inference.parsing.part10.MAXIMUM_BYTES", 1_000_000)
     with pytest.raises(ImageUnreadable, match="deflated dataset is larger"):
         read_dataset(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference.checking.plausibility import ORGANS, nothing_left, organ_of, outside, without_implausible
 from inference.findings import (
     Analysis,
     Finding,
@@ -17,7 +18,6 @@ from inference.findings import (
     Structure,
     Thresholds,
 )
-from inference.plausibility import ORGANS, nothing_left, organ_of, outside, without_implausible
 
 THRESHOLDS = Thresholds(low=0.2, high=0.5, critical=0.8)
 

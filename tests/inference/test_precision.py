@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from inference import precision
 from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured
-from inference.precision import check_precision
+from inference.running import precision
+from inference.running.precision import check_precision
 from inference.settings import EngineSettings
 from inference.store import ModelStore, nnunet
 from tests.inference.test_engine_contract import MODELS, seeded_model

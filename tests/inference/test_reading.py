@@ -26,16 +26,17 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from inference import pixels, reading
 from inference.errors import ImageUnreadable
-from inference.grey import grey_image
-from inference.reader.documents import read_frame_document, read_image_document, read_pixel_document
-from inference.reader.fields import Fields
-from inference.reader.limits import ReaderLimits
-from inference.reader.pool import close_readers, limit_readers, readers
-from inference.reader.wire import MAXIMUM_PIXEL_BYTES, Nonsense
-from inference.stored import StoredImage
-from inference.volumes.parsed import parsed_frames
+from inference.images.grey import grey_image
+from inference.parsing import pixels
+from inference.parsing.parsed import parsed_frames
+from inference.reading import files as reading
+from inference.reading.documents import read_frame_document, read_image_document, read_pixel_document
+from inference.reading.fields import Fields
+from inference.reading.limits import ReaderLimits
+from inference.reading.pool import close_readers, limit_readers, readers
+from inference.reading.stored import StoredImage
+from inference.reading.wire import MAXIMUM_PIXEL_BYTES, Nonsense
 from tests.peers.decoders import misbehaving_decoders
 from tests.peers.waiting import wait_until
 
@@ -245,7 +246,7 @@ def children() -> list[str]:
     for task in Path("/proc/self/task").iterdir():
         for pid in (task / "children").read_text().split():
             command = Path(f"/proc/{pid}/cmdline").read_text()
-            if "inference.reader.child" in command or not command:
+            if "inference.parsing.child" in command or not command:
                 found.append(command)
     return found
 
@@ -301,9 +302,9 @@ def test_threads_share_the_readers(write_radiograph: Write) -> None:
 WORKER = """
 import sys, threading
 from pathlib import Path
-from inference import reading
-from inference.reader.limits import ReaderLimits
-from inference.reader.pool import limit_readers, readers
+from inference.reading import files as reading
+from inference.reading.limits import ReaderLimits
+from inference.reading.pool import limit_readers, readers
 limit_readers(ReaderLimits(processes=2))
 reading.read_image(Path(sys.argv[1]))
 with readers().lease() as reader:

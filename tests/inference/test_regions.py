@@ -10,7 +10,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from inference.errors import ImageUnreadable
-from inference.regions import drawn_region
+from inference.parsing.regions import drawn_region
 
 
 def written(path: Path, dataset: Dataset) -> Path:

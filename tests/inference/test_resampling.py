@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from inference.resampling import resample, smooth_axis, triangle_axis
+from inference.images.resampling import resample, smooth_axis, triangle_axis
 
 skimage_transform = pytest.importorskip("skimage.transform")
 

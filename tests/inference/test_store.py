@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from inference.engines import engine_class
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
+from inference.importing.importers import published
 from inference.settings import EngineSettings
 from inference.store import ModelStore, StoredModel
 from inference.store.card import Temperature
-from inference.store.importers import published
 
 
 @pytest.fixture(scope="module")

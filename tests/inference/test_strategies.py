@@ -10,7 +10,11 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from inference.aggregation import (
+from inference.engines import engine_class
+from inference.engines.image import ImageEngine
+from inference.errors import EngineMisconfigured
+from inference.images.preprocessing import InputForm
+from inference.networks.aggregation import (
     MEANS,
     POOLS,
     AttentionPool,
@@ -18,7 +22,8 @@ from inference.aggregation import (
     TransformerAggregator,
     neighbouring_slices,
 )
-from inference.calibration import (
+from inference.offline.calibration_trial import try_calibration
+from inference.running.calibration import (
     calibrate,
     expected_calibration_error,
     fit_isotonic,
@@ -28,11 +33,6 @@ from inference.calibration import (
     sigmoid,
     softmax,
 )
-from inference.calibration_trial import try_calibration
-from inference.engines import engine_class
-from inference.engines.image import ImageEngine
-from inference.errors import EngineMisconfigured
-from inference.preprocessing import InputForm
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import Platt, Temperature

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from inference.store.card import ModelCard
-from inference.thresholds import has_own_thresholds, thresholds_for
+from inference.store.thresholds import has_own_thresholds, thresholds_for
 
 
 @pytest.mark.parametrize(

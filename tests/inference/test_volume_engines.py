@@ -20,6 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from inference.demo.volume_phantoms import (
+    head_phantom,
+    lung_phantom,
+    straight_geometry,
+    write_ct_series,
+)
 from inference.engines import engine_class, engine_kinds
 from inference.engines.nodule_options import checked_options
 from inference.engines.slice_wise import slice_name
@@ -28,16 +34,10 @@ from inference.findings import Analysis, Presence, Refusal, Severity
 from inference.networks.metastasis import single_channel
 from inference.networks.volumetric import dynunet, fill_dynunet
 from inference.networks.weights import load_network, load_pivot
-from inference.output import case_document, stage_summary
+from inference.offline.output import case_document, stage_summary
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import NnunetArchitecture, Temperature
-from inference.volumes.phantoms import (
-    head_phantom,
-    lung_phantom,
-    straight_geometry,
-    write_ct_series,
-)
 from inference.volumes.volume import read_series
 from sr_writer import ReportContext, write_results
 from tests.volume_models import (
@@ -395,7 +395,8 @@ def add_hybrid(
     activation: Literal["sigmoid", "softmax"] = "sigmoid",
 ) -> None:
     """A small hybrid model with two labels."""
-    from inference.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
+    from inference.importing.importers import Draft
+    from inference.networks.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
     from inference.networks.densenet import DenseNet
     from inference.store.card import (
         CardLabel,
@@ -404,7 +405,6 @@ def add_hybrid(
         Thresholds,
         VolumePreprocessing,
     )
-    from inference.store.importers import Draft
 
     torch.manual_seed(3)
     sizes = {"block_config": (1, 1), "growth_rate": 4, "init_features": 4, "bottleneck": 2}

@@ -14,9 +14,9 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence as DicomSequence
 
-from inference.volumes.phantoms import SliceGeometry, straight_geometry, write_ct_series
+from inference.demo.volume_phantoms import SliceGeometry, straight_geometry, write_ct_series
+from inference.reading.slices import read_frames
 from inference.volumes.resampling import regular_grid, to_frames, to_grid
-from inference.volumes.slices import read_frames
 from inference.volumes.volume import read_series
 
 SHAPE = (12, 40, 48)

@@ -10,11 +10,11 @@ import pydicom
 import pytest
 from PIL import Image
 
+from inference.demo.volume_phantoms import head_phantom, straight_geometry, write_ct_series
 from inference.engines import engine_class
-from inference.output import case_document
+from inference.offline.output import case_document
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.volumes.phantoms import head_phantom, straight_geometry, write_ct_series
 from node.commands.calibrate import _infer, _ordered, _read_labels, _stored_logits
 from node.errors import CommandError
 from tests.inference.test_engine_contract import analyse, seeded_model

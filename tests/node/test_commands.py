@@ -18,7 +18,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from handlers.sender import EchoResult
+from handlers.sending.sender import EchoResult
 from inference.engines import engine_class
 from inference.store.card import Temperature
 from inference.store.store import CARD, DEMONSTRATION_FOLDER, WEIGHTS, ModelStore

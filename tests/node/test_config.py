@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from node.config import load
+from node.configuration.configuration import load
+from node.configuration.tables import RangeCondition
 from node.errors import ConfigurationError
-from node.tables import RangeCondition
 from tests.peers.certificates import Authority
 
 COMPLETE = """

@@ -16,11 +16,11 @@ from db.outbox import Outbox
 from db.queue import Queue
 from db.records import Done, WaitingFor
 from db.states import JobState
-from handlers.audit import AuditTrail
+from handlers.audit.trail import AuditTrail
 from handlers.settings import AuditSettings
-from node.config import Configuration
-from node.courier import DestinationCourier
-from node.worker import Worker
+from node.configuration.configuration import Configuration
+from node.roles.courier import DestinationCourier
+from node.roles.worker import Worker
 from tests.db.conftest import new_result, queued_job
 from tests.handlers.conftest import write_object
 from tests.peers.failing import failing_once

@@ -7,8 +7,8 @@ import pytest
 from db.database import Database
 from db.errors import DatabaseUnavailable
 from db.statistics import Statistics, gather
-from node.config import Configuration
-from node.metrics import DatabaseCollector
+from node.configuration.configuration import Configuration
+from node.views.metrics import DatabaseCollector
 
 
 def test_numbers_that_take_long_to_gather_are_kept_for_a_while(
@@ -22,8 +22,8 @@ def test_numbers_that_take_long_to_gather_are_kept_for_a_while(
         clock[0] += 5.0
         return gather(of)
 
-    monkeypatch.setattr("node.metrics.gather", slow)
-    monkeypatch.setattr("node.metrics.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("node.views.metrics.gather", slow)
+    monkeypatch.setattr("node.views.metrics.time.monotonic", lambda: clock[0])
     collector = DatabaseCollector(configuration, database)
     for moment in (100.0, 110.0, 190.0, 205.0):
         clock[0] = max(clock[0], moment)

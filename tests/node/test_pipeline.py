@@ -11,7 +11,7 @@ from db.database import Database
 from db.records import Job, RetryAfter, Skipped
 from inference.engine import Case, Engine
 from inference.errors import InferenceError
-from node.pipeline import Pipeline, Prepared
+from node.steps.pipeline import Pipeline, Prepared
 
 
 class DeviceMemory:

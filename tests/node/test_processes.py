@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from node.config import load
+from node.configuration.configuration import load
 from node.errors import CommandError, raised_at
-from node.processes import hold_data_folder, process_name
-from node.serving import worker_groups
+from node.processes.process import hold_data_folder, process_name
+from node.processes.serving import worker_groups
 
 ODD_VALUE = """
-from node.processes import configure_log
+from node.processes.process import configure_log
 configure_log()
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -37,7 +37,7 @@ def test_odd_values_are_not_quoted_in_the_log() -> None:
 def test_data_folder_is_for_one_node_and_the_processes_that_it_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.processes.FORMER_NODE_SECONDS", 0.3)
+    monkeypatch.setattr("node.processes.process.FORMER_NODE_SECONDS", 0.3)
     (tmp_path / "config.toml").write_text("")
     configuration = load(tmp_path / "config.toml")
     held = hold_data_folder(configuration, whole=True)
@@ -73,9 +73,9 @@ def test_engines_of_one_device_share_a_process_however_it_is_written(
     engine = '[[engine]]\nname = "{0}"\nkind = "chest_xray"\nmodel = "demo"\ndevice = "{0}"\n'
     file.write_text("".join(engine.format(device) for device in devices))
     configuration = load(file)
-    monkeypatch.setattr("node.serving.FIRST_GPU_DEVICE", tmp_path)
+    monkeypatch.setattr("node.processes.serving.FIRST_GPU_DEVICE", tmp_path)
     assert worker_groups(configuration) == [("cuda", "auto", "cuda:0"), ("cpu",), ("cuda:1",)]
-    monkeypatch.setattr("node.serving.FIRST_GPU_DEVICE", tmp_path / "absent")
+    monkeypatch.setattr("node.processes.serving.FIRST_GPU_DEVICE", tmp_path / "absent")
     assert worker_groups(configuration) == [("cuda", "cuda:0"), ("auto", "cpu"), ("cuda:1",)]
 
 

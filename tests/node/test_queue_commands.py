@@ -12,7 +12,7 @@ from db.outbox import Outbox
 from db.queue import Queue
 from db.records import DeliveryFailed, Done, Failed
 from node.cli import application
-from node.config import Configuration
+from node.configuration.configuration import Configuration
 from node.errors import UsageError
 from tests.db.conftest import new_result, queued_job
 

@@ -19,7 +19,8 @@ def last_line_printed(script: str) -> str:
 
 def test_hidden_libraries_are_not_installed_for_who_asks() -> None:
     script = (
-        "import sys; from node.roles import PIXEL_LIBRARIES, hide_pixel_libraries; hide_pixel_libraries();"
+        "import sys; from node.processes.libraries import PIXEL_LIBRARIES, hide_pixel_libraries;"
+        "hide_pixel_libraries();"
         "import pydicom.config; print(sorted(set(PIXEL_LIBRARIES) & sys.modules.keys()))"
     )
     assert last_line_printed(script) == "[]"
@@ -28,7 +29,7 @@ def test_hidden_libraries_are_not_installed_for_who_asks() -> None:
 def test_command_line_loads_only_the_command_that_is_called() -> None:
     script = (
         "import atexit, sys, node.cli; sys.argv = ['overread', 'queue', '--help'];"
-        "rooms = {'highdicom', 'pynetdicom', 'torch', 'node.supervisor'};"
+        "rooms = {'highdicom', 'pynetdicom', 'torch', 'node.processes.supervisor'};"
         "atexit.register(lambda: print(sorted(rooms & sys.modules.keys())));"
         "node.cli.main()"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from node.routing import AttributeValue, Instance, exclusion, holds, judge
-from node.tables import AbsentCondition, Condition, RangeCondition, RouteTable
+from node.configuration.tables import AbsentCondition, Condition, RangeCondition, RouteTable
+from node.steps.routing import AttributeValue, Instance, exclusion, holds, judge
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CR = "1.2.840.10008.5.1.4.1.1.1"

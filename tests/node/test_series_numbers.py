@@ -14,8 +14,8 @@ from db.plans import Plans
 from db.queue import Queue
 from db.records import Job, RetryAfter
 from inference.findings import Analysis
-from node import pipeline
-from node.pipeline import Pipeline
+from node.steps import pipeline
+from node.steps.pipeline import Pipeline
 from sr_writer import ReportContext
 from tests.db.conftest import new_instance, planned
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from node.config import load
-from node.roles import Role
-from node.supervisor import RESTART_CEILING_SECONDS, Child, Supervisor
+from node.configuration.configuration import load
+from node.processes.libraries import Role
+from node.processes.supervisor import RESTART_CEILING_SECONDS, Child, Supervisor
 
 
 @pytest.fixture

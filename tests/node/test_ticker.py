@@ -13,9 +13,9 @@ from db.queue import Queue
 from db.records import Done, StudyProgress
 from db.states import JobState
 from inference.engine import Selection
-from node.config import Configuration, load
-from node.pipeline import disk_pause
-from node.ticker import Ticker, is_complete
+from node.configuration.configuration import Configuration, load
+from node.roles.ticker import Ticker, is_complete
+from node.steps.pipeline import disk_pause
 from tests.db.conftest import new_instance, new_result, queued_job
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -64,7 +64,7 @@ def test_engine_that_does_not_say_what_it_takes_keeps_no_study_waiting(
                 raise outcome
             return outcome
 
-    monkeypatch.setattr("node.planning.engine_class", lambda kind: Foreign)
+    monkeypatch.setattr("node.steps.planning.engine_class", lambda kind: Foreign)
     route = '[[route]]\nname = "all"\nmatch = {}\nengines = ["cxr"]\ndestinations = ["pacs"]\n'
     configuration.file.write_text(configuration.file.read_text() + route)
     configuration = load(configuration.file)

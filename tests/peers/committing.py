@@ -13,8 +13,8 @@ from pynetdicom.events import Event
 from pynetdicom.presentation import build_role
 
 from db.records import Reference
-from handlers.commitment import Report, read_request, write_report
-from handlers.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from handlers.dimse.commitment import Report, read_request, write_report
+from handlers.dimse.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from tests.peers.waiting import free_port
 
 

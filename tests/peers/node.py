@@ -17,7 +17,7 @@ import httpx
 
 from db.database import Database, DatabaseSettings
 from db.index import Index
-from node.views import Views
+from node.views.documents import Views
 from tests.peers.faults.steps import Faults
 from tests.peers.waiting import free_port, wait_until
 from tests.peers.web import web_client

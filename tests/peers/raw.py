@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 
-from handlers import pdu
-from handlers.dimse import C_STORE_RQ, WITH_DATASET, Command, encode_command
+from handlers.dimse.commands import C_STORE_RQ, WITH_DATASET, Command, encode_command
+from handlers.upper_layer import pdu
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 IMPLICIT = "1.2.840.10008.1.2"

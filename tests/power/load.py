@@ -12,7 +12,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.dsutils import encode
 
-from handlers.dimse import C_STORE_RSP, decode_command
+from handlers.dimse.commands import C_STORE_RSP, decode_command
 from tests.peers.waiting import free_port
 from tests.power.trace import Said
 

@@ -13,9 +13,9 @@ from db.index import Index
 from db.plans import Plans
 from db.queue import Queue
 from db.records import Done, PlannedJob
-from node.artifacts import store
 from node.commands.serve import prepare
-from node.config import load
+from node.configuration.configuration import load
+from node.steps.artifacts import store
 from sr_writer.context import WrittenObject
 from tests.db.conftest import new_instance
 from tests.power.load import make_object

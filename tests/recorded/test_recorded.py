@@ -24,13 +24,13 @@ from db.index import Index
 from db.plans import Plans
 from db.records import NewInstance
 from db.results import Results
+from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.store import ModelStore
-from inference.volumes.phantoms import lung_phantom, straight_geometry, write_ct_series
 from node.cli import application
-from node.config import load
-from node.planning import plan_study
-from node.processes import make_folders
-from node.worker import Worker
+from node.configuration.configuration import load
+from node.processes.process import make_folders
+from node.roles.worker import Worker
+from node.steps.planning import plan_study
 from tests.inference.test_engine_contract import seeded_model
 from tests.recorded import outputs
 from tests.volume_models import add_ct_chest, bundle_folder, nnunet_folder

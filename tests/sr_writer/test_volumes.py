@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from inference.demo.volume_phantoms import straight_geometry, write_ct_series
 from inference.findings import (
     Analysis,
     Code,
@@ -23,7 +24,6 @@ from inference.findings import (
     Structure,
 )
 from inference.store import anatomy
-from inference.volumes.phantoms import straight_geometry, write_ct_series
 from sr_writer import ReportContext, overlay, render_text, write_results
 from sr_writer.overlay_picture import Legend
 from sr_writer.segmentation import laterality, type_code

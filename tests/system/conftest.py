@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from inference.phantoms import chest_phantom
+from inference.demo.phantoms import chest_phantom
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
 

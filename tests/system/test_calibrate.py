@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.phantoms import FINDINGS, chest_phantom
+from inference.demo.phantoms import FINDINGS, chest_phantom
 from inference.store import ModelStore
 from tests.peers.node import Node
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from node.roles import Role
+from node.processes.libraries import Role
 from tests.peers.dcmtk import Storescp, send
 from tests.peers.node import Node
 from tests.peers.waiting import wait_until

@@ -8,7 +8,7 @@ from typing import Any
 import pydicom
 
 from db.records import Reference
-from handlers.commitment import write_request
+from handlers.dimse.commitment import write_request
 from tests.peers.committing import CommittingPacs
 from tests.peers.dcmtk import send
 from tests.peers.node import Node

@@ -11,7 +11,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from handlers.spool import is_whole
+from handlers.spool.files import is_whole
 from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc

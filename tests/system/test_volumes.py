@@ -10,8 +10,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.store import ModelStore
-from inference.volumes.phantoms import lung_phantom, straight_geometry, write_ct_series
 from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc

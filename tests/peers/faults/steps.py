@@ -39,20 +39,24 @@ STEPS = {
     "head of a PDU read": Step(
         # The A-ASSOCIATE-RQ is the first PDU of an association, the command the second one.
         role="receiver",
-        module="handlers.association",
+        module="handlers.upper_layer.association",
         function="Association._read_header",
         after=True,
         call=3,
     ),
     "fragments written": Step(
-        role="receiver", module="handlers.spool", function="SpoolFile.append", after=True, call=3
+        role="receiver", module="handlers.spool.files", function="SpoolFile.append", after=True, call=3
     ),
     "file complete": Step(
-        role="receiver", module="handlers.spool", function="SpoolFile.complete", after=True
+        role="receiver", module="handlers.spool.files", function="SpoolFile.complete", after=True
     ),
-    "file synced": Step(role="receiver", module="handlers.spool", function="SpoolFile.sync", after=True),
+    "file synced": Step(
+        role="receiver", module="handlers.spool.files", function="SpoolFile.sync", after=True
+    ),
     "instance committed": Step(role="receiver", module="db.index", function="Index.record", after=True),
-    "response due": Step(role="receiver", module="handlers.storage", function="Storage._store", after=True),
+    "response due": Step(
+        role="receiver", module="handlers.services.storage", function="Storage._store", after=True
+    ),
     # The ticker.
     "study complete": Step(role="ticker", module="db.plans", function="Plans.complete_study", after=False),
     "jobs inserted": Step(role="ticker", module="db.plans", function="_insert", after=True),

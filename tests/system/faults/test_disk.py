@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from handlers import disk
-from handlers.disk import DiskWatch
+from handlers.spool.disk import DiskWatch
+from handlers.spool.files import disk
 from tests.peers.dcmtk import storescu
 from tests.peers.waiting import wait_until
 from tests.system.faults.witness import Witness
@@ -45,7 +45,7 @@ def test_room_that_comes_back_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
     clock = [0.0]
     free = [10]
     monkeypatch.setattr(disk, "free_bytes", lambda folder: free[0])
-    monkeypatch.setattr("handlers.disk.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("handlers.spool.disk.time.monotonic", lambda: clock[0])
     watch = DiskWatch(tmp_path, 100)
     assert watch.full()
     free[0] = 1000

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
-from handlers import pdu
-from handlers.dimse import C_ECHO_RQ, Command, encode_command
+from handlers.dimse.commands import C_ECHO_RQ, Command, encode_command
+from handlers.upper_layer import pdu
 from tests.peers.raw import (
     A_ABORT,
     AFTER_ASSOCIATION,

@@ -16,10 +16,10 @@ import pytest
 from db.database import Database
 from db.index import Index
 from db.records import StoreVerdict
-from handlers.spool import reconcile
+from handlers.spool.files import reconcile
 from node.commands.serve import prepare
-from node.config import Configuration, load
-from node.processes import make_folders
+from node.configuration.configuration import Configuration, load
+from node.processes.process import make_folders
 from tests.db.conftest import new_instance
 from tests.peers.waiting import answers, free_port, wait_until
 from tests.power.disk import Disk
@@ -251,7 +251,7 @@ RECONCILE = """\
 import sys
 from pathlib import Path
 from node.commands.serve import prepare
-from node.config import load
+from node.configuration.configuration import load
 prepare(load(Path(sys.argv[1])), with_spool=True)
 """
 

@@ -15,7 +15,7 @@ from pynetdicom.dsutils import split_dataset
 
 from db.database import Database, DatabaseSettings
 from db.index import Index
-from handlers.spool import is_whole
+from handlers.spool.files import is_whole
 from tests.peers import dcmtk
 from tests.peers.faults.steps import Faults
 from tests.peers.node import Node

@@ -1,0 +1,1 @@
+"""The acceptor: a receiver process, and who may associate with it."""

@@ -1,0 +1,141 @@
+"""Audit messages to a syslog server over TLS, by a thread of its own, so that no server holds up the work.
+
+References: PS3.15 section A.6 (syslog over TLS), RFC 5424 (format), RFC 5425 (framing).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import ssl
+import threading
+import time
+from datetime import datetime
+from enum import IntEnum
+
+from handlers.errors import TlsMisconfigured
+from handlers.settings import Syslog
+from handlers.upper_layer.tls import client_context, explain
+
+log = logging.getLogger("overread.syslog")
+
+CAPACITY = 10_000
+"""Messages that wait while the server does not take them; further ones are only in the file."""
+CONNECT_SECONDS = 10.0
+SEND_SECONDS = 10.0
+RETRY_FIRST_SECONDS = 1.0
+RETRY_CEILING_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
+LOOK_SECONDS = 0.5
+FACILITY = 10
+"""Security and authorization (PS3.15 section A.6)."""
+MESSAGE_ID = "DICOM+RFC3881"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Severity(IntEnum):
+    """RFC 5424 table 2, as PS3.15 section A.6 uses it."""
+
+    WARNING = 4
+    """Something that somebody should look at."""
+    NOTICE = 5
+    """A normal event."""
+
+
+def frame(at: datetime, message: bytes, severity: Severity, host: str) -> bytes:
+    """A message as RFC 5424 writes it, with the length in front that RFC 5425 asks for."""
+    stamp = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    head = f"<{FACILITY * 8 + severity}>1 {stamp} {host} overread {os.getpid()} {MESSAGE_ID} - "
+    body = head.encode() + BYTE_ORDER_MARK + message
+    return str(len(body)).encode() + b" " + body
+
+
+class SyslogSender:
+    """Takes messages at once and sends them in order when the server lets it."""
+
+    def __init__(self, settings: Syslog) -> None:
+        self.settings = settings
+        self._host = socket.gethostname() or "-"
+        self._queue: queue.Queue[bytes] = queue.Queue(CAPACITY)
+        self._lost = 0
+        self._closing = threading.Event()
+        self._deadline = 0.0
+        self._connection: ssl.SSLSocket | None = None
+        self._thread = threading.Thread(target=self._run, name="syslog", daemon=True)
+        self._thread.start()
+
+    def put(self, at: datetime, message: bytes, severity: Severity) -> None:
+        """Hand over one message; where too many wait, it is left out and counted."""
+        try:
+            self._queue.put_nowait(frame(at, message, severity, self._host))
+        except queue.Full:
+            if not self._lost:
+                log.error("syslog_full messages are only in the file for now")
+            self._lost += 1
+
+    def close(self) -> None:
+        """Send what waits, as far as the server takes it within some seconds."""
+        self._deadline = time.monotonic() + CLOSE_SECONDS
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS + CONNECT_SECONDS)
+
+    def _run(self) -> None:
+        pause = RETRY_FIRST_SECONDS
+        waiting: bytes | None = None
+        while not self._over(waiting):
+            try:
+                waiting = waiting or self._queue.get(timeout=LOOK_SECONDS)
+                self._send(waiting)
+            except queue.Empty:
+                continue
+            except (OSError, TlsMisconfigured) as error:
+                self._disconnect()
+                reason = explain(error) if isinstance(error, OSError) else error
+                log.warning("syslog_unreachable server=%s reason=%s", self.settings.host, reason)
+                self._closing.wait(pause)
+                pause = min(2 * pause, RETRY_CEILING_SECONDS)
+            else:
+                waiting, pause = None, RETRY_FIRST_SECONDS
+                if self._lost and self._queue.qsize() < CAPACITY // 2:
+                    log.error("syslog_lost messages=%d", self._lost)
+                    self._lost = 0
+        self._disconnect()
+
+    def _over(self, waiting: bytes | None) -> bool:
+        if not self._closing.is_set():
+            return False
+        return (waiting is None and self._queue.empty()) or time.monotonic() > self._deadline
+
+    def _send(self, data: bytes) -> None:
+        if self._connection is not None and self._gone(self._connection):
+            self._disconnect()
+        if self._connection is None:
+            self._connection = self._connect()
+        self._connection.settimeout(SEND_SECONDS)
+        self._connection.sendall(data)
+
+    def _connect(self) -> ssl.SSLSocket:
+        context = client_context(self.settings.tls)
+        plain = socket.create_connection((self.settings.host, self.settings.port), CONNECT_SECONDS)
+        try:
+            return context.wrap_socket(plain, server_hostname=self.settings.host)
+        except OSError:
+            plain.close()
+            raise
+
+    def _gone(self, connection: ssl.SSLSocket) -> bool:
+        """Whether the server has closed: a message sent after that would be lost without an error."""
+        connection.settimeout(0)
+        try:
+            return not connection.recv(1)
+        except ssl.SSLWantReadError:
+            return False
+        except OSError:
+            return True
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,1 @@
+"""Sending: associations that we open."""

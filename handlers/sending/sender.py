@@ -1,0 +1,370 @@
+"""Sending: C-STORE of many files over one association, and C-ECHO, with a verdict for every file.
+
+Files go out as they are stored. A peer that takes a native object only in another native transfer
+syntax gets it re-encoded; pixel data are never compressed or decompressed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config
+from pynetdicom.association import Association
+from pynetdicom.events import EVT_CONN_OPEN, EVT_PDU_RECV, Event, EventHandlerType
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext, build_context
+
+from handlers.dimse.statuses import meaning
+from handlers.dimse.uids import VERIFICATION
+from handlers.errors import TlsMisconfigured
+from handlers.settings import Destination
+from handlers.upper_layer.tls import ClientContext, client_context
+
+log = logging.getLogger("overread.sender")
+
+# A path is then sent as the bytes of the file, without a decoding round trip.
+_config.STORE_SEND_CHUNKED_DATASET = True
+# Identifiers and handler errors would carry patient data into the log.
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
+_config.LOG_HANDLER_LEVEL = "none"
+
+NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+MAXIMUM_CONTEXTS = 128
+"""Odd identifiers from 1 to 255 (PS3.8 section 9.3.2.2)."""
+LOST_IN_A_ROW = 2
+"""So many associations lost without a delivery between them: the peer is the problem, not the object."""
+ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
+"""Result of a presentation context (PS3.8 table 9-18)."""
+PERMANENT_REJECTIONS = {
+    3: "calling AE title not recognized",
+    7: "called AE title not recognized",
+}
+"""Diagnostics of a permanent rejection by the service user that waiting does not cure (PS3.8 table 9-21)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileToSend:
+    """A DICOM file and what it is."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveOriginator:
+    """Who asked for the objects by C-MOVE, and with which message."""
+
+    ae_title: str
+    message_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SendResult:
+    """What became of one file. Where it was not delivered, ``transient`` says that a retry can help."""
+
+    file: FileToSend
+    delivered: bool
+    transient: bool
+    reason: str
+    status: int | None
+    """The peer's answer; None where there was none."""
+    reached: bool = True
+    """False where the peer could not be reached, or was lost before it answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EchoResult:
+    """Whether a peer answers a C-ECHO, and if not why."""
+
+    ok: bool
+    reason: str
+    milliseconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """Seconds to wait for a peer in each direction."""
+
+    connection: float = 10.0
+    acse: float = 15.0
+    dimse: float = 60.0
+    network: float = 60.0
+
+
+class AssociationFailed(Exception):
+    """No association came about; ``transient`` says whether trying later can help."""
+
+    def __init__(self, reason: str, *, transient: bool) -> None:
+        super().__init__(reason)
+        self.transient = transient
+
+
+class NothingAccepted(AssociationFailed):
+    """The peer accepted the association but none of the presentation contexts."""
+
+    def __init__(self) -> None:
+        super().__init__("the peer does not accept the SOP class or its transfer syntax", transient=False)
+
+
+class Sender:
+    """Sends to one destination. One thread at a time."""
+
+    def __init__(self, destination: Destination, calling_ae: str, timeouts: Timeouts | None = None) -> None:
+        self.destination = destination
+        self.calling_ae = calling_ae
+        self.timeouts = timeouts or Timeouts()
+
+    def send(
+        self, files: Sequence[FileToSend], originator: MoveOriginator | None = None
+    ) -> Iterator[SendResult]:
+        """Send files in order; one result each, as it comes.
+
+        An association that breaks costs the file it carried; the others go on over a new one, until
+        two in a row break without a delivery.
+        """
+        waiting = list(files)
+        lost = 0
+        while waiting:
+            batch = _first_batch(waiting)
+            try:
+                association = open_association(
+                    self.destination, self.calling_ae, self.timeouts, contexts_for(batch)
+                )
+            except NothingAccepted as failure:
+                for file in batch:
+                    yield _undelivered(file, str(failure), transient=False)
+                del waiting[: len(batch)]
+                continue
+            except AssociationFailed as failure:
+                for file in waiting:
+                    yield _undelivered(
+                        file, str(failure), transient=failure.transient, reached=not failure.transient
+                    )
+                return
+            try:
+                for file in batch:
+                    result = _send_one(association, file, originator)
+                    waiting.pop(0)
+                    yield result
+                    if result.delivered:
+                        lost = 0
+                    if result.status is None and result.transient:
+                        # Not answered: whether the peer has it is unknown, and the association is of no more use.
+                        lost += 1
+                        association.abort()
+                        break
+            finally:
+                close_association(association)
+            if lost >= LOST_IN_A_ROW:
+                for file in waiting:
+                    yield _undelivered(file, "the association was lost", transient=True, reached=False)
+                return
+
+
+def echo(destination: Destination, calling_ae: str, timeouts: Timeouts | None = None) -> EchoResult:
+    """Ask a peer whether it answers."""
+    started = time.perf_counter()
+    try:
+        association = open_association(
+            destination, calling_ae, timeouts or Timeouts(), [build_context(VERIFICATION)]
+        )
+    except AssociationFailed as failure:
+        return EchoResult(ok=False, reason=str(failure), milliseconds=0.0)
+    try:
+        if not association.accepted_contexts:
+            return EchoResult(ok=False, reason="it does not offer verification", milliseconds=0.0)
+        response = association.send_c_echo()
+    finally:
+        close_association(association)
+    milliseconds = 1000 * (time.perf_counter() - started)
+    if "Status" not in response:
+        return EchoResult(ok=False, reason="no answer to the C-ECHO", milliseconds=milliseconds)
+    if response.Status != 0:
+        return EchoResult(ok=False, reason=f"status {response.Status:04X}", milliseconds=milliseconds)
+    return EchoResult(ok=True, reason="", milliseconds=milliseconds)
+
+
+def open_association(
+    destination: Destination,
+    calling_ae: str,
+    timeouts: Timeouts,
+    contexts: list[PresentationContext],
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
+) -> Association:
+    """An established association whose socket never waits for ever.
+
+    ``roles`` are proposed with it; ``handlers`` answer what the peer asks over it.
+
+    Raises:
+        NothingAccepted: the peer accepts none of the presentation contexts.
+        AssociationFailed: there is no association, with the reason.
+    """
+    entity = AE(ae_title=calling_ae)
+    entity.connection_timeout = timeouts.connection
+    entity.acse_timeout = timeouts.acse
+    entity.dimse_timeout = timeouts.dimse
+    entity.network_timeout = timeouts.network
+    secured: tuple[ClientContext, str] | None = None
+    if destination.tls is not None:
+        try:
+            secured = client_context(destination.tls), destination.tls_name or destination.host
+        except TlsMisconfigured as error:
+            raise AssociationFailed(str(error), transient=True) from None
+    where = f"{destination.host}:{destination.port}"
+    # From the PDU itself: pynetdicom calls an association aborted where the answer came sooner than its thread.
+    answer = _Answer()
+    started = time.monotonic()
+    try:
+        association = entity.associate(
+            destination.host,
+            destination.port,
+            contexts=contexts,
+            ae_title=destination.ae_title,
+            tls_args=secured,
+            ext_neg=list(roles),
+            evt_handlers=[
+                *handlers,
+                (EVT_CONN_OPEN, answer.opened),
+                (EVT_PDU_RECV, answer.received),
+            ],
+        )
+    except (OSError, UnicodeError) as error:
+        # A name that cannot be resolved now, or is none.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AssociationFailed(f"no association with {where}: {reason}", transient=True) from None
+    if association.is_established:
+        connection = association.dul.socket
+        bare = None if connection is None else connection.socket
+        if bare is not None:
+            # pynetdicom takes the timeout off after connecting: a peer that stops reading would hold us.
+            bare.settimeout(timeouts.network)
+        return association
+    if isinstance(answer.first, A_ASSOCIATE_RJ):
+        raise _rejected(answer.first)
+    if association.rejected_contexts:
+        raise NothingAccepted
+    if secured is not None and secured[0].failure is not None:
+        raise AssociationFailed(f"no TLS with {where}: {secured[0].failure}", transient=True)
+    if not answer.connected:
+        reason = "the connection is refused, or nothing is there"
+    elif isinstance(answer.first, A_ABORT_RQ):
+        reason = "it aborted"
+    elif time.monotonic() - started >= timeouts.acse:
+        reason = f"no answer within {timeouts.acse:g} seconds"
+    else:
+        reason = "it closed the connection"
+    raise AssociationFailed(f"no association with {where}: {reason}", transient=True)
+
+
+@dataclass
+class _Answer:
+    """What a peer has said to a request for an association."""
+
+    connected: bool = False
+    first: object = None
+    """Its first PDU."""
+
+    def opened(self, _: Event) -> None:
+        """The connection is there."""
+        self.connected = True
+
+    def received(self, event: Event) -> None:
+        """A PDU is there."""
+        self.first = self.first or event.pdu
+
+
+def _rejected(rejection: A_ASSOCIATE_RJ) -> AssociationFailed:
+    diagnostic = PERMANENT_REJECTIONS.get(rejection.reason_diagnostic or 0)
+    if rejection.result == 1 and rejection.source == 1 and diagnostic is not None:
+        return AssociationFailed(f"the association was rejected: {diagnostic}", transient=False)
+    return AssociationFailed(
+        f"the association was rejected ({rejection.result_str}: {rejection.reason_str})", transient=True
+    )
+
+
+def contexts_for(files: Sequence[FileToSend]) -> list[PresentationContext]:
+    """Presentation contexts for files: each as it is stored and, for native ones, the other native syntaxes."""
+    contexts: list[PresentationContext] = []
+    for sop_class, syntax in dict.fromkeys((f.sop_class_uid, f.transfer_syntax_uid) for f in files):
+        contexts.append(build_context(sop_class, syntax))
+        others: list[str | UID] = [native for native in NATIVE if native != syntax]
+        if syntax in NATIVE:
+            contexts.append(build_context(sop_class, others))
+    return contexts
+
+
+def _first_batch(files: Sequence[FileToSend]) -> list[FileToSend]:
+    """As many of the first files as one association has presentation contexts for."""
+    kinds: set[tuple[str, str]] = set()
+    batch: list[FileToSend] = []
+    for file in files:
+        kinds.add((file.sop_class_uid, file.transfer_syntax_uid))
+        if 2 * len(kinds) > MAXIMUM_CONTEXTS:
+            break
+        batch.append(file)
+    return batch
+
+
+def _send_one(association: Association, file: FileToSend, originator: MoveOriginator | None) -> SendResult:
+    accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
+    as_stored = (file.sop_class_uid, file.transfer_syntax_uid) in accepted
+    native = file.transfer_syntax_uid in NATIVE and any(
+        (file.sop_class_uid, str(syntax)) in accepted for syntax in NATIVE
+    )
+    if not as_stored and not native:
+        known = any(
+            c.abstract_syntax == file.sop_class_uid and c.result != ABSTRACT_SYNTAX_NOT_SUPPORTED
+            for c in association.rejected_contexts
+        )
+        reason = "transfer syntax" if known else "SOP class"
+        return _undelivered(file, f"the peer does not accept the {reason}", transient=False)
+    try:
+        response = association.send_c_store(
+            file.path if as_stored else dcmread(file.path),
+            originator_aet=originator.ae_title if originator else None,
+            originator_id=originator.message_id if originator else None,
+        )
+    except OSError as error:
+        return _undelivered(file, f"the file cannot be read: {error.strerror}", transient=True)
+    except (InvalidDicomError, ValueError, AttributeError) as error:
+        # Raised for files that cannot be read or re-encoded; sending them again cannot help.
+        log.warning("file_not_sent error=%s", type(error).__name__)
+        return _undelivered(file, f"the file cannot be sent ({type(error).__name__})", transient=False)
+    except RuntimeError:
+        return _undelivered(file, "the association was lost", transient=True, reached=False)
+    if "Status" not in response:
+        reason = "the peer did not answer in time or broke the association off"
+        return _undelivered(file, reason, transient=True, reached=False)
+    answer = meaning(response.Status)
+    return SendResult(
+        file=file,
+        delivered=answer.delivered,
+        transient=answer.transient,
+        reason="" if response.Status == 0 else answer.text,
+        status=int(response.Status),
+    )
+
+
+def _undelivered(file: FileToSend, reason: str, *, transient: bool, reached: bool = True) -> SendResult:
+    return SendResult(
+        file=file, delivered=False, transient=transient, reason=reason, status=None, reached=reached
+    )
+
+
+def close_association(association: Association) -> None:
+    """Release where the association still stands; end the connection in any case."""
+    if association.is_established:
+        association.release()

@@ -1,0 +1,299 @@
+"""The retrieve services: C-MOVE sends results to a configured destination, C-GET over the same association.
+
+References: PS3.4 sections C.4.2 (C-MOVE) and C.4.3 (C-GET); statuses in tables C.4-2 and C.4-3.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+from db.database import Database
+from db.errors import DatabaseError
+from db.records import Result
+from db.results import Results
+from handlers.audit.trail import (
+    APPLICATION,
+    DESTINATION_ROLE,
+    SOURCE_ROLE,
+    AuditTrail,
+    Event,
+    Participant,
+    ourselves,
+    peer_of,
+    studies_of,
+)
+from handlers.dimse.commands import (
+    C_GET_RSP,
+    C_MOVE_RSP,
+    C_STORE_RQ,
+    C_STORE_RSP,
+    NO_DATASET,
+    WITH_DATASET,
+    Command,
+)
+from handlers.dimse.identifiers import (
+    LEVELS,
+    UNIQUE_KEYS,
+    Identifier,
+    IdentifierError,
+    encode_dataset,
+    read_identifier,
+    write_identifier,
+)
+from handlers.dimse.statuses import meaning
+from handlers.dimse.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from handlers.errors import ProtocolViolation
+from handlers.sending.sender import FileToSend, MoveOriginator, Sender
+from handlers.services.query import (
+    CANCELLED,
+    IDENTIFIER_DOES_NOT_MATCH,
+    PENDING,
+    SUCCESS,
+    candidates,
+)
+from handlers.settings import ReceiverSettings
+from handlers.upper_layer.association import Association, Message, PresentationContext
+
+log = logging.getLogger("overread.retrieval")
+
+CANNOT_CALCULATE_MATCHES = 0xA701
+CANNOT_PERFORM_SUBOPERATIONS = 0xA702
+DESTINATION_UNKNOWN = 0xA801
+SOME_FAILED = 0xB000
+COUNT_LIMIT = 0xFFFF
+MEDIUM_PRIORITY = 0
+
+
+class Tally:
+    """The sub-operations of one retrieval and how they went."""
+
+    def __init__(self, total: int) -> None:
+        self.remaining = total
+        self.completed = 0
+        self.warned = 0
+        self.failed: list[str] = []
+
+    def add(self, sop_instance_uid: str, *, delivered: bool, status: int | None) -> None:
+        """Count one sub-operation that has ended."""
+        self.remaining -= 1
+        if not delivered:
+            self.failed.append(sop_instance_uid)
+        elif status:
+            self.warned += 1
+        else:
+            self.completed += 1
+
+    def last_status(self) -> int:
+        """What the last response says, if nobody cancelled."""
+        if self.failed and not self.completed and not self.warned:
+            return CANNOT_PERFORM_SUBOPERATIONS
+        return SOME_FAILED if self.failed or self.warned else SUCCESS
+
+
+class Retrieval:
+    """What C-MOVE and C-GET share: finding what is asked for and answering."""
+
+    response_field: int
+
+    def __init__(self, database: Database, settings: ReceiverSettings, root: Path, audit: AuditTrail) -> None:
+        self.audit = audit
+        self.results = Results(database)
+        self.settings = settings
+        self.root = root
+
+    def __call__(self, association: Association, message: Message) -> None:
+        """Answer one C-MOVE-RQ or C-GET-RQ."""
+        context = message.context
+        try:
+            identifier = read_identifier(
+                association.read_dataset(), context.transfer_syntax, context.abstract_syntax
+            )
+            found = self._found(identifier)
+        except IdentifierError as error:
+            self._refuse(association, message, IDENTIFIER_DOES_NOT_MATCH, str(error))
+            return
+        except DatabaseError as error:
+            log.error("retrieval_failed association=%s error=%s", association.identifier, error)
+            self._refuse(association, message, CANNOT_CALCULATE_MATCHES, "the database does not answer")
+            return
+        self._retrieve(association, message, found)
+
+    def _retrieve(self, association: Association, message: Message, found: Sequence[Result]) -> None:
+        raise NotImplementedError
+
+    def _found(self, identifier: Identifier) -> list[Result]:
+        needed = UNIQUE_KEYS[identifier.level]
+        if not identifier.values(needed):
+            raise IdentifierError(f"{needed} is missing")
+        # Only the unique keys of the level and those above it say what is meant.
+        unique = {UNIQUE_KEYS[level] for level in LEVELS[: LEVELS.index(identifier.level) + 1]}
+        keys = {keyword: value for keyword, value in identifier.keys.items() if keyword in unique}
+        return list(candidates(self.results, Identifier(level=identifier.level, keys=keys)))
+
+    def _refuse(self, association: Association, message: Message, status: int, comment: str) -> None:
+        association.send(
+            message.context.identifier,
+            Command(
+                command_field=self.response_field,
+                message_id_responded_to=message.command.message_id,
+                affected_sop_class_uid=message.context.abstract_syntax,
+                status=status,
+                error_comment=comment[:64],
+            ),
+        )
+
+    def _respond(self, association: Association, message: Message, tally: Tally, status: int) -> None:
+        """Send a response with the counts; the last one also lists what failed."""
+        last = status != PENDING
+        failures = (
+            write_identifier({"FailedSOPInstanceUIDList": tally.failed}, message.context.transfer_syntax)
+            if last and tally.failed
+            else None
+        )
+        association.send(
+            message.context.identifier,
+            Command(
+                command_field=self.response_field,
+                message_id_responded_to=message.command.message_id,
+                affected_sop_class_uid=message.context.abstract_syntax,
+                status=status,
+                remaining_suboperations=min(tally.remaining, COUNT_LIMIT)
+                if status in (PENDING, CANCELLED)
+                else None,
+                completed_suboperations=min(tally.completed, COUNT_LIMIT),
+                failed_suboperations=min(len(tally.failed), COUNT_LIMIT),
+                warning_suboperations=min(tally.warned, COUNT_LIMIT),
+                dataset_type=NO_DATASET if failures is None else WITH_DATASET,
+            ),
+            failures,
+        )
+
+    def _file(self, result: Result) -> FileToSend:
+        return FileToSend(
+            path=self.root / result.path,
+            sop_class_uid=result.sop_class_uid,
+            sop_instance_uid=result.sop_instance_uid,
+            transfer_syntax_uid=result.transfer_syntax_uid,
+        )
+
+
+class Move(Retrieval):
+    """Sends results to one of the configured destinations, named by its AE title."""
+
+    response_field = C_MOVE_RSP
+
+    def _retrieve(self, association: Association, message: Message, found: Sequence[Result]) -> None:
+        title = message.command.move_destination
+        destination = next((d for d in self.settings.destinations if d.ae_title == title), None)
+        if destination is None:
+            log.warning("move_refused association=%s reason=unknown destination", association.identifier)
+            self._refuse(association, message, DESTINATION_UNKNOWN, "Move Destination is not configured")
+            return
+        message_id = message.command.message_id or 0
+        originator = MoveOriginator(ae_title=association.calling_ae, message_id=message_id)
+        tally = Tally(len(found))
+        by_uid = {result.sop_instance_uid: result for result in found}
+        delivered: list[Result] = []
+        files = [self._file(result) for result in found]
+        try:
+            for sent in Sender(destination, self.settings.ae_title).send(files, originator):
+                tally.add(sent.file.sop_instance_uid, delivered=sent.delivered, status=sent.status)
+                if sent.delivered:
+                    delivered.append(by_uid[sent.file.sop_instance_uid])
+                if tally.remaining and association.cancelled(message_id):
+                    self._respond(association, message, tally, CANCELLED)
+                    return
+                if tally.remaining:
+                    self._respond(association, message, tally, PENDING)
+        finally:
+            receiver = Participant(
+                identity=destination.ae_title,
+                requestor=False,
+                role=DESTINATION_ROLE,
+                address=destination.host,
+            )
+            sender = ourselves(association.called_ae, SOURCE_ROLE)
+            asking = peer_of(association, APPLICATION)
+            self.audit.transferred(Event.INSTANCES_SENT, (sender, receiver, asking), studies_of(delivered))
+        self._respond(association, message, tally, tally.last_status())
+
+
+class Get(Retrieval):
+    """Sends results back over the association that asks for them."""
+
+    response_field = C_GET_RSP
+
+    def _retrieve(self, association: Association, message: Message, found: Sequence[Result]) -> None:
+        message_id = message.command.message_id or 0
+        tally = Tally(len(found))
+        sent: list[Result] = []
+        try:
+            for number, result in enumerate(found):
+                if association.cancelled(message_id):
+                    self._respond(association, message, tally, CANCELLED)
+                    return
+                status = self._store(association, self._file(result), 1 + number % COUNT_LIMIT)
+                delivered = status is not None and meaning(status).delivered
+                tally.add(result.sop_instance_uid, delivered=delivered, status=status)
+                if delivered:
+                    sent.append(result)
+                if tally.remaining:
+                    self._respond(association, message, tally, PENDING)
+        finally:
+            sender = ourselves(association.called_ae, SOURCE_ROLE)
+            receiver = peer_of(association, DESTINATION_ROLE)
+            self.audit.transferred(Event.INSTANCES_SENT, (sender, receiver), studies_of(sent))
+        self._respond(association, message, tally, tally.last_status())
+
+    def _store(self, association: Association, file: FileToSend, message_id: int) -> int | None:
+        """Send one file; the peer's status, None where it could not be sent."""
+        context = _context_for(association, file)
+        if context is None:
+            return None
+        command = Command(
+            command_field=C_STORE_RQ,
+            message_id=message_id,
+            affected_sop_class_uid=file.sop_class_uid,
+            priority=MEDIUM_PRIORITY,
+            dataset_type=WITH_DATASET,
+            affected_sop_instance_uid=file.sop_instance_uid,
+        )
+        try:
+            if context.transfer_syntax == file.transfer_syntax_uid:
+                with file.path.open("rb") as opened:
+                    opened.seek(_dataset_offset(opened.read(144)))
+                    association.send(context.identifier, command, opened)
+            else:
+                encoded = encode_dataset(dcmread(file.path), context.transfer_syntax)
+                association.send(context.identifier, command, encoded)
+        except (OSError, InvalidDicomError, ValueError) as error:
+            log.error("result_unreadable error=%s", type(error).__name__)
+            return None
+        answer = association.receive().command
+        if answer.command_field != C_STORE_RSP or answer.message_id_responded_to != message_id:
+            raise ProtocolViolation("the answer to a C-STORE was expected")
+        return answer.status
+
+
+def _context_for(association: Association, file: FileToSend) -> PresentationContext | None:
+    """The context to send a file with: as it is stored, otherwise a native one for a native file."""
+    native = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
+    offered = [
+        context
+        for context in association.contexts.values()
+        if context.abstract_syntax == file.sop_class_uid and context.peer_is_scp
+    ]
+    wanted = [file.transfer_syntax_uid, *(native if file.transfer_syntax_uid in native else ())]
+    return next((c for syntax in wanted for c in offered if c.transfer_syntax == syntax), None)
+
+
+def _dataset_offset(head: bytes) -> int:
+    """Where the dataset begins in a file of ours: behind a file meta group of known length (PS3.10 section 7.1)."""
+    if len(head) < 144 or head[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+        raise InvalidDicomError("no file meta information group length")
+    return 144 + int.from_bytes(head[140:144], "little")

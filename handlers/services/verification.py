@@ -1,0 +1,20 @@
+"""The verification service: C-ECHO (PS3.4 annex A)."""
+
+from __future__ import annotations
+
+from handlers.dimse.commands import C_ECHO_RSP, Command
+from handlers.dimse.uids import VERIFICATION
+from handlers.upper_layer.association import Association, Message
+
+
+def verify(association: Association, message: Message) -> None:
+    """Answer one C-ECHO-RQ."""
+    association.send(
+        message.context.identifier,
+        Command(
+            command_field=C_ECHO_RSP,
+            message_id_responded_to=message.command.message_id,
+            affected_sop_class_uid=VERIFICATION,
+            status=0x0000,
+        ),
+    )

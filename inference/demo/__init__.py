@@ -1,0 +1,1 @@
+"""The demonstration models, and the drawn patients that they were trained on."""

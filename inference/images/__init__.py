@@ -1,0 +1,1 @@
+"""Single images: stored values to grey values, network input, and pictures for people."""

@@ -1,0 +1,1 @@
+"""Importing: checkpoints of other systems as models of the store."""

@@ -1,0 +1,49 @@
+"""A process of its own that loads one model once, so that the store takes none that no engine can load.
+
+Loading builds networks as cards describe them, and of bundles it runs their configuration: limited in memory
+and time, and with one sentence where it fails.
+
+Usage: python -m inference.importing.trial FOLDER KIND
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from inference.errors import InferenceError
+from inference.own_process import failure_of, limit_this_process
+from inference.settings import EngineSettings
+
+MEMORY_BYTES = 16 << 30
+SECONDS = 900
+
+
+def refusal_of(folder: Path, kind: str) -> str | None:
+    """Why no engine of a kind can load the model in a folder, as a sentence; None where one can."""
+    try:
+        return failure_of("inference.importing.trial", str(folder.resolve()), kind, seconds=SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"it was not loaded within {SECONDS} seconds."
+
+
+def main(folder: Path, kind: str) -> None:
+    """Load the model in a folder on the CPU.
+
+    Raises:
+        SystemExit: it cannot be loaded, with the reason.
+    """
+    limit_this_process(memory_bytes=MEMORY_BYTES, processor_seconds=SECONDS)
+    from inference.engines import engine_class
+    from inference.store.store import ModelStore
+
+    settings = EngineSettings(name="trial", kind=kind, model=str(folder), device="cpu", backend="torch")
+    try:
+        engine_class(kind).load(settings, ModelStore(folder.parent))
+    except InferenceError as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,122 @@
+"""OpenVINO as the CPU's backend: the network compiled for this processor, logits and features in one pass.
+
+A network is converted once, by a process of its own, since tracing costs memory that a worker would keep;
+the converted form lies in the model store's cache under the digest of the weights.
+
+Usage of the converter: python -m inference.running.openvino_backend FOLDER-OF-MODEL TARGET.xml
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.errors import InferenceError
+from inference.own_process import failure_of
+
+if TYPE_CHECKING:
+    from inference.store import StoredModel
+
+CONVERT_SECONDS = 600
+
+
+class CompiledNetwork:
+    """A network compiled for this CPU; batches may have any size. One thread at a time."""
+
+    def __init__(self, model: Path, *, bf16: bool = False) -> None:
+        import openvino
+
+        core = openvino.Core()
+        properties = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._request: Any = core.compile_model(model, "CPU", properties).create_infer_request()
+
+    def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits and features of a batch; the arrays are the caller's own."""
+        self._request.infer([np.ascontiguousarray(images)])
+        logits, features = (self._request.get_output_tensor(index).data.copy() for index in (0, 1))
+        return logits, features
+
+
+def converted(stored: StoredModel) -> Path:
+    """The converted form of a stored model; made now where it is not in the cache yet.
+
+    Raises:
+        InferenceError: the network cannot be converted.
+    """
+    import openvino
+
+    version = openvino.__version__.split("-")[0]
+    target = stored.cache / f"openvino-{version}-{stored.card.sha256}.xml"
+    if target.exists():
+        return target
+    stored.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".convert-", dir=stored.cache) as scratch:
+        draft = Path(scratch) / target.name
+        arguments = str(stored.weights.parent), str(draft)
+        try:
+            failure = failure_of("inference.running.openvino_backend", *arguments, seconds=CONVERT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise InferenceError(
+                f"{stored.card.name!r} was not converted in time; use backend torch."
+            ) from error
+        if failure is not None:
+            raise InferenceError(
+                f"model {stored.card.name!r} cannot be converted for OpenVINO ({failure}); use backend torch."
+            )
+        # The description comes last: where it is, the weights beside it are whole.
+        os.replace(draft.with_suffix(".bin"), target.with_suffix(".bin"))
+        os.replace(draft, target)
+    return target
+
+
+def convert(folder: Path, target: Path) -> None:
+    """Convert the model in a folder; runs in a process of its own."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import openvino
+    import torch
+    from safetensors.torch import load_file
+    from torch import Tensor, nn
+
+    from inference.networks import build_network
+    from inference.store import ModelStore
+
+    class Both(nn.Module):
+        """A network that gives its logits and its features."""
+
+        def __init__(self, network: Any) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            features = self.network.feature_maps(images)
+            return self.network.classify(features), features
+
+    torch.backends.mha.set_fastpath_enabled(False)
+    stored = ModelStore(folder.parent).get(f"{folder}{os.sep}")
+    card = stored.card
+    network = build_network(card)
+    network.load_weights(load_file(stored.weights))
+    shape = (card.input_channels, card.input_size, card.input_size)
+    with torch.no_grad():
+        model = openvino.convert_model(
+            Both(network.eval()),
+            example_input=torch.zeros(2, *shape),
+            input=[-1, card.input_channels, -1, -1],
+        )
+    openvino.save_model(model, target, compress_to_fp16=False)
+
+
+if __name__ == "__main__":
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))

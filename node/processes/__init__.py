@@ -1,0 +1,1 @@
+"""The processes of a node: the supervisor, its children, and what they share."""

@@ -1,0 +1,42 @@
+"""A process that the supervisor starts: one role without the command line, which would cost it time and memory.
+
+Usage: python -m node.processes.child FILE --role ROLE --number N --parent PID [--ready DESCRIPTOR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from node.processes.libraries import Role, hide_pixel_libraries
+
+
+def main() -> None:
+    """Serve the role until SIGTERM, or until the supervisor dies."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--role", type=Role, required=True)
+    parser.add_argument("--number", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process ID of the supervisor")
+    parser.add_argument("--ready", type=int, help="a pipe for a receiver to say that it listens")
+    arguments = parser.parse_args()
+    if not arguments.role.reads_pixels:
+        hide_pixel_libraries()
+    from node.configuration.configuration import load
+    from node.errors import ConfigurationError
+    from node.processes.process import configure_log, die_with_parent, keep_caches
+    from node.processes.serving import serve_role
+
+    try:
+        configuration = load(arguments.file)
+    except ConfigurationError as error:
+        sys.exit(str(error))
+    configure_log()
+    keep_caches(configuration)
+    die_with_parent(arguments.parent)
+    serve_role(configuration, arguments.role, arguments.number, arguments.ready)
+
+
+if __name__ == "__main__":
+    main()

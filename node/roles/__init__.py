@@ -1,0 +1,1 @@
+"""The roles of a node, a process each: worker, courier, ticker."""

@@ -1,0 +1,116 @@
+"""Storage commitment with one destination: asking it to commit to results, and telling it what we commit to."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from db.commitment import Commitments, OwedReports
+from db.database import Database
+from db.errors import IllegalTransition
+from db.index import Index
+from db.records import OwedReport, Reference
+from handlers.dimse.commitment import CLASS_INSTANCE_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE, Report
+from handlers.sending.commitment import request_commitment, send_report
+from handlers.settings import Destination
+from node.configuration.configuration import Configuration
+from node.processes.pauses import backoff_seconds
+
+log = logging.getLogger("overread.commitment")
+
+REQUEST_SIZE = 500
+CLAIM_SECONDS = 300.0
+"""Longer than a peer can take over one report."""
+GIVE_UP_AFTER = timedelta(days=3)
+
+
+class DestinationCommitments:
+    """Works for one destination; used by one thread."""
+
+    def __init__(self, configuration: Configuration, database: Database, destination: Destination) -> None:
+        self.destination = destination
+        self.calling_ae = configuration.node.ae_title
+        self.data_dir = configuration.data_dir
+        self.commitments = Commitments(database)
+        self.owed = OwedReports(database)
+        self.index = Index(database)
+        self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
+
+    def step(self, busy: Callable[[], bool]) -> bool:
+        """Send one report and make one request; False where nothing was due. ``busy``: wait for nobody."""
+        reported = self._report()
+        asked = self.destination.commit and self._ask(busy)
+        return reported or asked
+
+    def _ask(self, busy: Callable[[], bool]) -> bool:
+        request = self.commitments.ask(self.destination.name, REQUEST_SIZE)
+        if request is None:
+            return False
+
+        def take(report: Report) -> bool:
+            return self.commitments.reported(report.transaction_uid, report.committed, report.failed)
+
+        answer = request_commitment(self.destination, self.calling_ae, request, take, busy)
+        if not answer.accepted:
+            reason = f"storage commitment could not be asked for: {answer.reason}"
+            self.commitments.not_asked(request, reason)
+            log.warning("commitment_trouble destination=%s reason=%s", self.destination.name, answer.reason)
+        return True
+
+    def _report(self) -> bool:
+        owed = self.owed.claim(self.destination.name, CLAIM_SECONDS)
+        if owed is None:
+            return False
+        report = judge(owed.transaction_uid, owed.references, self.index, self.data_dir)
+        answer = send_report(self.destination, self.calling_ae, report)
+        try:
+            if answer.accepted:
+                self.owed.sent(owed)
+            else:
+                self._later(owed, answer.reason)
+        except IllegalTransition:
+            log.warning("commitment_report_no_longer_ours report=%d", owed.id)
+        return True
+
+    def _later(self, owed: OwedReport, reason: str) -> None:
+        now = datetime.now(UTC)
+        name = self.destination.name
+        if now - owed.created_at > GIVE_UP_AFTER:
+            self.owed.failed(owed, reason)
+            log.error("commitment_report_given_up destination=%s reason=%s", name, reason)
+            return
+        pause = backoff_seconds(owed.attempts, self._jitter.random())
+        self.owed.later(owed, now + timedelta(seconds=pause), reason)
+        log.warning("commitment_report_delayed destination=%s reason=%s", name, reason)
+
+
+def judge(transaction_uid: str, references: Sequence[Reference], index: Index, data_dir: Path) -> Report:
+    """Which of these instances we hold: those with a row whose file is there at its full size."""
+    found = index.find_instances([reference.sop_instance_uid for reference in references])
+    committed: list[Reference] = []
+    failed: dict[Reference, int] = {}
+    for reference in references:
+        instance = found.get(reference.sop_instance_uid)
+        if instance is None:
+            failed[reference] = NO_SUCH_INSTANCE
+        elif instance.sop_class_uid != reference.sop_class_uid:
+            failed[reference] = CLASS_INSTANCE_CONFLICT
+        elif (reason := _fault(data_dir / instance.path, instance.size)) is not None:
+            failed[reference] = reason
+        else:
+            committed.append(reference)
+    return Report(transaction_uid=transaction_uid, committed=tuple(committed), failed=failed)
+
+
+def _fault(path: Path, size: int) -> int | None:
+    """The Failure Reason that an instance's file gives, None for one that is whole."""
+    try:
+        return None if path.stat().st_size == size else NO_SUCH_INSTANCE
+    except FileNotFoundError:
+        return NO_SUCH_INSTANCE
+    except OSError as error:
+        log.error("file_not_looked_at error=%s", error.strerror)
+        return PROCESSING_FAILURE

@@ -1,0 +1,222 @@
+"""The courier process: takes results out of the outbox to each destination, each on its own thread."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+from db.database import Database
+from db.errors import DatabaseUnavailable, StaleLease
+from db.outbox import Outbox
+from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
+from db.wakeup import Wakeup
+from handlers.audit.trail import (
+    DESTINATION_ROLE,
+    SOURCE_ROLE,
+    AuditTrail,
+    Event,
+    Participant,
+    ourselves,
+    studies_of,
+)
+from handlers.sending.sender import FileToSend, Sender, SendResult
+from handlers.settings import Destination
+from node.configuration.configuration import Configuration
+from node.errors import raised_at
+from node.processes.pauses import backoff_seconds
+from node.roles.commitments import DestinationCommitments
+
+log = logging.getLogger("overread.courier")
+
+LEASE_SECONDS = 900.0
+"""Longer than the slowest peer can take over one batch."""
+POLL_SECONDS = 1.0
+BATCH_SIZE = 12
+PAUSE_CEILING_SECONDS = 30.0
+"""So long at most a destination that cannot be reached is left alone, also by new results."""
+
+
+def outcome_of(result: SendResult, attempts: int, jitter: float) -> DeliveryOutcome:
+    """What a send result means for its delivery."""
+    if result.delivered:
+        return Sent(status=result.status or 0)
+    if result.transient:
+        return DeliveryRetry(
+            seconds=backoff_seconds(attempts, jitter), reason=result.reason, status=result.status
+        )
+    return DeliveryFailed(reason=result.reason, status=result.status)
+
+
+class DestinationCourier:
+    """Serves one destination; a stuck peer holds up nobody else."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        database: Database,
+        name: str,
+        destination: Destination,
+        audit: AuditTrail,
+    ) -> None:
+        self.destination = destination
+        self.audit = audit
+        self.outbox = Outbox(database)
+        self.data_dir = configuration.data_dir
+        self.sender = Sender(destination, configuration.node.ae_title)
+        self.name = f"{name}:{destination.name}"
+        self.wake = threading.Event()
+        self.commitments = DestinationCommitments(configuration, database, destination)
+        self._failures = 0
+        """Batches in a row that did not reach the destination."""
+        self._not_before = 0.0
+        self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
+
+    def serve(self, stop: threading.Event) -> None:
+        """Send until ``stop`` is set."""
+        broke_off: str | None = "its sender died"
+        while not stop.is_set():
+            self.wake.clear()  # before looking, so that nothing that comes meanwhile is missed
+            try:
+                if broke_off is not None:
+                    self.outbox.release_sender(self.name, broke_off)
+                    broke_off = None
+                sent = time.monotonic() >= self._not_before and (
+                    self.step(stop) or self.commitments.step(lambda: stop.is_set() or self.wake.is_set())
+                )
+            except DatabaseUnavailable as error:
+                log.error("database_unavailable destination=%s error=%s", self.destination.name, error)
+                broke_off, sent = "the database was away", False
+            except Exception as error:
+                # A fault of ours or of a library must not end this thread: nobody else serves the destination.
+                broke_off, sent = self._fault(error), False
+                self._pause_unless(False)
+            if not sent:
+                self.wake.wait(POLL_SECONDS)
+
+    def step(self, stop: threading.Event) -> bool:
+        """Send one batch over one association; False where nothing was due."""
+        # One of them shows whether a destination is back that could not be reached.
+        size = 1 if self._failures else BATCH_SIZE
+        deliveries = self.outbox.claim(self.destination.name, self.name, size, LEASE_SECONDS)
+        if not deliveries:
+            return False
+        delivered: list[Delivery] = []
+        answered = False
+        try:
+            for delivery, result in self._send(deliveries):
+                answered = answered or result.reached
+                if result.delivered:
+                    delivered.append(delivery)
+                self._settle(delivery, result)
+                if stop.is_set():
+                    break
+        finally:
+            # Also where the database broke off: the destination has them all the same.
+            if delivered:
+                self._record_sent(delivered)
+        self._pause_unless(answered)
+        return True
+
+    def _pause_unless(self, answered: bool) -> None:
+        """Leave a destination alone for a while that cannot be reached: every object that waits would try it."""
+        self._failures = 0 if answered else self._failures + 1
+        if self._failures:
+            pause = min(backoff_seconds(self._failures, self._jitter.random()), PAUSE_CEILING_SECONDS)
+            self._not_before = time.monotonic() + pause
+
+    def _settle(self, delivery: Delivery, result: SendResult) -> None:
+        if not result.delivered or result.status:
+            log.warning(
+                "delivery_trouble delivery=%d destination=%s status=%s reason=%s",
+                delivery.id,
+                self.destination.name,
+                "none" if result.status is None else f"{result.status:04X}",
+                result.reason,
+            )
+        try:
+            self.outbox.settle(delivery, outcome_of(result, delivery.attempts, self._jitter.random()))
+        except StaleLease:
+            log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
+
+    def _record_sent(self, delivered: list[Delivery]) -> None:
+        receiver = Participant(
+            identity=self.destination.ae_title,
+            requestor=False,
+            role=DESTINATION_ROLE,
+            address=self.destination.host,
+        )
+        self.audit.transferred(
+            Event.INSTANCES_SENT,
+            (ourselves(self.sender.calling_ae, SOURCE_ROLE, requestor=True), receiver),
+            studies_of(delivered),
+        )
+
+    def _send(self, deliveries: list[Delivery]) -> Iterator[tuple[Delivery, SendResult]]:
+        left = {
+            d.sop_instance_uid: (
+                d,
+                FileToSend(
+                    path=self.data_dir / d.path,
+                    sop_class_uid=d.sop_class_uid,
+                    sop_instance_uid=d.sop_instance_uid,
+                    transfer_syntax_uid=d.transfer_syntax_uid,
+                ),
+            )
+            for d in deliveries
+        }
+        try:
+            for result in self.sender.send([file for _, file in left.values()]):
+                delivery, _ = left.pop(result.file.sop_instance_uid)
+                yield delivery, result
+        except Exception as error:
+            # A library's fault on one object must not keep those behind it waiting: these are tried later.
+            reason = self._fault(error)
+            for delivery, file in left.values():
+                yield (
+                    delivery,
+                    SendResult(file=file, delivered=False, transient=True, reason=reason, status=None),
+                )
+
+    def _fault(self, error: Exception) -> str:
+        """Log an error that nobody foresaw; the reason for the database."""
+        kind, place = type(error).__name__, raised_at(error)
+        log.error("courier_failed destination=%s error=%s at=%s", self.destination.name, kind, place)
+        return f"the courier failed ({kind}): see the log"
+
+
+class Courier:
+    """One thread for each destination, woken together."""
+
+    def __init__(self, configuration: Configuration, database: Database, name: str) -> None:
+        self.configuration = configuration
+        self.outbox = Outbox(database)
+        self.audit = AuditTrail(configuration.audit_settings())
+        self.couriers = [
+            DestinationCourier(configuration, database, name, destination, self.audit)
+            for destination in configuration.destinations()
+        ]
+
+    def serve(self, stop: threading.Event) -> None:
+        """Send until ``stop`` is set; the object in hand is finished first."""
+        wakeup = Wakeup(self.configuration.run_dir, "courier")
+        threads = [
+            threading.Thread(target=courier.serve, args=(stop,), name=f"courier-{courier.destination.name}")
+            for courier in self.couriers
+        ]
+        for thread in threads:
+            thread.start()
+        log.info("courier_started destinations=%d", len(threads))
+        while not stop.is_set():
+            if wakeup.wait(POLL_SECONDS):
+                for courier in self.couriers:
+                    courier.wake.set()
+        wakeup.close()
+        for courier in self.couriers:
+            courier.wake.set()
+        for thread in threads:
+            thread.join()
+        self.audit.close()
+        log.info("courier_stopped")

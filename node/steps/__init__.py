@@ -1,0 +1,1 @@
+"""The steps of a study from the index to its results."""

@@ -1,0 +1,38 @@
+"""Result files: DICOM objects at a place that a rerun finds again, described for the database."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+
+from db.records import Job, NewResult
+from node.steps.synced_files import write_synced
+from sr_writer.attributes import result_attributes
+from sr_writer.context import WrittenObject
+
+
+def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
+    """Write one DICOM object to the results folder, synced, and describe it for the database.
+
+    Raises:
+        OSError: the disk is full or broken; nothing but a temporary file is left behind.
+    """
+    dataset = written.dataset
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    data = buffer.getvalue()
+    relative = Path("results") / f"{job.id % 256:02x}" / str(job.id) / f"{dataset.SOPInstanceUID}.dcm"
+    write_synced(data_dir, relative, data)
+    return NewResult(
+        kind=written.kind,
+        study_instance_uid=str(dataset.StudyInstanceUID),
+        series_instance_uid=str(dataset.SeriesInstanceUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        sop_class_uid=str(dataset.SOPClassUID),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+        path=str(relative),
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        attributes=result_attributes(dataset),
+    )

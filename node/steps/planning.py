@@ -1,0 +1,109 @@
+"""Planning: what a complete study has to have run on it, one job per series and engine."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
+
+from db.records import Instance, PlannedJob
+from inference.engine import ImageHeader, Selection
+from inference.engines import engine_class
+from node.configuration.configuration import Configuration
+from node.errors import raised_at
+from node.steps import routing
+
+log = logging.getLogger("overread.planning")
+
+
+def plan_study(configuration: Configuration, instances: Sequence[Instance]) -> list[PlannedJob]:
+    """The jobs of a study; a series that no rule takes becomes one that is skipped, with the reason."""
+    by_series = attrgetter("series_instance_uid")
+    plan: list[PlannedJob] = []
+    for _, group in groupby(sorted(instances, key=by_series), key=by_series):
+        plan += _plan_series(configuration, list(group))
+    return plan
+
+
+def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> list[PlannedJob]:
+    digests = {instance.sop_instance_uid: instance.sha256 for instance in series}
+    series_uid = series[0].series_instance_uid
+    routable = [routed(instance) for instance in series]
+    jobs: dict[str, PlannedJob] = {}
+    refusals: list[str] = []
+    for route in configuration.route:
+        verdict = routing.judge(route, routable)
+        if not verdict.takes:
+            refusals.append(f"{route.name}: {verdict.reason}")
+            continue
+        for name in route.engines:
+            former = jobs.get(name)
+            if former is not None:
+                destinations = tuple(dict.fromkeys(former.destinations + route.destinations))
+                jobs[name] = replace(former, destinations=destinations)
+                continue
+            selection = select(configuration.engine_named(name).kind, verdict.instances)
+            inputs = selection.inputs or tuple(i.sop_instance_uid for i in verdict.instances)
+            jobs[name] = PlannedJob(
+                series_instance_uid=series_uid,
+                engine=name,
+                route=route.name,
+                destinations=route.destinations,
+                priority=route.priority,
+                inputs=inputs,
+                inputs_digest=digest_of(inputs, digests),
+                skip_reason=None
+                if selection.inputs
+                else selection.reasons or f"{name} selects no image of it",
+            )
+    if jobs:
+        return list(jobs.values())
+    everything = tuple(sorted(digests))
+    return [
+        PlannedJob(
+            series_instance_uid=series_uid,
+            engine=None,
+            route=None,
+            destinations=(),
+            priority=0,
+            inputs=everything,
+            inputs_digest=digest_of(everything, digests),
+            skip_reason="no rule takes this series: " + ("; ".join(refusals) or "there are no rules"),
+        )
+    ]
+
+
+def select(kind: str, instances: Sequence[routing.Instance]) -> Selection:
+    """What an engine takes of a series; nothing where it cannot say."""
+    headers = [
+        ImageHeader(
+            sop_class_uid=i.sop_class_uid, sop_instance_uid=i.sop_instance_uid, attributes=i.attributes
+        )
+        for i in instances
+    ]
+    try:
+        return engine_class(kind).select(headers)
+    except Exception as error:
+        # Engines of others raise what they like; one series' fault must not keep all studies waiting.
+        name = type(error).__name__
+        log.error("selection_failed kind=%s error=%s at=%s", kind, name, raised_at(error))
+        reason = f"{kind} failed to say whether it takes this series ({name}): see the log"
+        return Selection(inputs=(), refused={h.sop_instance_uid: reason for h in headers})
+
+
+def routed(instance: Instance) -> routing.Instance:
+    """An indexed instance as the routing rules see it."""
+    return routing.Instance(
+        sop_instance_uid=instance.sop_instance_uid,
+        sop_class_uid=instance.sop_class_uid,
+        attributes=instance.attributes,
+    )
+
+
+def digest_of(inputs: Sequence[str], digests: dict[str, str]) -> str:
+    """A digest of which instances go in and of their bytes; the same inputs give the same digest."""
+    lines = sorted(f"{uid} {digests[uid]}" for uid in inputs)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

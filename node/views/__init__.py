@@ -1,0 +1,1 @@
+"""What commands and web show of the database."""
