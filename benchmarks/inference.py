@@ -26,7 +26,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from benchmarks.report import table, write_section
-from inference.importing.importers import torchxrayvision_model
+from inference.importing.torchxrayvision import torchxrayvision_model
 from inference.running.classifier import Classifier
 from inference.settings import EngineSettings
 from inference.store import ModelStore
@@ -79,7 +79,7 @@ def seeded_store(folder: Path, network: xrv.models.DenseNet) -> ModelStore:
     """A model store with the network under the name ``seeded``."""
     store = ModelStore(folder)
     facts = {"targets": list(xrv.datasets.default_pathologies)}
-    store._add(torchxrayvision_model(dict(network.state_dict()), facts), "seeded", origin="benchmark")
+    store.add(torchxrayvision_model(dict(network.state_dict()), facts), "seeded", origin="benchmark")
     return store
 
 

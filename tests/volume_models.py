@@ -11,13 +11,13 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.networks.nets.unet import UNet
 from torch import nn
 
-from inference.importing.importers import Draft
+from inference.importing.anatomy import structure
 from inference.networks.metastasis import MetastasisNetwork
 from inference.networks.pivot import PivotNetwork
 from inference.networks.volumetric import UnetResnet
 from inference.store import ModelStore
-from inference.store.anatomy import structure
 from inference.store.card import CardLabel, Thresholds, UnetResnetArchitecture, VolumePreprocessing
+from inference.store.draft import Draft
 
 NNUNET_FEATURES = (4, 8, 16)
 NNUNET_STRIDES = ((1, 1, 1), (1, 2, 2), (2, 2, 2))
@@ -239,7 +239,7 @@ def add_ct_chest(
     )
     network = UnetResnet(architecture, structures=1, labels=2)
     settled(network, torch.rand(2, 1, 32, 32, 32))
-    store._add(
+    store.add(
         Draft(
             tensors={k: v.contiguous() for k, v in network.state_dict().items()},
             kind="ct_chest",

@@ -50,8 +50,8 @@ class MonaiBundleEngine(VolumeEngine):
     def build(cls, stored: StoredModel) -> nn.Module:
         from monai.bundle.config_parser import ConfigParser  # loads torch
 
-        from inference.importing.volume_importers import BUNDLE_CONFIGS, foreign_code, without_writers
         from inference.networks.weights import filled
+        from inference.store.bundles import BUNDLE_CONFIGS, foreign_code, without_writers
         from inference.store.card import BundleArchitecture
 
         card = stored.card

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
-from inference.importing import importers, trial
-from inference.importing.download import Progress, download
-from inference.importing.importers import Normalisation
+from inference.errors import InferenceError, ModelAbsent, ModelInvalid
 from inference.store.card import NAME, CardCalibration, CardModel, Expectations, ModelCard
+from inference.store.draft import Draft
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -55,6 +52,20 @@ class Verdict:
     name: str
     ok: bool
     message: str
+
+
+Trial = Callable[[Path, str], str | None]
+"""Given a model's folder and kind: why it cannot be used, None where it can."""
+
+
+def check_name(name: str) -> None:
+    """See that a model may have this name.
+
+    Raises:
+        ModelInvalid: it may not.
+    """
+    if re.fullmatch(NAME, name) is None or name == DEMONSTRATION:
+        raise ModelInvalid(f"{name!r} cannot be a model's name: use letters, digits, dot, dash, underscore.")
 
 
 class ModelStore:
@@ -116,129 +127,23 @@ class ModelStore:
                 continue  # `verify` is what names them
         return found
 
-    def verify(self, *, load: bool = False) -> list[Verdict]:
-        """Compare every model's weights with the digest in its card; with ``load``, load each once as well."""
+    def verify(self, trial: Trial | None = None) -> list[Verdict]:
+        """Compare every model's weights with the digest in its card; with a ``trial``, hold it as well."""
         verdicts: list[Verdict] = []
         for folder in self._folders():
+            name = folder.name
             try:
                 stored = self._read(folder)
+                name = stored.card.name
+                if not _intact(stored):
+                    raise ModelInvalid("the weights are not those of the card")
             except ModelInvalid as error:
-                verdicts.append(Verdict(name=folder.name, ok=False, message=str(error)))
+                verdicts.append(Verdict(name=name, ok=False, message=str(error)))
                 continue
-            intact = _intact(stored)
-            message = f"sha256 {stored.card.sha256}" if intact else "the weights are not those of the card"
-            reason = trial.refusal_of(folder, stored.card.kind) if intact and load else None
-            verdicts.append(
-                Verdict(name=stored.card.name, ok=intact and reason is None, message=reason or message)
-            )
+            reason = trial(folder, stored.card.kind) if trial is not None else None
+            message = reason or f"sha256 {stored.card.sha256}"
+            verdicts.append(Verdict(name=name, ok=reason is None, message=message))
         return verdicts
-
-    def pull(self, name: str, progress: Progress | None = None) -> StoredModel:
-        """Fetch one of torchxrayvision's published weight sets and convert it.
-
-        Raises:
-            ModelAbsent: there is no published weight set of that name.
-            InferenceError: the download failed.
-            ModelInvalid: what came is no model.
-        """
-        published = importers.published(name)
-        with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
-            advice = f"`overread models import FILE --name {name} --published {name} --trust`"
-            file = download(published.address, Path(scratch) / "weights.pt", advice, progress)
-            # The address is the library's own and the file is read in a process of its own.
-            tensors, facts = importers.unpickle(file, Path(scratch))
-            draft = importers.published_model(tensors, facts, published)
-            return self._add(draft, name, origin=published.address, tried=True)
-
-    def import_file(
-        self,
-        file: Path,
-        *,
-        name: str,
-        kind: str | None = None,
-        labels: Path | None = None,
-        normalisation: Normalisation | None = None,
-        published: str | None = None,
-        trust: bool = False,
-    ) -> StoredModel:
-        """Take a local file, an nnU-Net results folder or a MONAI bundle into the store under a name.
-
-        The model is loaded once before it is there. ``labels`` is a JSON file with the names of the outputs,
-        ``{"classes": [...]}``, and of concepts, ``{"concepts": [...]}``, for files that do not name them;
-        ``normalisation`` is that of the network's input, where the file does not say it. ``published`` is the weight
-        set of torchxrayvision that the file was downloaded as, which says both.
-
-        Raises:
-            ModelUntrusted: the file has to be unpickled and ``trust`` is False.
-            ModelInvalid: the file is not a model that overread knows, or cannot be loaded.
-            ModelAbsent: there is no published weight set of that name.
-        """
-        if re.fullmatch(NAME, name) is None or name == DEMONSTRATION:
-            raise ModelInvalid(
-                f"{name!r} cannot be a model's name: use letters, digits, dot, dash, underscore."
-            )
-        if file.is_dir():
-            return self._import_folder(file, name, kind=kind, trust=trust)
-        if file.suffix == ".safetensors":
-            card_file = next(
-                (c for c in (file.with_suffix(".json"), file.with_name(CARD)) if c.exists()), None
-            )
-            if card_file is None:
-                raise ModelInvalid(f"{file} has no card: put {file.with_suffix('.json').name} beside it.")
-            card = _read_card(card_file)
-            if _digest(file) != card.sha256:
-                raise ModelInvalid(
-                    f"{file} is not the file that {card_file.name} describes: their digests differ."
-                )
-            with self._new_folder(name) as folder:
-                shutil.copyfile(file, folder / WEIGHTS)
-                _write_card(card.model_copy(update={"name": name}), folder)
-                _try(folder, card.kind)
-            return self.get(name)
-        if not trust:
-            raise ModelUntrusted(
-                f"{file} has to be unpickled, which can run code from it: add --trust if you know where it is from."
-            )
-        names = _names(labels)
-        with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
-            tensors, facts = importers.unpickle(file, Path(scratch))
-            draft = (
-                importers.published_model(tensors, facts, importers.published(published))
-                if published
-                else importers.draft_of(tensors, facts, kind=kind, names=names, normalisation=normalisation)
-            )
-            return self._add(draft, name, origin=file.name, tried=True)
-
-    def _import_folder(self, folder: Path, name: str, *, kind: str | None, trust: bool) -> StoredModel:
-        from inference.importing import volume_importers
-        from inference.store import nnunet
-
-        is_nnunet = (folder / "plans.json").is_file()
-        if is_nnunet:
-            checkpoints = nnunet.checkpoints(folder)
-        else:
-            volume_importers.bundle_config(folder)
-            checkpoints = sorted((folder / "models").glob("model.pt"))
-        if not checkpoints:
-            wanted = "fold_0/checkpoint_final.pth" if is_nnunet else "models/model.pt"
-            raise ModelInvalid(f"{folder} has no {wanted}.")
-        if not trust:
-            raise ModelUntrusted(
-                f"{checkpoints[0]} has to be unpickled, which can run code from it: "
-                "add --trust if you know where it is from."
-            )
-        with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
-            read = []
-            for number, checkpoint in enumerate(checkpoints):
-                place = Path(scratch) / str(number)  # tensors may stay in their file
-                place.mkdir()
-                read.append(importers.unpickle(checkpoint, place))
-            draft = (
-                volume_importers.nnunet_model(folder, read, kind=kind)
-                if is_nnunet
-                else volume_importers.bundle_model(folder, read[0][0], kind=kind, trust=trust)
-            )
-            return self._add(draft, name, origin=folder.name, tried=True)
 
     def set_calibration(self, reference: str, calibration: CardCalibration) -> StoredModel:
         """Make a version of a model with a calibration; the former version stays in its history.
@@ -297,8 +202,8 @@ class ModelStore:
         _keep([_read_card(folder / CARD), card], folder / HISTORY)
         _write_synced(card, folder / CARD)
 
-    def _add(self, draft: importers.Draft, name: str, origin: str, *, tried: bool = False) -> StoredModel:
-        """Write a model; where it has to be tried, only one that an engine has loaded takes its place."""
+    def add(self, draft: Draft, name: str, origin: str, trial: Trial | None = None) -> StoredModel:
+        """Write a model, which takes its place only if it stands the ``trial``."""
         from safetensors.torch import save_file
 
         with self._new_folder(name) as folder:
@@ -307,8 +212,24 @@ class ModelStore:
             for file, text in draft.files.items():
                 (folder / file).write_text(text)
             _write_card(draft.card(name=name, origin=origin, sha256=digest), folder)
-            if tried:
-                _try(folder, draft.kind)
+            _try(folder, draft.kind, trial)
+        return self.get(name)
+
+    def add_file(self, weights: Path, card_file: Path, name: str, trial: Trial | None = None) -> StoredModel:
+        """Copy a weights file with its card, under the same condition.
+
+        Raises:
+            ModelInvalid: the card cannot be read, or is that of another file.
+        """
+        card = _read_card(card_file)
+        if _digest(weights) != card.sha256:
+            raise ModelInvalid(
+                f"{weights} is not the file that {card_file.name} describes: their digests differ."
+            )
+        with self._new_folder(name) as folder:
+            shutil.copyfile(weights, folder / WEIGHTS)
+            _write_card(card.model_copy(update={"name": name}), folder)
+            _try(folder, card.kind, trial)
         return self.get(name)
 
     @contextmanager
@@ -370,13 +291,8 @@ def _write_card(card: ModelCard, folder: Path) -> None:
     (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
 
 
-def _try(folder: Path, kind: str) -> None:
-    """Load a model that is about to be in the store.
-
-    Raises:
-        ModelInvalid: it cannot be loaded.
-    """
-    reason = trial.refusal_of(folder, kind)
+def _try(folder: Path, kind: str, trial: Trial | None) -> None:
+    reason = trial(folder, kind) if trial is not None else None
     if reason is not None:
         raise ModelInvalid(f"the model cannot be loaded: {reason}")
 
@@ -429,21 +345,3 @@ def _intact(stored: StoredModel) -> bool:
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _names(labels: Path | None) -> dict[str, list[str]]:
-    """Names of classes and concepts from a labels file."""
-    if labels is None:
-        return {}
-    try:
-        content = json.loads(labels.read_text())
-        names = {
-            key: [str(name) for name in content[key]] for key in ("classes", "concepts") if key in content
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InferenceError(
-            f'{labels} is no labels file: it has to be JSON like {{"classes": ["..."]}}.'
-        ) from error
-    if not names:
-        raise InferenceError(f'{labels} is no labels file: it has to be JSON like {{"classes": ["..."]}}.')
-    return names

@@ -18,10 +18,12 @@ from inference.engines.image import ImageEngine
 from inference.engines.volume import VolumeEngine
 from inference.errors import InferenceError, ModelError
 from inference.findings import Refusal
-from inference.importing.importers import Normalisation
+from inference.importing import nnunet
+from inference.importing.imports import import_model, pull_model
+from inference.importing.torchxrayvision import Normalisation
+from inference.importing.trial import refusal_of
 from inference.reading.pool import limit_readers
 from inference.settings import EngineSettings
-from inference.store import nnunet
 from inference.store.card import Expectations, ModelCard
 from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
@@ -69,14 +71,16 @@ def pull(
     try:
         with Progress(*columns, console=errors) as progress:
             task = progress.add_task(name, total=None)
-            stored = store.pull(name, lambda done, total: progress.update(task, completed=done, total=total))
+            stored = pull_model(
+                store, name, lambda done, total: progress.update(task, completed=done, total=total)
+            )
     except InferenceError as error:
         raise CommandError(str(error)) from error
     console.print(f"{stored.card.name} is in the store: {stored.weights.parent}", markup=False)
 
 
 @models.command(name="import")
-def import_model(
+def import_command(
     file: Annotated[
         Path,
         typer.Argument(
@@ -112,7 +116,8 @@ def import_model(
     store = _store(config)
 
     def take(into: ModelStore) -> StoredModel:
-        return into.import_file(
+        return import_model(
+            into,
             file,
             name=name,
             kind=kind,
@@ -301,7 +306,7 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check the digest of every model."""
-    verdicts = _store(config).verify(load=load)
+    verdicts = _store(config).verify(refusal_of if load else None)
     if json:
         print_json([{"name": v.name, "ok": v.ok, "message": v.message} for v in verdicts])
     else:

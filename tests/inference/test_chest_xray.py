@@ -16,7 +16,7 @@ from inference.engine import ImageHeader
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.errors import ModelAbsent
 from inference.findings import Analysis, Presence, Refusal
-from inference.importing.importers import torchxrayvision_model
+from inference.importing.torchxrayvision import torchxrayvision_model
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from tests.inference.conftest import WriteRadiograph
@@ -40,7 +40,7 @@ def engine(original: xrv.models.DenseNet, tmp_path_factory: pytest.TempPathFacto
     tensors = {name: t for name, t in original.state_dict().items() if name != "op_threshs"}
     facts = {"targets": original.targets, "op_threshs": original.op_threshs.tolist()}
     store = ModelStore(tmp_path_factory.mktemp("models"))
-    store._add(torchxrayvision_model(tensors, facts), "seeded", origin="test")
+    store.add(torchxrayvision_model(tensors, facts), "seeded", origin="test")
     return ChestXrayEngine.load(EngineSettings(name="cxr", kind="chest_xray", model="seeded"), store)
 
 

@@ -17,6 +17,7 @@ from monai.inferers.inferer import SlidingWindowInferer
 from inference.engines import engine_class
 from inference.errors import EngineMisconfigured
 from inference.findings import Analysis
+from inference.importing.imports import import_model
 from inference.running.batches import in_batches
 from inference.running.device import check_answers
 from inference.running.recorded import RecordedPasses
@@ -158,7 +159,7 @@ def test_nodules_are_those_of_the_cpu_or_the_precision_is_refused(
 @pytest.mark.parametrize("kind", ["brain_metastasis", "hybrid_volume"])
 def test_slices_are_judged_as_on_the_cpu(tmp_path: Path, store: ModelStore, kind: str) -> None:
     metastasis_checkpoint(tmp_path / "best.pth")
-    store.import_file(tmp_path / "best.pth", name="seeded", trust=True)
+    import_model(store, tmp_path / "best.pth", name="seeded", trust=True)
     _, paths = head_series(tmp_path / "in")
     for model in ("demo", "seeded") if kind == "brain_metastasis" else ("demo",):
         ours, reference = (analysed(loaded(store, kind, model, device), paths) for device in ("cuda", "cpu"))
@@ -178,7 +179,7 @@ def test_nnunet_agrees_with_the_cpu(tmp_path: Path, store: ModelStore) -> None:
     nnunet_folder(tmp_path / "results", {"background": 0, "brain": 1, "Hemorrhage": 2})
     dataset = tmp_path / "results" / "dataset.json"
     dataset.write_text(dataset.read_text().replace("T2", "CT"))
-    store.import_file(tmp_path / "results", name="mri", trust=True)
+    import_model(store, tmp_path / "results", name="mri", trust=True)
     _, paths = head_series(tmp_path / "in")
     ours, reference = (
         analysed(loaded(store, "brain_mri", "mri", device), paths) for device in ("cuda", "cpu")
@@ -190,7 +191,7 @@ def test_nnunet_agrees_with_the_cpu(tmp_path: Path, store: ModelStore) -> None:
 def bundle(tmp_path: Path, store: ModelStore) -> tuple[ModelStore, list[Path]]:
     """A bundle that segments, in a store, and a series for it."""
     bundle_folder(tmp_path / "bundle", TISSUES)
-    store.import_file(tmp_path / "bundle", name="organs", trust=True)
+    import_model(store, tmp_path / "bundle", name="organs", trust=True)
     return store, lung_series(tmp_path / "in", nodules=1)[1]
 
 

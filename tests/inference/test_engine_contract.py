@@ -16,7 +16,6 @@ from inference.engine import Engine, ImageHeader
 from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured
 from inference.findings import Analysis, Refusal
-from inference.importing.importers import Draft
 from inference.networks import build_network
 from inference.networks.torchvision_networks import TorchvisionNetwork
 from inference.offline.output import case_document, stage_summary
@@ -30,6 +29,7 @@ from inference.store.card import (
     PrototypeArchitecture,
     TorchvisionArchitecture,
 )
+from inference.store.draft import Draft
 from inference.store.pathologies import chest_label
 from tests.inference.conftest import WriteRadiograph
 
@@ -91,7 +91,7 @@ def seeded_model(
             network(torch.randn(2, facts["channels"], size, size) * scale)
     tensors = network.weights() if isinstance(network, TorchvisionNetwork) else dict(network.state_dict())
     draft.tensors.update({key: tensor.detach().contiguous() for key, tensor in tensors.items()})
-    store._add(draft, name, origin="tests")
+    store.add(draft, name, origin="tests")
     return store
 
 

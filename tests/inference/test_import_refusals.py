@@ -18,12 +18,14 @@ from torch import nn
 from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.engines import engine_class
 from inference.errors import ModelAbsent, ModelInvalid
-from inference.importing.importers import draft_of, published, published_model
-from inference.importing.volume_importers import metastasis_model
+from inference.importing.anatomy import structure
+from inference.importing.imports import draft_of, import_model
+from inference.importing.metastasis import metastasis_model
+from inference.importing.torchxrayvision import published, published_model
+from inference.importing.trial import refusal_of
 from inference.offline.output import detection_document
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.anatomy import structure
 from inference.volumes.normalisation import resized
 from tests.seeded import seeded_densenet
 from tests.volume_models import metastasis_checkpoint
@@ -45,11 +47,11 @@ def test_normalisation_that_nobody_says_is_asked_for(
 ) -> None:
     file = densenet_file(tmp_path, channels)
     with pytest.raises(ModelInvalid, match=r"add --normalisation torchxrayvision .* imagenet .* or unit"):
-        store.import_file(file, name="x", labels=tmp_path / "labels.json", trust=True)
+        import_model(store, file, name="x", labels=tmp_path / "labels.json", trust=True)
     with pytest.raises(ModelAbsent):
         store.get("x")
-    card = store.import_file(
-        file, name="x", labels=tmp_path / "labels.json", normalisation="unit", trust=True
+    card = import_model(
+        store, file, name="x", labels=tmp_path / "labels.json", normalisation="unit", trust=True
     ).card
     assert (card.preprocessing.style, card.input_channels) == ("unit", channels)
 
@@ -58,13 +60,13 @@ def test_labels_in_a_checkpoint_say_no_normalisation(store: ModelStore, tmp_path
     state = torch.load(densenet_file(tmp_path, 3), weights_only=True)
     torch.save({"state_dict": state, "targets": ["Pneumonia", "Mass", "Nodule"]}, tmp_path / "trained.pth")
     with pytest.raises(ModelInvalid, match="add --normalisation"):
-        store.import_file(tmp_path / "trained.pth", name="x", trust=True)
+        import_model(store, tmp_path / "trained.pth", name="x", trust=True)
 
 
 def test_normalisation_of_a_known_layout_is_not_to_be_said(store: ModelStore, tmp_path: Path) -> None:
     metastasis_checkpoint(tmp_path / "mets.pth")
     with pytest.raises(ModelInvalid, match="leave --normalisation out"):
-        store.import_file(tmp_path / "mets.pth", name="x", normalisation="unit", trust=True)
+        import_model(store, tmp_path / "mets.pth", name="x", normalisation="unit", trust=True)
 
 
 def resnet_tensors(channels: int) -> dict[str, torch.Tensor]:
@@ -124,8 +126,8 @@ def test_vision_transformer_of_newer_transformers_has_the_former_names() -> None
 def test_imagenet_scaling_is_for_three_channels(store: ModelStore, tmp_path: Path) -> None:
     file = densenet_file(tmp_path, 1)
     with pytest.raises(ModelInvalid, match="for three channels, and the network has 1"):
-        store.import_file(
-            file, name="x", labels=tmp_path / "labels.json", normalisation="imagenet", trust=True
+        import_model(
+            store, file, name="x", labels=tmp_path / "labels.json", normalisation="imagenet", trust=True
         )
 
 
@@ -134,8 +136,8 @@ def test_operating_points_of_a_state_dict_are_kept(store: ModelStore, tmp_path: 
     state = {**network.state_dict(), "op_threshs": torch.tensor([*([0.3] * 17), float("nan")])}
     torch.save(state, tmp_path / "state.pth")
     (tmp_path / "labels.json").write_text(json.dumps({"classes": list(xrv.datasets.default_pathologies)}))
-    card = store.import_file(
-        tmp_path / "state.pth", name="x", labels=tmp_path / "labels.json", trust=True
+    card = import_model(
+        store, tmp_path / "state.pth", name="x", labels=tmp_path / "labels.json", trust=True
     ).card
     points = [label.operating_point for label in card.labels]
     assert points[:17] == [pytest.approx(0.3)] * 17
@@ -155,8 +157,8 @@ def test_published_resnet_has_labels_and_operating_points_in_both_layouts(prefix
 
 def test_downloaded_file_is_imported_as_the_set_that_it_is(store: ModelStore, tmp_path: Path) -> None:
     torch.save(seeded_densenet(4).state_dict(), tmp_path / "weights.pt")
-    card = store.import_file(
-        tmp_path / "weights.pt", name="x", published="densenet121-res224-all", trust=True
+    card = import_model(
+        store, tmp_path / "weights.pt", name="x", published="densenet121-res224-all", trust=True
     ).card
     wanted = published("densenet121-res224-all")
     assert tuple(label.name for label in card.labels) == wanted.labels
@@ -177,7 +179,7 @@ def test_metastasis_threshold_is_that_of_the_file(store: ModelStore, tmp_path: P
     metastasis_checkpoint(tmp_path / "state.pth")
     content = {"model_state_dict": torch.load(tmp_path / "state.pth", weights_only=True)}
     torch.save(content if said is None else {**content, "optimal_threshold": said}, tmp_path / "mets.pth")
-    card = store.import_file(tmp_path / "mets.pth", name="mets", trust=True).card
+    card = import_model(store, tmp_path / "mets.pth", name="mets", trust=True).card
     wanted = 0.25 if said is None else float(said)
     assert card.reported[0].as_finding().thresholds.high == wanted
     assert card.volume is not None and card.volume.resize == "linear"
@@ -200,7 +202,7 @@ def test_nodule_network_without_triage_and_size_runs(store: ModelStore, tmp_path
     state = load_file(store.get("demo", "lung_nodule").weights)
     kept = {name: t for name, t in state.items() if not name.startswith(("triage_head.", "size_head."))}
     torch.save({"state_dict": kept}, tmp_path / "bare.ckpt")
-    card = store.import_file(tmp_path / "bare.ckpt", name="bare", trust=True).card
+    card = import_model(store, tmp_path / "bare.ckpt", name="bare", trust=True).card
     assert card.architecture.heads == ()  # type: ignore[union-attr]
     phantom = lung_phantom(10_000_003, (48, 100, 110), (1.5, 0.9, 0.8), nodules=2)
     geometry = straight_geometry(phantom.values.shape, phantom.spacing)
@@ -219,15 +221,15 @@ def test_model_that_cannot_be_loaded_is_not_taken(store: ModelStore, tmp_path: P
     state.pop("features.norm5.weight")
     torch.save(state, tmp_path / "cut.pth")
     with pytest.raises(ModelInvalid, match=r"the model cannot be loaded: .*features\.norm5\.weight"):
-        store.import_file(tmp_path / "cut.pth", name="cut", published="densenet121-res224-all", trust=True)
+        import_model(store, tmp_path / "cut.pth", name="cut", published="densenet121-res224-all", trust=True)
     with pytest.raises(ModelAbsent):
         store.get("cut")
 
 
 def test_verify_can_load(store: ModelStore, tmp_path: Path) -> None:
     torch.save(seeded_densenet(6).state_dict(), tmp_path / "weights.pt")
-    stored = store.import_file(
-        tmp_path / "weights.pt", name="x", published="densenet121-res224-all", trust=True
+    stored = import_model(
+        store, tmp_path / "weights.pt", name="x", published="densenet121-res224-all", trust=True
     )
     file = stored.weights.with_name("card.json")
     card = json.loads(file.read_text())
@@ -235,7 +237,7 @@ def test_verify_can_load(store: ModelStore, tmp_path: Path) -> None:
     file.write_text(json.dumps(card))
     (verdict,) = [v for v in store.verify() if v.name == "x"]
     assert verdict.ok
-    (verdict,) = [v for v in store.verify(load=True) if v.name == "x"]
+    (verdict,) = [v for v in store.verify(refusal_of) if v.name == "x"]
     assert not verdict.ok and "do not fit its card (size mismatch" in verdict.message
 
 

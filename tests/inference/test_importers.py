@@ -18,6 +18,7 @@ from torchvision import transforms
 
 from inference.engines import engine_class
 from inference.findings import Refusal
+from inference.importing.imports import import_model
 from inference.networks.vit import VisionTransformer
 from inference.settings import EngineSettings
 from inference.store import ModelStore
@@ -67,7 +68,7 @@ def test_pneumonia_checkpoint_gives_the_originals_probabilities(tmp_path: Path, 
         tmp_path / "lungs.pth",
     )
     store = ModelStore(tmp_path / "models")
-    card = store.import_file(tmp_path / "lungs.pth", name="lungs", trust=True).card
+    card = import_model(store, tmp_path / "lungs.pth", name="lungs", trust=True).card
     assert (card.kind, card.activation, card.negative_class) == ("pneumonia", "softmax", "Normal")
     settings = EngineSettings(name="x", kind="pneumonia", model="lungs", backend="torch")
     analysis = analyse(engine_class("pneumonia").load(settings, store), picture)
@@ -167,8 +168,13 @@ def imported(original: Prototypes, folder: Path) -> ModelStore:
         )
     )
     store = ModelStore(folder / "models")
-    store.import_file(
-        folder / "csr.pth", name="csr", kind="concept_prototype", labels=folder / "labels.json", trust=True
+    import_model(
+        store,
+        folder / "csr.pth",
+        name="csr",
+        kind="concept_prototype",
+        labels=folder / "labels.json",
+        trust=True,
     )
     return store
 
@@ -247,7 +253,7 @@ def test_torchxrayvision_resnet_gives_its_own_probabilities(
         content, said = xrv_resnet.state_dict(), {"labels": tmp_path / "labels.json"}
         said["labels"].write_text(json.dumps({"classes": xrv_resnet.targets}))
     torch.save(content, tmp_path / "resnet.pt")
-    store.import_file(tmp_path / "resnet.pt", name="resnet", trust=True, **said)
+    import_model(store, tmp_path / "resnet.pt", name="resnet", trust=True, **said)
     settings = EngineSettings(name="x", kind="chest_xray", model="resnet", backend="torch")
     cells = np.random.default_rng(1).integers(0, 255, (600, 520), dtype=np.uint8)
     Image.fromarray(cells).save(tmp_path / "chest.png")

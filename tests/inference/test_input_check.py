@@ -19,6 +19,7 @@ from inference.demo.volume_phantoms import head_phantom, straight_geometry, writ
 from inference.engine import ImageHeader
 from inference.engines import engine_class
 from inference.findings import Refusal
+from inference.importing.imports import import_model
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from inference.store.card import Expectations, Joint, Limits
@@ -226,7 +227,7 @@ def test_model_whose_card_expects_nothing_has_what_its_kind_expects(
     tmp_path: Path, store: ModelStore
 ) -> None:
     metastasis_checkpoint(tmp_path / "best.pth")
-    assert store.import_file(tmp_path / "best.pth", name="brain", trust=True).card.expects is None
+    assert import_model(store, tmp_path / "best.pth", name="brain", trust=True).card.expects is None
     loaded = engine(store, "brain_metastasis", "brain")
     assert "one material" in refused(loaded, written(tmp_path / "in", plastic_head()))
 
@@ -280,7 +281,7 @@ def test_real_images_are_taken_and_review_is_advised(store: ModelStore, real_dat
 
 def test_model_of_the_abdomen_takes_no_head(tmp_path: Path, store: ModelStore) -> None:
     bundle_folder(tmp_path / "bundle", {"0": "background", "1": "spleen", "2": "kidney_left"})
-    store.import_file(tmp_path / "bundle", name="bundle", trust=True)
+    import_model(store, tmp_path / "bundle", name="bundle", trust=True)
     reason = refused(
         engine(store, "monai_bundle", "bundle"), written(tmp_path / "in", head_phantom(1, 6, 64).values)
     )

@@ -17,11 +17,11 @@ from inference.demo.volume_phantoms import SliceGeometry, straight_geometry, wri
 from inference.engines import engine_class
 from inference.errors import ModelInvalid
 from inference.findings import Analysis
-from inference.importing.importers import Draft
-from inference.importing.volume_importers import nnunet_model
+from inference.importing.imports import import_model
+from inference.importing.nnunet import checkpoints, nnunet_model
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.nnunet import checkpoints
+from inference.store.draft import Draft
 from inference.volumes.resampling import regular_grid
 from inference.volumes.volume import read_series
 from inference.volumes.windows import spread_starts, window_weights
@@ -124,7 +124,7 @@ def test_label_map_is_nnunetv2s(tmp_path: Path, store: ModelStore, case: str) ->
     values = texture(shape, stripped=image.get("stripped", False))
     paths = write_ct_series(tmp_path / "in", values, geometry, body_part="ABDOMEN")
     nnunet_folder(tmp_path / "results", LABELS, channel="CT", **model)
-    store.import_file(tmp_path / "results", name="seeded", trust=True)
+    import_model(store, tmp_path / "results", name="seeded", trust=True)
     mirroring = image.get("tta", True)
     analysis = run(store, "seeded", paths, tta=mirroring)
     assert analysis.ensemble_size == (3 if case == "folds" else 1)
@@ -226,7 +226,7 @@ def test_voxels_that_training_ignored_are_no_structure(tmp_path: Path) -> None:
 
 def test_absent_structures_are_no_findings(tmp_path: Path, store: ModelStore) -> None:
     nnunet_folder(tmp_path / "results", LABELS, channel="CT")
-    store.import_file(tmp_path / "results", name="seeded", trust=True)
+    import_model(store, tmp_path / "results", name="seeded", trust=True)
     shape, spacing = (8, 24, 24), (4.0, 3.0, 3.0)
     paths = write_ct_series(
         tmp_path / "in", np.zeros(shape), straight_geometry(shape, spacing), body_part="ABDOMEN"

@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured
+from inference.importing import nnunet
+from inference.importing.imports import import_model
 from inference.running import precision
 from inference.running.precision import check_precision
 from inference.settings import EngineSettings
-from inference.store import ModelStore, nnunet
+from inference.store import ModelStore
 from tests.inference.test_engine_contract import MODELS, seeded_model
 from tests.volume_models import add_ct_chest, bundle_folder, nnunet_folder
 
@@ -37,10 +39,10 @@ def stored(folder: Path, kind: str) -> tuple[ModelStore, str]:
         add_ct_chest(store, "seeded")
     elif kind in nnunet.KINDS:
         nnunet_folder(folder / "results", {"background": 0, "brain": 1})
-        store.import_file(folder / "results", name="seeded", kind=kind, trust=True)
+        import_model(store, folder / "results", name="seeded", kind=kind, trust=True)
     else:
         bundle_folder(folder / "bundle", {"0": "background", "1": "spleen"})
-        store.import_file(folder / "bundle", name="seeded", trust=True)
+        import_model(store, folder / "bundle", name="seeded", trust=True)
     return store, "seeded"
 
 

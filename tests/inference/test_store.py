@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from inference.engines import engine_class
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid, ModelUntrusted
-from inference.importing.importers import published
+from inference.importing.imports import import_model, pull_model
+from inference.importing.torchxrayvision import published
 from inference.settings import EngineSettings
 from inference.store import ModelStore, StoredModel
 from inference.store.card import Temperature
@@ -37,7 +38,7 @@ def pickled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def converted(pickled: Path, tmp_path_factory: pytest.TempPathFactory) -> StoredModel:
     """The same, taken into a store; not to be changed."""
     store = ModelStore(tmp_path_factory.mktemp("converted"))
-    return store.import_file(pickled, name="seeded", trust=True)
+    return import_model(store, pickled, name="seeded", trust=True)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_demonstration_model_comes_with_the_package(store: ModelStore) -> None:
 
 def test_pickled_file_needs_trust(store: ModelStore, pickled: Path) -> None:
     with pytest.raises(ModelUntrusted, match="--trust"):
-        store.import_file(pickled, name="seeded")
+        import_model(store, pickled, name="seeded")
     assert [e for e in store.entries() if not e.card.demonstration] == []
 
 
@@ -88,14 +89,14 @@ def test_code_in_a_pickle_runs_in_a_process_of_its_own(store: ModelStore, tmp_pa
     path = tmp_path / "evil.pt"
     torch.save(Evil(), path)
     with pytest.raises(ModelInvalid):
-        store.import_file(path, name="evil", trust=True)
+        import_model(store, path, name="evil", trust=True)
 
 
 def test_safetensors_with_a_card_are_taken_as_they_are(store: ModelStore, tmp_path: Path) -> None:
     demo = store.get("demo", "chest_xray")
     (tmp_path / "mine.safetensors").write_bytes(demo.weights.read_bytes())
     (tmp_path / "mine.json").write_text(demo.card.model_dump_json())
-    stored = store.import_file(tmp_path / "mine.safetensors", name="mine")
+    stored = import_model(store, tmp_path / "mine.safetensors", name="mine")
     assert stored.card.name == "mine"
     assert stored.card.sha256 == demo.card.sha256
 
@@ -103,10 +104,10 @@ def test_safetensors_with_a_card_are_taken_as_they_are(store: ModelStore, tmp_pa
 def test_weights_without_a_card_or_with_another_one_are_refused(store: ModelStore, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "mine.safetensors")
     with pytest.raises(ModelInvalid, match="has no card"):
-        store.import_file(tmp_path / "mine.safetensors", name="mine")
+        import_model(store, tmp_path / "mine.safetensors", name="mine")
     (tmp_path / "mine.json").write_text(store.get("demo", "chest_xray").card.model_dump_json())
     with pytest.raises(ModelInvalid, match="digests differ"):
-        store.import_file(tmp_path / "mine.safetensors", name="mine")
+        import_model(store, tmp_path / "mine.safetensors", name="mine")
 
 
 def test_changed_weights_are_found_and_not_loaded(store: ModelStore, seeded: StoredModel) -> None:
@@ -130,16 +131,16 @@ def test_card_with_an_unknown_key_is_refused_with_its_place(store: ModelStore, s
 @pytest.mark.parametrize("name", ["../x", "", "demo", "a/b", ".hidden"])
 def test_names_that_are_no_names_are_refused(store: ModelStore, pickled: Path, name: str) -> None:
     with pytest.raises(ModelInvalid, match="cannot be a model's name"):
-        store.import_file(pickled, name=name, trust=True)
+        import_model(store, pickled, name=name, trust=True)
 
 
 def test_labels_that_do_not_fit_are_refused(store: ModelStore, pickled: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('{"classes": ["a", "b"]}')
     with pytest.raises(ModelInvalid, match="18 outputs and 2 labels"):
-        store.import_file(pickled, name="seeded", labels=tmp_path / "labels.json", trust=True)
+        import_model(store, pickled, name="seeded", labels=tmp_path / "labels.json", trust=True)
     (tmp_path / "labels.json").write_text("[]")
     with pytest.raises(InferenceError, match="no labels file"):
-        store.import_file(pickled, name="seeded", labels=tmp_path / "labels.json", trust=True)
+        import_model(store, pickled, name="seeded", labels=tmp_path / "labels.json", trust=True)
 
 
 def test_published_sets_have_labels_and_operating_points(store: ModelStore) -> None:
@@ -148,7 +149,7 @@ def test_published_sets_have_labels_and_operating_points(store: ModelStore) -> N
     assert entry.operating_points is not None
     assert entry.operating_points[14] is None
     with pytest.raises(ModelAbsent, match="densenet121-res224-all"):
-        store.pull("nothing-like-it")
+        pull_model(store, "nothing-like-it")
 
 
 def test_model_may_be_named_by_its_folder_or_file(store: ModelStore) -> None:
@@ -176,7 +177,7 @@ def test_calibration_makes_a_version_and_the_former_one_can_be_taken_back(
         store.use(f"seeded@{second[-1]}")  # the end of a digest may be that of another one
     with pytest.raises(ModelAbsent, match="model 'none' is not in the store"):
         store.history("none")
-    store.import_file(seeded.weights, name="seeded")  # a repair keeps the history
+    import_model(store, seeded.weights, name="seeded")  # a repair keeps the history
     assert len(store.history("seeded")) == 2
 
 
@@ -193,7 +194,7 @@ def test_no_former_card_is_lost(store: ModelStore, seeded: StoredModel) -> None:
     imported = store.folder.parent / "file.safetensors"
     imported.write_bytes(seeded.weights.read_bytes())
     imported.with_suffix(".json").write_text(seeded.card.model_dump_json())
-    store.import_file(imported, name="seeded")
+    import_model(store, imported, name="seeded")
     assert by_hand in [v.card for v in store.history("seeded")]
 
 

@@ -31,6 +31,7 @@ from inference.engines.nodule_options import checked_options
 from inference.engines.slice_wise import slice_name
 from inference.errors import EngineMisconfigured, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.findings import Analysis, Presence, Refusal, Severity
+from inference.importing.imports import import_model
 from inference.networks.metastasis import single_channel
 from inference.networks.volumetric import dynunet, fill_dynunet
 from inference.networks.weights import load_network, load_pivot
@@ -127,7 +128,7 @@ def transcribed_pivot(state: dict[str, Tensor], patches: Tensor) -> dict[str, Te
 
 def test_pivot_checkpoint_gives_the_numbers_of_its_layout(tmp_path: Path, store: ModelStore) -> None:
     original = pivot_checkpoint(tmp_path / "best.ckpt")
-    stored = store.import_file(tmp_path / "best.ckpt", name="pivot", trust=True)
+    stored = import_model(store, tmp_path / "best.ckpt", name="pivot", trust=True)
     assert (stored.card.kind, stored.card.input_size) == ("lung_nodule", 128)
     patches = torch.rand(2, 1, 16, 16, 16)
     expected = transcribed_pivot(dict(original.state_dict()), patches)
@@ -344,7 +345,7 @@ def test_slices_are_named_as_a_reader_finds_them(tmp_path: Path) -> None:
 
 def test_metastasis_checkpoint_gives_the_numbers_of_its_layout(tmp_path: Path, store: ModelStore) -> None:
     original = metastasis_checkpoint(tmp_path / "best.pth")
-    stored = store.import_file(tmp_path / "best.pth", name="brain", trust=True)
+    stored = import_model(store, tmp_path / "best.pth", name="brain", trust=True)
     assert stored.card.kind == "brain_metastasis"
     assert not any(name.startswith("layer3") for name in load_file(stored.weights))
     slices = torch.randn(3, 1, 64, 64)
@@ -364,7 +365,7 @@ def test_first_convolution_for_colours_is_averaged() -> None:
 
 def test_patient_is_as_likely_as_the_worst_slice(tmp_path: Path, store: ModelStore) -> None:
     metastasis_checkpoint(tmp_path / "best.pth")
-    store.import_file(tmp_path / "best.pth", name="brain", trust=True)
+    import_model(store, tmp_path / "best.pth", name="brain", trust=True)
     _, paths = head_series(tmp_path / "in")
     finding = analysed(engine(store, "brain_metastasis", "brain"), paths).findings[0]
     assert finding.probability == pytest.approx(max(finding.individual_predictions))
@@ -395,7 +396,6 @@ def add_hybrid(
     activation: Literal["sigmoid", "softmax"] = "sigmoid",
 ) -> None:
     """A small hybrid model with two labels."""
-    from inference.importing.importers import Draft
     from inference.networks.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
     from inference.networks.densenet import DenseNet
     from inference.store.card import (
@@ -405,6 +405,7 @@ def add_hybrid(
         Thresholds,
         VolumePreprocessing,
     )
+    from inference.store.draft import Draft
 
     torch.manual_seed(3)
     sizes = {"block_config": (1, 1), "growth_rate": 4, "init_features": 4, "bottleneck": 2}
@@ -418,7 +419,7 @@ def add_hybrid(
     }
     if aggregator in learned:
         tensors |= {f"aggregator.{k}": v for k, v in learned[aggregator].state_dict().items()}
-    store._add(
+    store.add(
         Draft(
             tensors=tensors,
             kind="hybrid_volume",
@@ -488,7 +489,7 @@ def test_every_aggregator_runs_in_the_hybrid_engine(
 
 def test_nnunet_checkpoint_gives_the_numbers_of_its_own_network(tmp_path: Path, store: ModelStore) -> None:
     original = nnunet_folder(tmp_path / "results", {"background": 0, "brain": 1, "Hemorrhage": 2})
-    stored = store.import_file(tmp_path / "results", name="mri", trust=True)
+    stored = import_model(store, tmp_path / "results", name="mri", trust=True)
     assert stored.card.kind == "brain_mri"
     assert [s.name for s in stored.card.structures] == ["brain", "Hemorrhage"]
     assert [label.name for label in stored.card.labels] == ["Hemorrhage"]
@@ -509,7 +510,7 @@ def test_nnunet_labels_of_the_table_are_findings_however_they_are_spelt(
     nnunet_folder(
         tmp_path / "results", {"background": 0, "ischemic-stroke": 1, "ventricles": 2, "hemorrhage": 3}
     )
-    stored = store.import_file(tmp_path / "results", name="mri", trust=True)
+    stored = import_model(store, tmp_path / "results", name="mri", trust=True)
     labels = [label.as_finding() for label in stored.card.labels]
     assert [(label.name, label.thresholds.critical) for label in labels] == [
         ("ischemic-stroke", 0.70),
@@ -519,7 +520,7 @@ def test_nnunet_labels_of_the_table_are_findings_however_they_are_spelt(
 
 def test_nnunet_segments_an_mr_series(tmp_path: Path, store: ModelStore, real_data: Path) -> None:
     nnunet_folder(tmp_path / "results", {"background": 0, "brain": 1, "Hemorrhage": 2})
-    store.import_file(tmp_path / "results", name="mri", trust=True)
+    import_model(store, tmp_path / "results", name="mri", trust=True)
     loaded = engine(store, "brain_mri", "mri", tta=False)
     files = sorted((real_data / "mr_brain_siemens").glob("epi_pe_ap-*.dcm"))
     cases = loaded.prepare(files)
@@ -536,7 +537,7 @@ def test_plans_for_several_series_or_regions_are_refused(tmp_path: Path, store: 
     dataset["channel_names"] = {"0": "T1", "1": "T2"}
     (tmp_path / "results" / "dataset.json").write_text(json.dumps(dataset))
     with pytest.raises(ModelInvalid, match="several series"):
-        store.import_file(tmp_path / "results", name="mri", trust=True)
+        import_model(store, tmp_path / "results", name="mri", trust=True)
 
 
 # MONAI bundles
@@ -545,7 +546,7 @@ def test_plans_for_several_series_or_regions_are_refused(tmp_path: Path, store: 
 @pytest.mark.parametrize("kind", ["monai_bundle", "whole_body_ct"])
 def test_bundle_runs_its_own_steps_on_our_volume(tmp_path: Path, store: ModelStore, kind: str) -> None:
     network = bundle_folder(tmp_path / "bundle", TISSUES)
-    stored = store.import_file(tmp_path / "bundle", name="bundle", kind=kind, trust=True)
+    stored = import_model(store, tmp_path / "bundle", name="bundle", kind=kind, trust=True)
     assert [(s.value, s.name, s.type and s.type.meaning) for s in stored.card.structures] == [
         (1, "spleen", "Spleen"),
         (2, "kidney left", "Kidney"),
@@ -564,7 +565,7 @@ def test_bundle_runs_its_own_steps_on_our_volume(tmp_path: Path, store: ModelSto
 def test_bundle_result_lies_where_its_input_lay(tmp_path: Path, store: ModelStore) -> None:
     """A bundle that answers 1 where the image is bright gives that place back on the slices."""
     bundle_folder(tmp_path / "bundle", {"0": "background", "1": "spleen"})
-    store.import_file(tmp_path / "bundle", name="bundle", trust=True)
+    import_model(store, tmp_path / "bundle", name="bundle", trust=True)
     values = np.full((40, 60, 70), -1000.0)
     values[10:20, 12:30, 40:60] = 200
     geometry = straight_geometry((40, 60, 70), (2.0, 1.5, 1.25))
@@ -594,7 +595,7 @@ def test_maps_of_a_bundle_that_do_not_fit_on_the_device_are_put_together_on_the_
     tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle_folder(tmp_path / "bundle", TISSUES)
-    store.import_file(tmp_path / "bundle", name="bundle", trust=True)
+    import_model(store, tmp_path / "bundle", name="bundle", trust=True)
     _, paths = lung_series(tmp_path / "in")
     loaded = engine(store, "monai_bundle", "bundle")
     expected = analysed(loaded, paths).segmentation
@@ -615,7 +616,7 @@ def test_bundle_that_classifies_applies_the_calibration_of_its_card(
     tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle_folder(tmp_path / "bundle", TISSUES)
-    file = store.import_file(tmp_path / "bundle", name="bundle", trust=True).weights.with_name("card.json")
+    file = import_model(store, tmp_path / "bundle", name="bundle", trust=True).weights.with_name("card.json")
     limits = {"low": 0.2, "high": 0.5, "critical": 0.8}
     changes = {
         "architecture": {"family": "bundle", "output": "classification", "code_allowed": True},
@@ -650,8 +651,8 @@ def test_bundle_with_code_runs_only_when_its_card_allows(tmp_path: Path, store: 
     config["inferer"]["overlap"] = "$__import__('os').getpid() * 0 + 0.25"
     file.write_text(json.dumps(config))
     with pytest.raises(ModelUntrusted):
-        store.import_file(tmp_path / "bundle", name="bundle")
-    stored = store.import_file(tmp_path / "bundle", name="bundle", trust=True)
+        import_model(store, tmp_path / "bundle", name="bundle")
+    stored = import_model(store, tmp_path / "bundle", name="bundle", trust=True)
     card = json.loads((stored.weights.parent / "card.json").read_text())
     assert card["architecture"]["code_allowed"] is True
     card["architecture"]["code_allowed"] = False
@@ -662,7 +663,7 @@ def test_bundle_with_code_runs_only_when_its_card_allows(tmp_path: Path, store: 
 
 def test_changed_configuration_of_a_bundle_is_noticed(tmp_path: Path, store: ModelStore) -> None:
     bundle_folder(tmp_path / "bundle", TISSUES)
-    stored = store.import_file(tmp_path / "bundle", name="bundle", trust=True)
+    stored = import_model(store, tmp_path / "bundle", name="bundle", trust=True)
     (stored.weights.parent / "inference.json").write_text("{}")
     with pytest.raises(ModelInvalid, match="not those of its card"):
         store.get("bundle")
@@ -675,7 +676,7 @@ def test_bundle_that_detects_is_refused_with_the_reason(tmp_path: Path, store: M
     metadata["network_data_format"]["outputs"]["pred"] |= {"type": "object", "format": "dict"}
     file.write_text(json.dumps(metadata))
     with pytest.raises(ModelInvalid, match="is not supported"):
-        store.import_file(tmp_path / "bundle", name="bundle", trust=True)
+        import_model(store, tmp_path / "bundle", name="bundle", trust=True)
 
 
 # ct_chest and what all have in common

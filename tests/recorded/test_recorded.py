@@ -25,6 +25,7 @@ from db.plans import Plans
 from db.records import NewInstance
 from db.results import Results
 from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
+from inference.importing.imports import import_model
 from inference.store import ModelStore
 from node.cli import application
 from node.configuration.configuration import load
@@ -86,9 +87,9 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seeded_model(store, kind, name=kind)
     add_ct_chest(store, "ct_chest")
     nnunet_folder(folder / "nnunet", {"background": 0, "enhancing tumor": 1})
-    store.import_file(folder / "nnunet", name="brain_mri", trust=True, kind="brain_mri")
+    import_model(store, folder / "nnunet", name="brain_mri", trust=True, kind="brain_mri")
     bundle_folder(folder / "bundle", {"0": "background", "1": "brain", "2": "skull"})
-    store.import_file(folder / "bundle", name="whole_body_ct", trust=True, kind="whole_body_ct")
+    import_model(store, folder / "bundle", name="whole_body_ct", trust=True, kind="whole_body_ct")
     return file
 
 

@@ -23,7 +23,7 @@ from inference.findings import (
     SourceImage,
     Structure,
 )
-from inference.store import anatomy
+from inference.importing import anatomy
 from sr_writer import ReportContext, overlay, render_text, write_results
 from sr_writer.overlay_picture import Legend
 from sr_writer.segmentation import laterality, type_code

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 
 from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
+from inference.importing.imports import import_model
 from inference.store import ModelStore
 from tests.peers.dcmtk import send
 from tests.peers.node import Node
@@ -73,9 +74,9 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Any:
         )
         store = ModelStore(node.data_dir / "models")
         bundle_folder(folder / "bundle", {"0": "background", "1": "head"})
-        store.import_file(folder / "bundle", name="head", trust=True)
+        import_model(store, folder / "bundle", name="head", trust=True)
         nnunet_folder(folder / "results", {"background": 0, "brain": 1, "Hemorrhage": 2})
-        store.import_file(folder / "results", name="brain", trust=True)
+        import_model(store, folder / "results", name="brain", trust=True)
         with node:
             yield Site(node=node, pacs=pacs)
 

@@ -1,13 +1,21 @@
-"""What the plans, the data set and the folder of an nnU-Net model ask for, and what of it is not supported."""
+"""nnU-Net: a results folder, what its plans and data set ask for, and what of it is not supported."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference.errors import ModelInvalid
+from inference.importing.anatomy import BRAIN, structure
+from inference.importing.checkpoint import json_object
+from inference.store.card import CardLabel, NnunetArchitecture, VolumePreprocessing
+from inference.store.draft import Draft
+from inference.store.thresholds import has_own_thresholds
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KINDS = ("nnunet", "brain_mri")
 _BRAIN_WORDS = re.compile(
@@ -103,3 +111,79 @@ def network_arguments(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
         "kernel_sizes": kernels,
         "strides": wanted["pool_op_kernel_sizes"],
     }
+
+
+def nnunet_model(
+    folder: Path,
+    checkpoints: Sequence[tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+    *,
+    kind: str | None = None,
+) -> Draft:
+    """A results folder of nnU-Net: its plans, and tensors and facts of the checkpoint of each fold.
+
+    Without a ``kind``, what speaks of the brain becomes ``brain_mri``, everything else ``nnunet``.
+
+    Raises:
+        ModelInvalid: the plans ask for what is not supported.
+    """
+    from inference.networks.volumetric import from_nnunet, plain_facts  # loads torch
+
+    if kind not in (None, *KINDS):
+        raise ModelInvalid(f"an nnU-Net model is for {' or '.join(KINDS)} engines, not for {kind}.")
+    plans, dataset = json_object(folder / "plans.json"), json_object(folder / "dataset.json")
+    facts = checkpoints[0][1]
+    wanted = configuration(plans, facts.get("configuration", "3d_fullres"))
+    reader = plans.get("image_reader_writer", dataset.get("overwrite_image_reader_writer", "SimpleITKIO"))
+    if reader not in READERS:
+        raise ModelInvalid(f"the model reads images by {reader}, which is not supported.")
+    channels = dataset.get("channel_names", {"0": ""})
+    labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
+    if len(channels) != 1:
+        raise ModelInvalid("the model needs several series at once, which is not supported.")
+    if any(not isinstance(value, int) for value in labels.values()):
+        raise ModelInvalid("the model was trained on regions that overlap, which is not supported.")
+    normalisation = wanted["normalization_schemes"][0]
+    if normalisation not in NORMALISATIONS:
+        raise ModelInvalid(f"normalisation {normalisation} is not supported.")
+    network = plain_facts(network_arguments(wanted))
+    folds = [from_nnunet(tensors, len(network["features"])) for tensors, _ in checkpoints]
+    intensity = plans.get("foreground_intensity_properties_per_channel", {}).get("0", {})
+    ordered = sorted(labels.items(), key=lambda item: item[1])
+    chosen = kind or kind_of(str(plans.get("dataset_name", "")), dataset)
+    return Draft(
+        tensors=folds[0]
+        if len(folds) == 1
+        else {f"folds.{n}.{name}": tensor for n, fold in enumerate(folds) for name, tensor in fold.items()},
+        kind=chosen,
+        version="1",
+        manufacturer="unknown",
+        licence="unknown",
+        input_size=max(wanted["patch_size"]),
+        input_channels=1,
+        architecture=NnunetArchitecture(
+            **network,
+            patch_size=tuple(wanted["patch_size"]),
+            normalisation=normalisation,
+            intensity={
+                key: float(intensity[key])
+                for key in ("mean", "std", "percentile_00_5", "percentile_99_5")
+                if key in intensity
+            },
+            masked=bool(wanted.get("use_mask_for_norm", [False])[0]),
+            mirror_axes=tuple(int(axis) for axis in facts.get("inference_allowed_mirroring_axes", ())),
+            canonical=READERS[reader],
+            transpose=tuple(plans.get("transpose_forward", (0, 1, 2))),
+            folds=len(folds),
+        ),
+        labels=tuple(
+            CardLabel(name=name, site=BRAIN)
+            for name, _ in ordered
+            if chosen == "brain_mri" and has_own_thresholds(chosen, name)
+        ),
+        activation="softmax",
+        more={
+            "modalities": modalities(normalisation, str(channels.get("0", ""))),
+            "volume": VolumePreprocessing.model_validate({"spacing": wanted["spacing"]}),
+            "structures": tuple(structure(value, name) for name, value in ordered if value > 0),
+        },
+    )

@@ -13,6 +13,7 @@ from pydicom.sr.coding import Code as DictionaryCode
 
 from inference.store.card import CardStructure, Code
 
+BRAIN = Code(value="12738006", scheme="SCT", meaning="Brain")
 _SIDES = ("left", "right")
 _OTHER_NAMES = {
     "adrenalgland": "AdrenalGland",
