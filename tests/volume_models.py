@@ -16,7 +16,8 @@ from inference.networks.metastasis import MetastasisNetwork
 from inference.networks.pivot import PivotNetwork
 from inference.networks.volumetric import UnetResnet
 from inference.store import ModelStore
-from inference.store.card import CardLabel, Thresholds, UnetResnetArchitecture, VolumePreprocessing
+from inference.store.architectures import UnetResnetArchitecture
+from inference.store.card_parts import CardLabel, Thresholds, VolumePreprocessing
 from inference.store.draft import Draft
 
 NNUNET_FEATURES = (4, 8, 16)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from inference.checking.expectations import CHEST_CT, CHEST_RADIOGRAPH, HEAD_CT, with_cases
-from inference.checking.measures import measures_of_hounsfield, measures_of_picture
+from inference.checking.measurement import measures_of_hounsfield, measures_of_picture
 from inference.demo.phantoms import chest_phantom
 from inference.demo.volume_phantoms import head_phantom, lung_phantom
-from inference.store.card import Expectations
+from inference.store.expects import Expectations
 from training.demonstration import FOLDER
 
 CHESTS, HEADS, LUNGS = 300, 60, 60

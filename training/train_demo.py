@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from inference.demo.phantoms import FINDINGS, chest_phantom
 from inference.networks.densenet import DenseNet
-from inference.store.card import DenseNetArchitecture, ModelCard
+from inference.store.architectures import DenseNetArchitecture
+from inference.store.card import ModelCard
 from inference.store.pathologies import chest_label
 from training.expectations import of_chests
 

@@ -23,13 +23,8 @@ from inference.demo.volume_phantoms import head_phantom
 from inference.networks.aggregation import AttentionPool, mean_of_logits, neighbouring_slices
 from inference.networks.densenet import DenseNet
 from inference.networks.hybrid import HybridNetwork
-from inference.store.card import (
-    CardLabel,
-    DenseNetArchitecture,
-    HybridArchitecture,
-    Thresholds,
-    VolumePreprocessing,
-)
+from inference.store.architectures import DenseNetArchitecture, HybridArchitecture
+from inference.store.card_parts import CardLabel, Thresholds, VolumePreprocessing
 from inference.volumes.normalisation import resized, windowed, z_scored
 from training.demonstration import write_demonstration
 from training.expectations import of_heads

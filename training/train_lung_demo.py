@@ -25,7 +25,8 @@ from inference.engines.lung_nodule import LungNoduleEngine
 from inference.networks.pivot import PivotNetwork, PivotOutput
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.card import CardLabel, Code, PivotArchitecture, Thresholds, VolumePreprocessing
+from inference.store.architectures import PivotArchitecture
+from inference.store.card_parts import CardLabel, Code, Thresholds, VolumePreprocessing
 from inference.volumes.detection import candidates, local_maxima
 from training.demonstration import FOLDER, write_demonstration
 from training.expectations import of_lungs

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.checking.measures import MEASURES
-from inference.store.card import Expectations, Joint, Limits
+from inference.store.expects import Expectations, Joint, Limits
+from inference.store.measures import MEASURES
 
 WIDENED = 0.5
 """A computed range reaches beyond the cases by this share of its own width, on both sides."""

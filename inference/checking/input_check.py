@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inference.checking.measures import MEASURES, measures_of_picture, measures_of_volume
+from inference.checking.measurement import measures_of_picture, measures_of_volume
 from inference.checking.plausibility import all_outside
-from inference.engine import ImageHeader
 from inference.errors import ImageUnreadable
+from inference.headers import ImageHeader
 from inference.reading.files import read_header
+from inference.store.measures import MEASURES
 
 if TYPE_CHECKING:
-    from inference.checking.measures import Values
-    from inference.store.card import Expectations, Joint, ModelCard, Span
+    from inference.checking.measurement import Values
+    from inference.store.card import ModelCard
+    from inference.store.expects import Expectations, Joint, Span
     from inference.volumes.volume import Volume
 
 HEADER_KEYWORDS = frozenset({"BodyPartExamined", "Modality", "ViewPosition"})

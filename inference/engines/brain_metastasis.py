@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from inference.networks.network import Network
     from inference.store import StoredModel
-    from inference.store.card import Expectations
+    from inference.store.expects import Expectations
 
 
 class BrainMetastasisEngine(SliceWiseEngine):

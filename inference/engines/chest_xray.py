@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from inference.checking.expectations import CHEST_RADIOGRAPH
-from inference.engine import ImageHeader
 from inference.engines.image import ImageEngine
+from inference.headers import ImageHeader
 from inference.images.radiography import HEADER_KEYWORDS, View, refusal_of, view_of
 
 if TYPE_CHECKING:
-    from inference.store.card import Expectations
+    from inference.store.expects import Expectations
 
 VIEW_UNKNOWN = "the header does not say that this is a frontal view"
 

@@ -20,7 +20,7 @@ from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import Analysis, Contribution, Finding, Heatmap, Label, Presence, Reasoning
 from inference.images.localization import heatmap_values, region_of
 from inference.running.calibration import calibrate, sigmoid
-from inference.store.card import PrototypeArchitecture
+from inference.store.architectures import PrototypeArchitecture
 from inference.store.pathologies import chest_label
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from inference.store import StoredModel
-    from inference.store.card import Expectations
+    from inference.store.expects import Expectations
 
 AIR_HU = -1024.0
 OVERLAP = 0.5
@@ -41,7 +41,7 @@ class CtChestEngine(VolumeEngine):
     def build(cls, stored: StoredModel) -> nn.Module:
         from inference.networks.volumetric import UnetResnet  # loads torch
         from inference.networks.weights import filled
-        from inference.store.card import UnetResnetArchitecture
+        from inference.store.architectures import UnetResnetArchitecture
 
         card = stored.card
         if not isinstance(card.architecture, UnetResnetArchitecture) or not card.structures:

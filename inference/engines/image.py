@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.checking.input_check import HEADER_KEYWORDS, InputCheck, check_picture, header_refusal, joined
-from inference.engine import ImageHeader, Selection
 from inference.errors import EngineMisconfigured, ImageUnreadable, ModelInvalid
 from inference.findings import (
     Absence,
@@ -25,12 +24,13 @@ from inference.findings import (
     Refusal,
     SourceImage,
 )
-from inference.images.grey import GreyImage, grey_image
+from inference.headers import ImageHeader, Selection
+from inference.images.grey import GreyImage, grey_image, grey_picture
 from inference.images.localization import heatmap_values, region_of
 from inference.images.picture import picture_of
 from inference.images.preprocessing import SCALES, Field, InputForm, field_of
-from inference.parsing.pictures import grey_picture, is_plain_picture
 from inference.reading.files import read_image, read_picture
+from inference.reading.plain import is_plain_picture
 from inference.store.combination import refusal_of
 from inference.store.identity import identity_of
 from inference.store.thresholds import with_thresholds
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from inference.running.ensembles import LocatedMap, Member, Prediction
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore
-    from inference.store.card import Expectations
+    from inference.store.expects import Expectations
 
 CERTAIN = 0.70
 """A softmax engine whose most probable class is below this advises a review by a person."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from inference.engine import ImageHeader
 from inference.engines.image import ImageEngine
+from inference.headers import ImageHeader
 
 HEADER_KEYWORDS = frozenset(
     {

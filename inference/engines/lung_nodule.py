@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from inference.running.device import Placement
     from inference.settings import EngineSettings
     from inference.store import ModelCard, StoredModel
-    from inference.store.card import Expectations
+    from inference.store.expects import Expectations
     from inference.volumes.detection import Candidate, Peak
 
 AIR_HU = -1024.0

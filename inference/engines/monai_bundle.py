@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from inference.store import StoredModel
-    from inference.store.card import BundleArchitecture
+    from inference.store.architectures import BundleArchitecture
 
 log = logging.getLogger("overread.inference")
 
@@ -51,8 +51,8 @@ class MonaiBundleEngine(VolumeEngine):
         from monai.bundle.config_parser import ConfigParser  # loads torch
 
         from inference.networks.weights import filled
+        from inference.store.architectures import BundleArchitecture
         from inference.store.bundles import BUNDLE_CONFIGS, foreign_code, without_writers
-        from inference.store.card import BundleArchitecture
 
         card = stored.card
         if not isinstance(card.architecture, BundleArchitecture):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from inference.store import StoredModel
-    from inference.store.card import NnunetArchitecture
+    from inference.store.architectures import NnunetArchitecture
 
 SIGMA = 0.125
 WINDOWS_AT_ONCE = 1
@@ -50,7 +50,7 @@ class NnunetEngine(VolumeEngine):
         from safetensors.torch import load_file
 
         from inference.networks.volumetric import FoldMean, dynunet, fill_dynunet  # loads torch
-        from inference.store.card import NnunetArchitecture
+        from inference.store.architectures import NnunetArchitecture
 
         card = stored.card
         if not isinstance(card.architecture, NnunetArchitecture):

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from inference.checking.input_check import InputCheck, check_volume, joined
 from inference.checking.plausibility import without_implausible
-from inference.engine import ImageHeader, Selection
 from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import (
     Analysis,
@@ -27,6 +26,7 @@ from inference.findings import (
     SourceImage,
     Structure,
 )
+from inference.headers import ImageHeader, Selection
 from inference.images.resampling import resample, triangle_axis
 from inference.reading.frame import Frame
 from inference.running.precision import check_precision
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from inference.running.device import Placement
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore, StoredModel
-    from inference.store.card import CardStructure, Expectations
+    from inference.store.card_parts import CardStructure
+    from inference.store.expects import Expectations
 
 SHORTEST_SIDE = 384
 """Pictures of small slices are enlarged to this, so that a reader sees something."""

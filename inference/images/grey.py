@@ -83,3 +83,10 @@ def _padding(image: StoredImage) -> NDArray[np.bool_] | None:
     low, high = image.display.padding
     mask = (image.values >= low) & (image.values <= high)
     return mask if mask.any() and not mask.all() else None
+
+
+def grey_picture(cells: NDArray[np.integer]) -> GreyImage:
+    """Luminance on the scale of its own bit depth."""
+    most = float(np.iinfo(cells.dtype).max)
+    values = cells.astype(np.float32) / np.float32(most)
+    return GreyImage(values=values, lowest=0.0, highest=most, inverted=False, voi=None)

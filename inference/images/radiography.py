@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from inference.engine import ImageHeader
+from inference.headers import ImageHeader
 
 HEADER_KEYWORDS = frozenset(
     {

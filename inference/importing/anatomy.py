@@ -11,7 +11,7 @@ from functools import cache
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DictionaryCode
 
-from inference.store.card import CardStructure, Code
+from inference.store.card_parts import CardStructure, Code
 
 BRAIN = Code(value="12738006", scheme="SCT", meaning="Brain")
 _SIDES = ("left", "right")

@@ -22,8 +22,9 @@ from inference.importing.checkpoint import unpickle
 from inference.importing.download import Progress, download
 from inference.importing.torchxrayvision import Normalisation
 from inference.importing.trial import refusal_of
+from inference.store.card_files import CARD
 from inference.store.draft import Draft
-from inference.store.store import CARD, ModelStore, StoredModel, check_name
+from inference.store.store import ModelStore, StoredModel, check_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from inference.errors import ModelInvalid
 from inference.importing.anatomy import BRAIN
-from inference.store.card import CardLabel, MetastasisArchitecture, Thresholds, VolumePreprocessing
+from inference.store.architectures import MetastasisArchitecture
+from inference.store.card_parts import CardLabel, Thresholds, VolumePreprocessing
 from inference.store.draft import Draft
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from inference.errors import ModelInvalid, ModelUntrusted
 from inference.importing.anatomy import structure
 from inference.importing.checkpoint import json_object
+from inference.store.architectures import BundleArchitecture
 from inference.store.bundles import BUNDLE_CONFIGS, foreign_code, without_writers
-from inference.store.card import BundleArchitecture, CardLabel, Thresholds, VolumePreprocessing
+from inference.store.card_parts import CardLabel, Thresholds, VolumePreprocessing
 from inference.store.draft import Draft
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from inference.errors import ModelInvalid
 from inference.importing.anatomy import BRAIN, structure
 from inference.importing.checkpoint import json_object
-from inference.store.card import CardLabel, NnunetArchitecture, VolumePreprocessing
+from inference.store.architectures import NnunetArchitecture
+from inference.store.card_parts import CardLabel, VolumePreprocessing
 from inference.store.draft import Draft
 from inference.store.thresholds import has_own_thresholds
 

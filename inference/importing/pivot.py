@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from inference.errors import ModelInvalid
-from inference.store.card import CardLabel, Code, PivotArchitecture, Thresholds, VolumePreprocessing
+from inference.store.architectures import PivotArchitecture
+from inference.store.card_parts import CardLabel, Code, Thresholds, VolumePreprocessing
 from inference.store.draft import Draft
 
 if TYPE_CHECKING:

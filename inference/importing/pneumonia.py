@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from inference.errors import ModelInvalid
 from inference.importing.checkpoint import checked_names
-from inference.store.card import Preprocessing, TorchvisionArchitecture
+from inference.store.architectures import TorchvisionArchitecture
+from inference.store.card_parts import Preprocessing
 from inference.store.draft import Draft
 from inference.store.names import is_absence
 from inference.store.pathologies import chest_label

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from inference.errors import ModelInvalid
 from inference.importing.checkpoint import checked_names
-from inference.store.card import Preprocessing, PrototypeArchitecture
+from inference.store.architectures import PrototypeArchitecture
+from inference.store.card_parts import Preprocessing
 from inference.store.draft import Draft
 from inference.store.pathologies import chest_label
 

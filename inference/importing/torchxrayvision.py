@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inference.errors import ModelAbsent, ModelInvalid
 from inference.importing.checkpoint import checked_names
-from inference.store.card import CardLabel, DenseNetArchitecture, Preprocessing, TorchvisionArchitecture
+from inference.store.architectures import DenseNetArchitecture, TorchvisionArchitecture
+from inference.store.card_parts import CardLabel, Preprocessing
 from inference.store.draft import Draft
 from inference.store.pathologies import chest_label
 

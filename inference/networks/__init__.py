@@ -7,12 +7,8 @@ from inference.networks.densenet import DenseNet
 from inference.networks.network import Network
 from inference.networks.prototypes import PrototypeNetwork
 from inference.networks.torchvision_networks import TorchvisionNetwork
-from inference.store.card import (
-    DenseNetArchitecture,
-    ModelCard,
-    PrototypeArchitecture,
-    TorchvisionArchitecture,
-)
+from inference.store.architectures import DenseNetArchitecture, PrototypeArchitecture, TorchvisionArchitecture
+from inference.store.card import ModelCard
 
 __all__ = ["DenseNet", "Network", "PrototypeNetwork", "TorchvisionNetwork", "build_network"]
 

@@ -12,7 +12,7 @@ from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
 from inference.errors import ModelInvalid
-from inference.store.card import NnunetArchitecture, UnetResnetArchitecture
+from inference.store.architectures import NnunetArchitecture, UnetResnetArchitecture
 
 
 class UnetResnet(nn.Module):

@@ -16,7 +16,7 @@ from inference.networks.hybrid import Aggregator, HybridNetwork
 from inference.networks.metastasis import MetastasisNetwork
 from inference.networks.pivot import PivotNetwork
 from inference.store import StoredModel
-from inference.store.card import HybridArchitecture, MetastasisArchitecture, PivotArchitecture
+from inference.store.architectures import HybridArchitecture, MetastasisArchitecture, PivotArchitecture
 
 N = TypeVar("N", bound=nn.Module)
 LONGEST = 160

@@ -18,7 +18,7 @@ from inference.running.calibration import (
     fit_temperature,
     quality_of,
 )
-from inference.store.card import CardCalibration
+from inference.store.card_parts import CardCalibration
 
 METHODS = ("temperature", "platt", "isotonic")
 FEWEST_CASES = 20

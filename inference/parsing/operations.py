@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from inference.parsing.parsed import parsed_frames
 from inference.parsing.part10 import header_of, read_dataset
 from inference.parsing.pictures import picture_cells
-from inference.parsing.pixels import FrameDecoder, read_image
+from inference.parsing.pixels import FrameDecoder, parsed_image
 from inference.parsing.regions import drawn_region
 from inference.reading.documents import frame_document, header_document, image_document, pixel_document
 
@@ -46,7 +46,7 @@ class Operations:
         return operations[request["operation"]](request, file)
 
     def _image(self, request: dict[str, Any], file: BinaryIO) -> Result:
-        image = read_image(file, request["keywords"])
+        image = parsed_image(file, request["keywords"])
         return image_document(image), image.values
 
     def _header(self, request: dict[str, Any], file: BinaryIO) -> Result:

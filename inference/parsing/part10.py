@@ -24,8 +24,8 @@ from pydicom.filereader import read_dataset as read_elements
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from inference.engine import AttributeValue, ImageHeader
 from inference.errors import ImageUnreadable
+from inference.headers import AttributeValue, ImageHeader
 from inference.reading.forms import UID_FORM
 
 MAXIMUM_BYTES = 1024 * 1024 * 1024

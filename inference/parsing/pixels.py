@@ -35,7 +35,7 @@ SUPPORTED_BITS_ALLOCATED = (8, 16, 32)
 _NO_OVERLAY = DataElement(0x60000102, "US", 0)
 
 
-def read_image(source: Path | BinaryIO, keywords: Iterable[str] = ()) -> StoredImage:
+def parsed_image(source: Path | BinaryIO, keywords: Iterable[str] = ()) -> StoredImage:
     """Read a DICOM Part 10 file with a single-frame grey image, and some attributes of its header.
 
     Raises

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.engine import AttributeValue, ImageHeader
 from inference.findings import SourceImage
+from inference.headers import AttributeValue, ImageHeader
 from inference.reading.display import LARGEST_VALUE, Display, LookupTable, Rescale, Window, modality_range
 from inference.reading.fields import LONGEST_TEXT, Fields
 from inference.reading.frame import Frame, Plane

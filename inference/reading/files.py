@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.engine import ImageHeader
+from inference.headers import ImageHeader
 from inference.reading.documents import (
     MOST_FRAMES,
     read_frame_document,

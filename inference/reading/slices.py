@@ -26,7 +26,7 @@ class SeriesFrames:
     refused: dict[Path, str]
 
 
-def read_frames(files: Sequence[Path]) -> SeriesFrames:
+def frames_of_files(files: Sequence[Path]) -> SeriesFrames:
     """Where every slice of some files lies; no pixels are read.
 
     Raises:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.engine import ImageHeader
 from inference.findings import SourceImage
+from inference.headers import ImageHeader
 from inference.reading.display import Display
 
 MAXIMUM_PIXELS = 256 * 1024 * 1024

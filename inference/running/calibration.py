@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.store.card import CardCalibration, Isotonic, Platt, Temperature
+from inference.store.card_parts import CardCalibration, Isotonic, Platt, Temperature
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from inference.store.card import Architecture, CardLabel, ModelCard, Preprocessing
+from inference.store.architectures import Architecture
+from inference.store.card import ModelCard
+from inference.store.card_parts import CardLabel, Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ uses its private scheme for the others.
 
 from __future__ import annotations
 
-from inference.store.card import CardLabel, Code, Thresholds
+from inference.store.card_parts import CardLabel, Code, Thresholds
 from inference.store.thresholds import thresholds_for
 
 _LUNG = Code(value="39607008", scheme="SCT", meaning="Lung")

@@ -7,21 +7,19 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid
-from inference.store.card import NAME, CardCalibration, CardModel, Expectations, ModelCard
+from inference.store.card import NAME, ModelCard
+from inference.store.card_files import CARD, HISTORY, keep, read_card, sync, write_card, write_synced
+from inference.store.card_parts import CardCalibration, CardModel
 from inference.store.draft import Draft
+from inference.store.expects import Expectations
 
-CARD = "card.json"
 WEIGHTS = "weights.safetensors"
-HISTORY = "history"
-"""Folder with every card that a model has had, numbered."""
 CACHE = ".cache"
 DEMONSTRATION = "demo"
 DEMONSTRATION_FOLDER = Path(__file__).resolve().parents[1] / "demo"
@@ -170,11 +168,11 @@ class ModelStore:
             InferenceError: the model comes with overread.
         """
         folder = self._own(name)
-        used = _read_card(folder / CARD).identity.version
-        cards = [_read_card(file) for file in sorted((folder / HISTORY).glob("*.json"))]
+        used = read_card(folder / CARD).identity.version
+        cards = [read_card(file) for file in sorted((folder / HISTORY).glob("*.json"))]
         versions = {card.identity.version: card for card in cards}
         if used not in versions:  # changed by hand, or never changed
-            versions[used] = _read_card(folder / CARD)
+            versions[used] = read_card(folder / CARD)
         return [Version(card=card, used=version == used) for version, card in versions.items()]
 
     def use(self, reference: str) -> StoredModel:
@@ -199,8 +197,8 @@ class ModelStore:
 
     def _put(self, card: ModelCard, folder: Path) -> None:
         """Give a model a card; the present one and the new one are in its history then."""
-        _keep([_read_card(folder / CARD), card], folder / HISTORY)
-        _write_synced(card, folder / CARD)
+        keep([read_card(folder / CARD), card], folder / HISTORY)
+        write_synced(card, folder / CARD)
 
     def add(self, draft: Draft, name: str, origin: str, trial: Trial | None = None) -> StoredModel:
         """Write a model, which takes its place only if it stands the ``trial``."""
@@ -211,7 +209,7 @@ class ModelStore:
             digest = _digest(folder / WEIGHTS)
             for file, text in draft.files.items():
                 (folder / file).write_text(text)
-            _write_card(draft.card(name=name, origin=origin, sha256=digest), folder)
+            write_card(draft.card(name=name, origin=origin, sha256=digest), folder)
             _try(folder, draft.kind, trial)
         return self.get(name)
 
@@ -221,14 +219,14 @@ class ModelStore:
         Raises:
             ModelInvalid: the card cannot be read, or is that of another file.
         """
-        card = _read_card(card_file)
+        card = read_card(card_file)
         if _digest(weights) != card.sha256:
             raise ModelInvalid(
                 f"{weights} is not the file that {card_file.name} describes: their digests differ."
             )
         with self._new_folder(name) as folder:
             shutil.copyfile(weights, folder / WEIGHTS)
-            _write_card(card.model_copy(update={"name": name}), folder)
+            write_card(card.model_copy(update={"name": name}), folder)
             _try(folder, card.kind, trial)
         return self.get(name)
 
@@ -243,13 +241,13 @@ class ModelStore:
             if (place / HISTORY).is_dir():
                 shutil.copytree(place / HISTORY, temporary / HISTORY)
             with suppress(ModelInvalid):  # where there is no card that could be kept
-                _keep([_read_card(place / CARD)], temporary / HISTORY)
+                keep([read_card(place / CARD)], temporary / HISTORY)
             for written in temporary.rglob("*"):
-                _sync(written)
+                sync(written)
             if place.exists():
                 place.rename(temporary.with_name(temporary.name + ".old"))
             temporary.rename(place)
-            _sync(self.folder)
+            sync(self.folder)
         finally:
             for left in (temporary, temporary.with_name(temporary.name + ".old")):
                 shutil.rmtree(left, ignore_errors=True)
@@ -268,27 +266,12 @@ class ModelStore:
         weights = folder / WEIGHTS
         if not weights.exists():
             raise ModelInvalid(f"{folder} has a card but no {WEIGHTS}: pull or import the model again.")
-        return StoredModel(card=_read_card(folder / CARD), weights=weights, cache=self.folder / CACHE)
+        return StoredModel(card=read_card(folder / CARD), weights=weights, cache=self.folder / CACHE)
 
     def _folders(self) -> list[Path]:
         own = sorted(self.folder.glob("*/" + CARD)) if self.folder.exists() else []
         bundled = sorted(DEMONSTRATION_FOLDER.glob("*/" + CARD))
         return [card.parent for card in (*bundled, *own) if not card.parent.name.startswith(".")]
-
-
-def _read_card(path: Path) -> ModelCard:
-    try:
-        return ModelCard.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ModelInvalid(f"the model card {path} cannot be read: {error.strerror}.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ModelInvalid(f"the model card {path} is wrong: {where}: {first['msg']}.") from error
-
-
-def _write_card(card: ModelCard, folder: Path) -> None:
-    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
 
 
 def _try(folder: Path, kind: str, trial: Trial | None) -> None:
@@ -301,36 +284,6 @@ def _name_and_version(reference: str) -> tuple[str, str]:
     """The parts of ``NAME@VERSION``; paths may have an @ of their own."""
     name, _, version = reference.partition("@")
     return (name, version) if re.fullmatch(NAME, name) else (reference, "")
-
-
-def _keep(cards: Sequence[ModelCard], history: Path) -> None:
-    """Add those cards that a history has not; none in it is ever replaced."""
-    history.mkdir(exist_ok=True)
-    files = sorted(history.glob("*.json"))
-    kept = [_read_card(file) for file in files]
-    last = int(files[-1].stem) if files else 0
-    for card in cards:
-        if card not in kept:
-            kept.append(card)
-            last += 1
-            _write_synced(card, history / f"{last:04d}.json")
-
-
-def _write_synced(card: ModelCard, file: Path) -> None:
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(card.model_dump_json(indent=2) + "\n")
-    _sync(temporary)
-    temporary.rename(file)
-    _sync(file.parent)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or the entries of a folder to the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _intact(stored: StoredModel) -> bool:

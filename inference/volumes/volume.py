@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from inference.errors import ImageUnreadable
 from inference.findings import SourceImage, mixed_patients
 from inference.reading.frame import Frame
-from inference.reading.slices import read_frames
+from inference.reading.slices import frames_of_files
 from inference.volumes.loading import Values, load, same_pixels
 from inference.volumes.sorting import Stack, stacks_of
 
@@ -114,7 +114,7 @@ def read_series(files: Sequence[Path], *, fewest_slices: int = 2, load_pixels: b
     Raises:
         OSError: a file cannot be opened or read.
     """
-    read = read_frames(files)
+    read = frames_of_files(files)
     reasons = list(dict.fromkeys(read.refused.values()))
     patients = {frame.patient_id for frame in read.frames}
     if len(patients) > 1:

@@ -23,8 +23,8 @@ from inference.errors import DeviceLost, ImageUnreadable, InferenceError, is_out
 from inference.findings import Analysis, Refusal
 from inference.offline.nodule_files import write_nodule_files
 from inference.offline.output import case_document, refusal_document
-from inference.parsing.pictures import is_plain_picture
 from inference.reading.files import read_region
+from inference.reading.plain import is_plain_picture
 from inference.reading.pool import limit_readers
 from inference.store.store import ModelStore
 from node.commands.common import (

@@ -24,7 +24,8 @@ from inference.importing.torchxrayvision import Normalisation
 from inference.importing.trial import refusal_of
 from inference.reading.pool import limit_readers
 from inference.settings import EngineSettings
-from inference.store.card import Expectations, ModelCard
+from inference.store.card import ModelCard
+from inference.store.expects import Expectations
 from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.engine import Engine, ImageHeader
+from inference.engine import Engine
 from inference.errors import ImageUnreadable
-from inference.parsing.pictures import is_plain_picture
+from inference.headers import ImageHeader
 from inference.reading.files import read_header
+from inference.reading.plain import is_plain_picture
 
 NOT_SELECTED = "the engine does not select it"
 

@@ -10,8 +10,8 @@ from itertools import groupby
 from operator import attrgetter
 
 from db.records import Instance, PlannedJob
-from inference.engine import ImageHeader, Selection
 from inference.engines import engine_class
+from inference.headers import ImageHeader, Selection
 from node.configuration.configuration import Configuration
 from node.errors import raised_at
 from node.steps import routing

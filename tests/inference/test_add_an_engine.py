@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.engine import ImageHeader
+from inference.headers import ImageHeader
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 from sr_writer.context import ReportContext

@@ -12,10 +12,10 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torchvision.transforms import Compose
 
-from inference.engine import ImageHeader
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.errors import ModelAbsent
 from inference.findings import Analysis, Presence, Refusal
+from inference.headers import ImageHeader
 from inference.importing.torchxrayvision import torchxrayvision_model
 from inference.settings import EngineSettings
 from inference.store import ModelStore

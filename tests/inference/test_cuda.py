@@ -23,7 +23,7 @@ from inference.running.device import check_answers
 from inference.running.recorded import RecordedPasses
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.card import TorchvisionArchitecture
+from inference.store.architectures import TorchvisionArchitecture
 from inference.volumes.windows import sliding_window
 from tests.inference.conftest import WriteRadiograph
 from tests.inference.test_engine_contract import MODELS, analyse, radiograph, seeded_model

@@ -12,23 +12,24 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.engine import Engine, ImageHeader
+from inference.engine import Engine
 from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured
 from inference.findings import Analysis, Refusal
+from inference.headers import ImageHeader
 from inference.networks import build_network
 from inference.networks.torchvision_networks import TorchvisionNetwork
 from inference.offline.output import case_document, stage_summary
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.card import (
+from inference.store.architectures import (
     Architecture,
     DenseNetArchitecture,
-    ModelCard,
-    Preprocessing,
     PrototypeArchitecture,
     TorchvisionArchitecture,
 )
+from inference.store.card import ModelCard
+from inference.store.card_parts import Preprocessing
 from inference.store.draft import Draft
 from inference.store.pathologies import chest_label
 from tests.inference.conftest import WriteRadiograph

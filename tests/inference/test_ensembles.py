@@ -14,7 +14,8 @@ from inference.errors import ModelInvalid
 from inference.findings import Analysis
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.card import Platt, TorchvisionArchitecture
+from inference.store.architectures import TorchvisionArchitecture
+from inference.store.card_parts import Platt
 from tests.inference.conftest import WriteRadiograph
 from tests.inference.test_engine_contract import SMALL_DENSENET, analyse, radiograph, seeded_model
 

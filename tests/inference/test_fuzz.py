@@ -18,7 +18,7 @@ from handlers.spool.scan import scan
 from inference.demo.volume_phantoms import head_phantom, straight_geometry, write_ct_series
 from inference.errors import ImageUnreadable
 from inference.images.grey import grey_image
-from inference.parsing.pixels import read_image
+from inference.parsing.pixels import parsed_image
 from inference.volumes.volume import read_series
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "4"))
@@ -69,7 +69,7 @@ def test_pixels_of_mutated_files(originals: list[bytes], tmp_path: Path) -> None
     for data in mutants(originals, 1):
         path.write_bytes(data)
         try:
-            grey_image(read_image(path))
+            grey_image(parsed_image(path))
         except ImageUnreadable as error:
             assert str(error)
 

@@ -13,16 +13,17 @@ from pydantic import ValidationError
 
 from inference.checking.expectations import CHEST_RADIOGRAPH, HEAD_CT, with_cases
 from inference.checking.input_check import InputCheck, header_refusal
-from inference.checking.measures import MEASURES, measures_of_hounsfield, measures_of_picture
+from inference.checking.measurement import measures_of_hounsfield, measures_of_picture
 from inference.demo.phantoms import chest_phantom, phantom_dicom
 from inference.demo.volume_phantoms import head_phantom, straight_geometry, write_ct_series
-from inference.engine import ImageHeader
 from inference.engines import engine_class
 from inference.findings import Refusal
+from inference.headers import ImageHeader
 from inference.importing.imports import import_model
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.card import Expectations, Joint, Limits
+from inference.store.expects import Expectations, Joint, Limits
+from inference.store.measures import MEASURES
 from sr_writer import ReportContext, write_results
 from tests.inference.conftest import WriteRadiograph
 from tests.volume_models import bundle_folder, metastasis_checkpoint

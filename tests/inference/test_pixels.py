@@ -17,7 +17,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, R
 from inference.errors import ImageUnreadable
 from inference.parsing.codestream import CodestreamError, frame_size
 from inference.parsing.part10 import read_dataset
-from inference.parsing.pixels import read_image
+from inference.parsing.pixels import parsed_image
 
 Write = Callable[..., Path]
 
@@ -31,33 +31,33 @@ def test_every_real_image_has_the_values_that_pydicom_gives(real_data: Path) -> 
     assert files
     for file in files:
         np.testing.assert_array_equal(
-            read_image(file).values, pydicom.dcmread(file).pixel_array, err_msg=file.name
+            parsed_image(file).values, pydicom.dcmread(file).pixel_array, err_msg=file.name
         )
 
 
 def test_bits_outside_of_bits_stored_are_cut_off(write_radiograph: Write) -> None:
     cells = ramp()
-    image = read_image(write_radiograph(cells | 0xF000, BitsStored=12))
+    image = parsed_image(write_radiograph(cells | 0xF000, BitsStored=12))
     np.testing.assert_array_equal(image.values, cells)
     assert (image.lowest, image.highest) == (0, 4095)
 
 
 def test_stored_bits_may_lie_high_in_the_cell(write_radiograph: Write) -> None:
     cells = ramp()
-    image = read_image(write_radiograph((cells << 4) | 0x3, BitsStored=12, HighBit=15))
+    image = parsed_image(write_radiograph((cells << 4) | 0x3, BitsStored=12, HighBit=15))
     np.testing.assert_array_equal(image.values, cells)
 
 
 def test_signed_values_are_extended_from_bits_stored(write_radiograph: Write) -> None:
     cells = np.array([[-2048, -1], [0, 2047]], dtype="i2")
-    image = read_image(write_radiograph((cells & 0x0FFF).astype("i2"), BitsStored=12))
+    image = parsed_image(write_radiograph((cells & 0x0FFF).astype("i2"), BitsStored=12))
     np.testing.assert_array_equal(image.values, cells)
     assert (image.lowest, image.highest) == (-2048, 2047)
 
 
 def test_bytes_after_the_frame_are_no_second_frame(write_radiograph: Write) -> None:
     cells = ramp()
-    image = read_image(write_radiograph(cells, PixelData=cells.tobytes() * 3))
+    image = parsed_image(write_radiograph(cells, PixelData=cells.tobytes() * 3))
     np.testing.assert_array_equal(image.values, cells)
 
 
@@ -66,7 +66,7 @@ def test_deflated_dataset_is_read(write_radiograph: Write, tmp_path: Path) -> No
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     path = tmp_path / "deflated.dcm"
     dataset.save_as(path)
-    np.testing.assert_array_equal(read_image(path).values, ramp())
+    np.testing.assert_array_equal(parsed_image(path).values, ramp())
 
 
 def test_run_length_coded_image_is_read(write_radiograph: Write, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_run_length_coded_image_is_read(write_radiograph: Write, tmp_path: Path)
     dataset.compress(RLELossless)
     path = tmp_path / "rle.dcm"
     dataset.save_as(path)
-    np.testing.assert_array_equal(read_image(path).values, ramp())
+    np.testing.assert_array_equal(parsed_image(path).values, ramp())
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_impossible_image_is_refused_with_the_reason(
     write_radiograph: Write, attributes: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(ImageUnreadable, match=reason):
-        read_image(write_radiograph(ramp(), **attributes))
+        parsed_image(write_radiograph(ramp(), **attributes))
 
 
 def test_object_without_pixels_is_refused(write_radiograph: Write, tmp_path: Path) -> None:
@@ -103,19 +103,19 @@ def test_object_without_pixels_is_refused(write_radiograph: Write, tmp_path: Pat
     path = tmp_path / "no-pixels.dcm"
     dataset.save_as(path)
     with pytest.raises(ImageUnreadable, match="no integer pixel data"):
-        read_image(path)
+        parsed_image(path)
 
 
 def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "note.dcm"
     path.write_bytes(b"not a DICOM file" * 100)
     with pytest.raises(ImageUnreadable, match="no DICOM file"):
-        read_image(path)
+        parsed_image(path)
 
 
 def test_missing_file_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read_image(tmp_path / "absent.dcm")
+        parsed_image(tmp_path / "absent.dcm")
 
 
 def compressed(write: Write, frame: bytes, transfer_syntax_uid: str, tmp_path: Path) -> Path:
@@ -138,7 +138,7 @@ def test_codestream_larger_than_the_header_is_refused_before_decoding(
 ) -> None:
     path = compressed(write_radiograph, huge_jpeg_2000(), JPEG2000Lossless, tmp_path)
     with pytest.raises(ImageUnreadable, match="2147483648 x 2147483648 pixels, the header says 48 x 32"):
-        read_image(path)
+        parsed_image(path)
 
 
 @pytest.mark.parametrize("transfer_syntax_uid", [JPEG2000Lossless, JPEGBaseline8Bit, RLELossless])
@@ -147,7 +147,7 @@ def test_damaged_codestream_is_refused(
 ) -> None:
     path = compressed(write_radiograph, b"\x01\x02" * 50, transfer_syntax_uid, tmp_path)
     with pytest.raises(ImageUnreadable, match="damaged"):
-        read_image(path)
+        parsed_image(path)
 
 
 @pytest.mark.skipif(not Path("/usr/bin/dcmcjpeg").exists(), reason="dcmtk is not installed")
@@ -161,7 +161,7 @@ def test_extended_jpeg_is_what_dcmtk_makes_of_it(write_radiograph: Write, tmp_pa
     subprocess.run(["/usr/bin/dcmdjpeg", str(coded), str(decoded)], check=True)
     assert pydicom.dcmread(coded).file_meta.TransferSyntaxUID == JPEGExtended12Bit
     expected = pydicom.dcmread(decoded).pixel_array.astype(int)
-    assert np.abs(read_image(coded).values.astype(int) - expected).max() <= (0 if bits == 12 else 1)
+    assert np.abs(parsed_image(coded).values.astype(int) - expected).max() <= (0 if bits == 12 else 1)
 
 
 @pytest.mark.skipif(not Path("/usr/bin/dcmdjpeg").exists(), reason="dcmtk is not installed")
@@ -171,7 +171,7 @@ def test_twelve_bit_jpeg_of_nema_is_what_dcmtk_makes_of_it(tmp_path: Path, name:
     file, decoded = get_testdata_file(name, download=False), tmp_path / "decoded.dcm"
     assert isinstance(file, str)
     subprocess.run(["/usr/bin/dcmdjpeg", file, str(decoded)], check=True)
-    np.testing.assert_array_equal(read_image(Path(file)).values, pydicom.dcmread(decoded).pixel_array)
+    np.testing.assert_array_equal(parsed_image(Path(file)).values, pydicom.dcmread(decoded).pixel_array)
 
 
 def test_twelve_bit_jpeg_that_is_cut_short_is_refused(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_twelve_bit_jpeg_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     dataset.PixelData = encapsulate([frame[: len(frame) // 2]])
     dataset.save_as(tmp_path / "short.dcm")
     with pytest.raises(ImageUnreadable, match="12-bit JPEG pixel data cannot be decoded"):
-        read_image(tmp_path / "short.dcm")
+        parsed_image(tmp_path / "short.dcm")
 
 
 def test_twelve_bit_jpeg_without_an_image_is_refused(write_radiograph: Write, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_twelve_bit_jpeg_without_an_image_is_refused(write_radiograph: Write, tm
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(path)
     with pytest.raises(ImageUnreadable, match="cannot be decoded"):
-        read_image(path)
+        parsed_image(path)
 
 
 def test_frame_size_reads_the_real_codestreams(real_data: Path) -> None:
@@ -242,7 +242,7 @@ def test_ordinary_nesting_is_read(write_radiograph: Write, tmp_path: Path) -> No
     dataset.update(nested(20))
     path = tmp_path / "nested.dcm"
     dataset.save_as(path)
-    np.testing.assert_array_equal(read_image(path).values, ramp())
+    np.testing.assert_array_equal(parsed_image(path).values, ramp())
 
 
 def test_deflate_bomb_is_refused(write_radiograph: Write, monkeypatch: pytest.MonkeyPatch) -> None:

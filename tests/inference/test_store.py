@@ -19,7 +19,7 @@ from inference.importing.imports import import_model, pull_model
 from inference.importing.torchxrayvision import published
 from inference.settings import EngineSettings
 from inference.store import ModelStore, StoredModel
-from inference.store.card import Temperature
+from inference.store.card_parts import Temperature
 
 
 @pytest.fixture(scope="module")

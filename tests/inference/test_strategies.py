@@ -35,7 +35,7 @@ from inference.running.calibration import (
 )
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.card import Platt, Temperature
+from inference.store.card_parts import Platt, Temperature
 from tests.inference.conftest import WriteRadiograph
 from tests.inference.test_engine_contract import analyse, radiograph, seeded_model
 

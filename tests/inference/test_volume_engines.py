@@ -38,7 +38,8 @@ from inference.networks.weights import load_network, load_pivot
 from inference.offline.output import case_document, stage_summary
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from inference.store.card import NnunetArchitecture, Temperature
+from inference.store.architectures import NnunetArchitecture
+from inference.store.card_parts import Temperature
 from inference.volumes.volume import read_series
 from sr_writer import ReportContext, write_results
 from tests.volume_models import (
@@ -398,13 +399,8 @@ def add_hybrid(
     """A small hybrid model with two labels."""
     from inference.networks.aggregation import AttentionPool, LstmAggregator, TransformerAggregator
     from inference.networks.densenet import DenseNet
-    from inference.store.card import (
-        CardLabel,
-        DenseNetArchitecture,
-        HybridArchitecture,
-        Thresholds,
-        VolumePreprocessing,
-    )
+    from inference.store.architectures import DenseNetArchitecture, HybridArchitecture
+    from inference.store.card_parts import CardLabel, Thresholds, VolumePreprocessing
     from inference.store.draft import Draft
 
     torch.manual_seed(3)
@@ -728,7 +724,7 @@ def test_every_volume_kind_is_tested_here() -> None:
 
 @pytest.mark.parametrize("kind", VOLUME_KINDS)
 def test_kind_refuses_what_is_no_volume_for_it(tmp_path: Path, store: ModelStore, kind: str) -> None:
-    from inference.engine import ImageHeader
+    from inference.headers import ImageHeader
 
     radiograph = ImageHeader(
         sop_class_uid="1.2", sop_instance_uid="1", attributes={"Modality": "CR", "ImageType": ["ORIGINAL"]}

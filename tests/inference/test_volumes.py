@@ -15,7 +15,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence as DicomSequence
 
 from inference.demo.volume_phantoms import SliceGeometry, straight_geometry, write_ct_series
-from inference.reading.slices import read_frames
+from inference.reading.slices import frames_of_files
 from inference.volumes.resampling import regular_grid, to_frames, to_grid
 from inference.volumes.volume import read_series
 
@@ -183,7 +183,7 @@ def test_localizer_of_another_orientation_stays_out(tmp_path: Path) -> None:
 
 
 def head_geometry(real_data: Path) -> SliceGeometry:
-    frames = read_frames(sorted((real_data / HEAD).glob("*.dcm"))).frames
+    frames = frames_of_files(sorted((real_data / HEAD).glob("*.dcm"))).frames
     plane = frames[0].plane
     return SliceGeometry(
         positions=np.array([frame.plane.position for frame in frames]),
@@ -345,7 +345,7 @@ def test_truncated_slice_is_refused_and_the_others_remain(tmp_path: Path) -> Non
 
 
 def test_frames_carry_no_pixels_of_other_files(tmp_path: Path) -> None:
-    frames = read_frames(straight_series(tmp_path)).frames
+    frames = frames_of_files(straight_series(tmp_path)).frames
     assert len({frame.source.sop_instance_uid for frame in frames}) == len(frames)
     assert replace(frames[0]) == frames[0]
 

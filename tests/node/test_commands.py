@@ -20,8 +20,9 @@ from pydicom.uid import generate_uid
 
 from handlers.sending.sender import EchoResult
 from inference.engines import engine_class
-from inference.store.card import Temperature
-from inference.store.store import CARD, DEMONSTRATION_FOLDER, WEIGHTS, ModelStore
+from inference.store.card_files import CARD
+from inference.store.card_parts import Temperature
+from inference.store.store import DEMONSTRATION_FOLDER, WEIGHTS, ModelStore
 from node import cli
 from node.commands import check, demo
 from node.errors import CommandError

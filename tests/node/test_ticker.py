@@ -12,7 +12,7 @@ from db.index import Index
 from db.queue import Queue
 from db.records import Done, StudyProgress
 from db.states import JobState
-from inference.engine import Selection
+from inference.headers import Selection
 from node.configuration.configuration import Configuration, load
 from node.roles.ticker import Ticker, is_complete
 from node.steps.pipeline import disk_pause

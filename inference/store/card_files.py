@@ -1,0 +1,68 @@
+"""Model cards on disk: read with every fault named, written synced, and kept in a history that only grows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from inference.errors import ModelInvalid
+from inference.store.card import ModelCard
+
+CARD = "card.json"
+HISTORY = "history"
+"""Folder with every card that a model has had, numbered."""
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card in a file.
+
+    Raises:
+        ModelInvalid: it cannot be read, or is wrong, with the place.
+    """
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelInvalid(f"the model card {path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ModelInvalid(f"the model card {path} is wrong: {where}: {first['msg']}.") from error
+
+
+def write_card(card: ModelCard, folder: Path) -> None:
+    """Put a card into a model's folder."""
+    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
+
+
+def keep(cards: Sequence[ModelCard], history: Path) -> None:
+    """Add those cards that a history has not; none in it is ever replaced."""
+    history.mkdir(exist_ok=True)
+    files = sorted(history.glob("*.json"))
+    kept = [read_card(file) for file in files]
+    last = int(files[-1].stem) if files else 0
+    for card in cards:
+        if card not in kept:
+            kept.append(card)
+            last += 1
+            write_synced(card, history / f"{last:04d}.json")
+
+
+def write_synced(card: ModelCard, file: Path) -> None:
+    """Replace a card's file so that it survives a cut of power."""
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_text(card.model_dump_json(indent=2) + "\n")
+    sync(temporary)
+    temporary.rename(file)
+    sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or the entries of a folder to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -1,0 +1,130 @@
+"""Parts of a model card: codes, thresholds, labels, preprocessing, calibration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from inference import findings
+
+if TYPE_CHECKING:
+    pass
+
+
+class CardModel(BaseModel):
+    """Base of everything in a card: strict, immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Code(CardModel):
+    """A coded concept (PS3.16 section 8)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+    def as_finding(self) -> findings.Code:
+        return findings.Code(value=self.value, scheme=self.scheme, meaning=self.meaning)
+
+
+class Thresholds(CardModel):
+    """Thresholds on the calibrated probability, in [0, 1], low <= high <= critical."""
+
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    critical: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Thresholds:
+        if not self.low <= self.high <= self.critical:
+            raise ValueError("thresholds must satisfy low <= high <= critical")
+        return self
+
+
+class CardLabel(CardModel):
+    """One output of the model. An empty ``name``: the output was not trained and is not reported."""
+
+    name: str
+    finding: Code | None = None
+    site: Code | None = None
+    operating_point: float | None = Field(default=None, gt=0, lt=1)
+    """Probability that becomes 0.5, as torchxrayvision's ``op_threshs``; None leaves probabilities alone."""
+    thresholds: Thresholds | None = None
+    """None: those of the card's engine kind (``inference.store.thresholds``), which a card that was read holds."""
+
+    def as_finding(self) -> findings.Label:
+        """The label as results carry it."""
+        limits = self.thresholds
+        assert limits is not None, "labels of a card have thresholds"
+        return findings.Label(
+            name=self.name,
+            thresholds=findings.Thresholds(low=limits.low, high=limits.high, critical=limits.critical),
+            finding=None if self.finding is None else self.finding.as_finding(),
+            site=None if self.site is None else self.site.as_finding(),
+        )
+
+
+class VolumePreprocessing(CardModel):
+    """How a volume's modality values become the network's input.
+
+    ``spacing`` is (slice, row, column) in mm; None keeps the slices as they were scanned. Values are clipped
+    to ``low`` and ``high`` (Hounsfield units for CT) and scaled to [0, 1], then perhaps z-scored.
+    """
+
+    spacing: Annotated[tuple[float, float, float], Field(strict=False)] | None = None
+    low: float = -1000.0
+    high: float = 400.0
+    normalisation: Literal["minmax", "zscore"] = "minmax"
+    resize: Literal["antialias", "linear"] = "antialias"
+    """How slices become ``input_size``: averaged where they shrink, or interpolated between two pixels as OpenCV's
+    INTER_LINEAR."""
+
+
+class CardStructure(CardModel):
+    """One label value of a segmentation, above 0."""
+
+    value: int = Field(gt=0)
+    name: str
+    category: Code | None = None
+    type: Code | None = None
+
+
+class Preprocessing(CardModel):
+    """How an image's values become the network's input.
+
+    ``torchxrayvision``: centre square, [-1024, 1024]. ``imagenet``: the whole 8-bit picture by PIL's
+    bilinear resize, three equal channels, ImageNet's mean and standard deviation. ``unit``: the same
+    without the normalisation, in [0, 1].
+    """
+
+    style: Literal["torchxrayvision", "imagenet", "unit"] = "torchxrayvision"
+    voi: bool = False
+    """Apply the header's VOI transformation."""
+
+
+class Temperature(CardModel):
+    """Logits are divided by ``temperature`` (Guo et al., ICML 2017)."""
+
+    method: Literal["temperature"] = "temperature"
+    temperature: float = Field(gt=0)
+
+
+class Platt(CardModel):
+    """Logistic regression on each label's logit: sigmoid(slope * logit + intercept) (Platt, 1999)."""
+
+    method: Literal["platt"] = "platt"
+    slopes: Annotated[tuple[float, ...], Field(strict=False)]
+    intercepts: Annotated[tuple[float, ...], Field(strict=False)]
+
+
+class Isotonic(CardModel):
+    """A monotone step-wise linear function of each label's probability (Zadrozny and Elkan, KDD 2002)."""
+
+    method: Literal["isotonic"] = "isotonic"
+    knots: Annotated[tuple[tuple[float, ...], ...], Field(strict=False)]
+    values: Annotated[tuple[tuple[float, ...], ...], Field(strict=False)]
+
+
+CardCalibration = Annotated[Temperature | Platt | Isotonic, Field(discriminator="method")]
