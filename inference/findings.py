@@ -283,18 +283,37 @@ class VolumeData:
 
     ``values`` are modality values (slices, rows, columns) on a regular grid, ``affine`` takes (slice, row,
     column, 1) to LPS in mm. ``planes``, (slices, 4, 3), are the slices as they were scanned: each takes (row,
-    column, 1) of its pixels to (x, y, z, 1). ``heat`` is float32 in [0, 1] on the grid, None for engines without.
+    column, 1) of its pixels to (x, y, z, 1). ``heat`` is float32 in [0, 1] on the grid.
     """
 
     values: NDArray[np.float32] = field(repr=False)
     affine: NDArray[np.float64] = field(repr=False)
     planes: NDArray[np.float64] = field(repr=False)
-    heat: NDArray[np.float32] | None = field(default=None, repr=False)
+    heat: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScannedVolume:
+    """The volume that an analysis is about, as it was scanned.
+
+    ``spacing`` is (slice, row, column) in mm, slices by their median gap; ``shape`` is in the same order.
+    """
+
+    images: tuple[SourceImage, ...]
+    """Every image that it was made of."""
+    frame_of_reference_uid: str
+    """Of the patient coordinates."""
+    spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    data: VolumeData | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
     """What one engine says of one case: an image, or a volume with its slice in the middle as ``source``.
+
+    ``findings`` are about the case as a whole, each with where on the image it is seen. What is said of parts of
+    a volume stands apart: ``detections`` of engines that look for lesions, a ``segmentation`` of those that segment.
 
     ``picture`` is the source image as a person would see it: uint8, shape (rows, columns), bright =
     dense, at most 1024 pixels on its longer side, with the source's aspect ratio. ``findings`` has
@@ -320,17 +339,13 @@ class Analysis:
     """Sentences that the report carries."""
     reasoning: tuple[Reasoning, ...] = ()
     """For models that decide by prototypes: how each label's logit came about."""
-    images: tuple[SourceImage, ...] = ()
-    """For volumes: every image that it was made of."""
-    frame_of_reference_uid: str = ""
-    """Of the patient coordinates, for volumes."""
-    detections: tuple[Detection, ...] = ()
+    volume: ScannedVolume | None = None
+    """None for single images."""
+    detections: tuple[Detection, ...] | None = None
+    """None for engines that look for none."""
     segmentation: Segmentation | None = None
     key_images: tuple[KeyImage, ...] = ()
-    volume: VolumeData | None = None
-    input_spacing: tuple[float, float, float] | None = None
-    """Of the volume as it was scanned: (slice, row, column) in mm, slices by their median gap."""
-    input_shape: tuple[int, int, int] | None = None
+    """Slices of a volume that are worth a look."""
 
     @property
     def prediction(self) -> tuple[str, float] | None:

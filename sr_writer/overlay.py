@@ -13,33 +13,23 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from inference.findings import Analysis, Detection, Finding, Heatmap
+from inference.findings import Analysis, Detection
 from sr_writer.codes import RISK
 from sr_writer.context import ReportContext
 from sr_writer.equipment import DEMONSTRATION_NOTICE, UNREVIEWED_NOTICE
 from sr_writer.instance import complete_instance
 from sr_writer.lossy import copy_lossy_compression
 from sr_writer.overlay_picture import Legend, draw_overlay
+from sr_writer.shown import ShownPicture
 from sr_writer.source import SourceHeader
 from sr_writer.strings import LONG_STRING, SHORT_TEXT, plain
 from sr_writer.uids import derived_uid
 
 
 def write_overlay(
-    analysis: Analysis,
-    finding: Finding,
-    heatmap: Heatmap,
-    source: SourceHeader,
-    context: ReportContext,
-    *,
-    number: int,
-    title: str = "",
-    detection: Detection | None = None,
+    analysis: Analysis, shown: ShownPicture, source: SourceHeader, context: ReportContext, *, number: int
 ) -> Dataset:
-    """The overlay of one heat map; ``number`` counts the overlays of the job from 1.
-
-    ``title`` says which slice or lesion of a volume it shows, ``detection`` what is known of the lesion.
-    """
+    """The overlay of one picture of an analysis; ``number`` counts the overlays of the job from 1."""
     overlay = Dataset()
     overlay.SOPClassUID = SecondaryCaptureImageStorage
     overlay.SOPInstanceUID = derived_uid(context.job_seed, "overlay", number)
@@ -49,46 +39,33 @@ def write_overlay(
     overlay.Modality = source.text("Modality") or "OT"
     overlay.ConversionType = "WSD"
     source.copy_series_context(overlay)
-    _set_derivation(overlay, analysis, finding, heatmap)
+    _set_derivation(overlay, analysis, shown)
     copy_lossy_compression(source, overlay)
-    _set_pixels(overlay, overlay_pixels(analysis, finding, heatmap, context.engine_name, title, detection))
+    _set_pixels(overlay, overlay_pixels(analysis, shown, context.engine_name))
     complete_instance(overlay, source, context, analysis.model, title="overlays")
     return overlay
 
 
-def overlay_pixels(
-    analysis: Analysis,
-    finding: Finding,
-    heatmap: Heatmap,
-    engine_name: str,
-    title: str = "",
-    detection: Detection | None = None,
-) -> NDArray[np.uint8]:
-    """The overlay of one heat map as RGB, uint8 of shape (rows, columns, 3)."""
-    legend = _legend(analysis, finding, heatmap, engine_name, title, detection)
-    return draw_overlay(analysis, finding, heatmap, legend)
+def overlay_pixels(analysis: Analysis, shown: ShownPicture, engine_name: str) -> NDArray[np.uint8]:
+    """The overlay of one picture as RGB, uint8 of shape (rows, columns, 3)."""
+    return draw_overlay(shown, _legend(analysis, shown, engine_name))
 
 
-def _legend(
-    analysis: Analysis,
-    finding: Finding,
-    heatmap: Heatmap,
-    engine_name: str,
-    title: str,
-    detection: Detection | None,
-) -> Legend:
+def _legend(analysis: Analysis, shown: ShownPicture, engine_name: str) -> Legend:
+    thresholds = shown.label.thresholds
+    severity = f"Severity level: {thresholds.severity(shown.certainty)}"
     notices = [UNREVIEWED_NOTICE]
     if analysis.model.demonstration:
         notices.append(DEMONSTRATION_NOTICE)
     return Legend(
-        finding=plain(finding.label.name, LONG_STRING),
-        title=plain(title, LONG_STRING),
-        probability=finding.calibrated_probability,
-        deviation=finding.ensemble_std,
-        thresholds=finding.label.thresholds,
-        presence=finding.presence,
-        statements=(f"Severity level: {finding.severity}",) if detection is None else _lesion(detection),
-        method=plain(heatmap.method, LONG_STRING),
+        finding=plain(shown.label.name, LONG_STRING),
+        title=plain(shown.title, LONG_STRING),
+        probability=shown.certainty,
+        deviation=shown.deviation,
+        thresholds=thresholds,
+        presence=thresholds.presence(shown.certainty),
+        statements=(severity,) if shown.detection is None else _lesion(shown.detection),
+        method=plain(shown.heatmap.method, LONG_STRING),
         engine=plain(engine_name, LONG_STRING),
         model=plain(analysis.model.name, LONG_STRING),
         version=plain(analysis.model.version, LONG_STRING),
@@ -110,20 +87,21 @@ def _lesion(detection: Detection) -> tuple[str, ...]:
     return tuple(statements)
 
 
-def _set_derivation(overlay: Dataset, analysis: Analysis, finding: Finding, heatmap: Heatmap) -> None:
+def _set_derivation(overlay: Dataset, analysis: Analysis, shown: ShownPicture) -> None:
     image = Dataset()
-    image.ReferencedSOPClassUID = analysis.source.sop_class_uid
-    image.ReferencedSOPInstanceUID = analysis.source.sop_instance_uid
-    if analysis.source.frame is not None:
-        image.ReferencedFrameNumber = analysis.source.frame
+    image.ReferencedSOPClassUID = shown.source.sop_class_uid
+    image.ReferencedSOPInstanceUID = shown.source.sop_instance_uid
+    if shown.source.frame is not None:
+        image.ReferencedFrameNumber = shown.source.frame
     purpose = codes.DCM.SourceImageForImageProcessingOperation
     image.PurposeOfReferenceCodeSequence = [
         CodedConcept(purpose.value, purpose.scheme_designator, purpose.meaning)
     ]
     overlay.SourceImageSequence = [image]
     overlay.ImageType = ["DERIVED", "SECONDARY"]
-    shown = heatmap.method if heatmap.method.endswith(" map") else f"{heatmap.method} heat map"
-    description = f"{shown} for {finding.label.name} blended over the source image"
+    method = shown.heatmap.method
+    heat_map = method if method.endswith(" map") else f"{method} heat map"
+    description = f"{heat_map} for {shown.label.name} blended over the source image"
     overlay.DerivationDescription = plain(description, SHORT_TEXT)
     notice = f"; {DEMONSTRATION_NOTICE}" if analysis.model.demonstration else ""
     overlay.ImageComments = f"{UNREVIEWED_NOTICE}{notice}"

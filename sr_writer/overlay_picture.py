@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from inference.findings import Analysis, Finding, Heatmap, Presence, Thresholds
+from inference.findings import Presence, Thresholds
 from sr_writer.colour_map import LEVELS, blend
+from sr_writer.shown import ShownPicture
 
 PICTURE_SIZE = 1024
 """Longer side of the picture within the overlay, in pixels."""
@@ -70,38 +71,38 @@ class Legend:
     disclaimer: str
 
 
-def draw_overlay(analysis: Analysis, finding: Finding, heatmap: Heatmap, legend: Legend) -> NDArray[np.uint8]:
+def draw_overlay(shown: ShownPicture, legend: Legend) -> NDArray[np.uint8]:
     """The overlay's pixels: uint8 RGB, shape (rows, columns, 3).
 
     The picture is scaled to ``PICTURE_SIZE`` on its longer side and stands left, the panel right.
     """
-    picture = Image.fromarray(analysis.picture)
+    picture = Image.fromarray(shown.picture)
     scale = PICTURE_SIZE / max(picture.size)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    levels = np.rint(np.clip(heatmap.values, 0.0, 1.0) * (LEVELS - 1)).astype(np.uint8)
-    shown = Image.fromarray(
+    levels = np.rint(np.clip(shown.heatmap.values, 0.0, 1.0) * (LEVELS - 1)).astype(np.uint8)
+    blended = Image.fromarray(
         blend(
             np.asarray(picture.resize(size, Image.Resampling.BICUBIC)),
             np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR)),
         )
     )
-    _outline_regions(shown, analysis, finding)
+    _outline_regions(blended, shown)
     # A title takes up to two lines.
     more_lines = len(legend.statements) - 1 + (2 if legend.title else 0) + (legend.deviation is not None)
     more_lines += -(-len(legend.disclaimer) // DISCLAIMER_CHARACTERS)
     height = max(size[1], LEAST_HEIGHT + LINE_HEIGHT * more_lines)
     canvas = Image.new("RGB", (size[0] + PANEL_WIDTH, height), _BACKGROUND)
     canvas.paste((0, 0, 0), (0, 0, size[0], height))
-    canvas.paste(shown, (0, (height - size[1]) // 2))
+    canvas.paste(blended, (0, (height - size[1]) // 2))
     _Panel(canvas, left=size[0] + _MARGIN).draw(legend)
     return np.asarray(canvas)
 
 
-def _outline_regions(shown: Image.Image, analysis: Analysis, finding: Finding) -> None:
-    """Draws the finding's regions as thin closed lines with a dark edge."""
-    scale = np.array([shown.width / analysis.source.columns, shown.height / analysis.source.rows])
-    draw = ImageDraw.Draw(shown)
-    for region in finding.regions:
+def _outline_regions(blended: Image.Image, shown: ShownPicture) -> None:
+    """Draws the regions as thin closed lines with a dark edge."""
+    scale = np.array([blended.width / shown.source.columns, blended.height / shown.source.rows])
+    draw = ImageDraw.Draw(blended)
+    for region in shown.regions:
         points = [(float(x), float(y)) for x, y in np.vstack([region.points, region.points[:1]]) * scale]
         draw.line(points, fill=(0, 0, 0), width=5, joint="curve")
         draw.line(points, fill=_OUTLINE, width=2, joint="curve")

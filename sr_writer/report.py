@@ -147,7 +147,7 @@ def _references(analyses: Sequence[Analysis], made: Sequence[Dataset]) -> list[I
             sop_instance_uid=image.sop_instance_uid,
         )
         for analysis in analyses
-        for image in (analysis.source, *analysis.images)
+        for image in (analysis.source, *(analysis.volume.images if analysis.volume else ()))
     ]
     return images + [
         InstanceReference(

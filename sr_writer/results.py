@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from inference.findings import Analysis, Detection, Finding, Heatmap
+from inference.findings import Analysis
 from sr_writer.context import ReportContext, WrittenObject
 from sr_writer.overlay import overlay_pixels, write_overlay
 from sr_writer.report import Overlays, write_report
 from sr_writer.segmentation import write_segmentation
+from sr_writer.shown import shown_pictures
 from sr_writer.source import SourceHeader
 
 
@@ -38,12 +38,10 @@ def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[
     overlays: Overlays = {}
     number = 0
     for index, (analysis, source) in enumerate(zip(analyses, sources, strict=True)):
-        for shown, finding, heatmap, title, detection in _pictures(analysis):
+        for shown in shown_pictures(analysis):
             number += 1
-            overlay = write_overlay(
-                shown, finding, heatmap, source, context, number=number, title=title, detection=detection
-            )
-            key = finding.label.name if detection is None else detection.number
+            overlay = write_overlay(analysis, shown, source, context, number=number)
+            key = shown.label.name if shown.detection is None else shown.detection.number
             overlays.setdefault((index, key), []).append(overlay)
     segmentations: dict[int, Dataset] = {}
     for index, (analysis, source) in enumerate(zip(analyses, sources, strict=True)):
@@ -61,23 +59,5 @@ def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[
 
 def overlay_pictures(analysis: Analysis, engine_name: str) -> Iterator[NDArray[np.uint8]]:
     """The overlays of an analysis as RGB pictures, for sources that are not DICOM."""
-    for shown, finding, heatmap, title, detection in _pictures(analysis):
-        yield overlay_pixels(shown, finding, heatmap, engine_name, title, detection)
-
-
-def _pictures(analysis: Analysis) -> Iterator[tuple[Analysis, Finding, Heatmap, str, Detection | None]]:
-    """What gets an overlay: the view, the finding, its heat map, a title, and the lesion that it shows."""
-    for finding in analysis.findings:
-        if finding.heatmap is not None:
-            yield analysis, finding, finding.heatmap, "", None
-    detections = {detection.number: detection for detection in analysis.detections}
-    for image in analysis.key_images:
-        shown = replace(analysis, source=image.source, picture=image.picture)
-        finding = Finding(
-            label=image.label,
-            logit=0.0,
-            probability=image.certainty,
-            calibrated_probability=image.certainty,
-        )
-        detection = None if image.detection is None else detections[image.detection]
-        yield shown, finding, image.heatmap, image.title, detection
+    for shown in shown_pictures(analysis):
+        yield overlay_pixels(analysis, shown, engine_name)

@@ -38,14 +38,22 @@ def detection_groups(
     analysis: Analysis, algorithm: Algorithm, context: ReportContext, *, index: int
 ) -> list[tuple[Detection, VolumetricGroup]]:
     """One group for each detection of the analysis with an index: an ellipsoid, its size, density and certainty."""
+    if analysis.volume is None:
+        return []
+    frame_of_reference_uid = analysis.volume.frame_of_reference_uid
     return [
-        (detection, _detection_group(detection, analysis, algorithm, context, index))
-        for detection in analysis.detections
+        (detection, _detection_group(detection, analysis, frame_of_reference_uid, algorithm, context, index))
+        for detection in analysis.detections or ()
     ]
 
 
 def _detection_group(
-    detection: Detection, analysis: Analysis, algorithm: Algorithm, context: ReportContext, index: int
+    detection: Detection,
+    analysis: Analysis,
+    frame_of_reference_uid: str,
+    algorithm: Algorithm,
+    context: ReportContext,
+    index: int,
 ) -> VolumetricGroup:
     site = verified(detection.label.site)
     measurements = [
@@ -84,7 +92,7 @@ def _detection_group(
         referenced_volume_surface=VolumeSurface(
             GraphicTypeValues3D.ELLIPSOID,
             detection.ellipsoid,
-            analysis.frame_of_reference_uid,
+            frame_of_reference_uid,
             source_series=SourceSeriesForSegmentation(analysis.source.series_instance_uid),
         ),
         finding_type=finding_code(detection.label),

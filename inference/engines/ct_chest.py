@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from inference.checking.expectations import CHEST_CT
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
-from inference.findings import Analysis, Finding, VolumeData
+from inference.findings import Analysis, Finding
 from inference.running.calibration import ACTIVATIONS, calibrate, sigmoid
 from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.volume import Grid, Volume
@@ -122,8 +122,5 @@ class CtChestEngine(VolumeEngine):
             exclusive=self.card.activation == "softmax",
             segmentation=labelled_segmentation(
                 values_of[best], grid, case.volume.frames, self.card.structures
-            ),
-            volume=VolumeData(
-                values=values, affine=grid.affine, planes=case.volume.planes, heat=masks.max(axis=0)
             ),
         )

@@ -162,7 +162,7 @@ class LungNoduleEngine(VolumeEngine):
                 self._key_image(detection, heat, case.volume, given.grid)
                 for detection in detections[:OVERLAYS]
             ),
-            volume=VolumeData(
+            data=VolumeData(
                 values=given.values, affine=given.grid.affine, planes=case.volume.planes, heat=heat
             ),
         )

@@ -22,9 +22,11 @@ from inference.findings import (
     Label,
     ModelIdentity,
     Refusal,
+    ScannedVolume,
     Segmentation,
     SourceImage,
     Structure,
+    VolumeData,
 )
 from inference.headers import ImageHeader, Selection
 from inference.images.resampling import resample, triangle_axis
@@ -220,9 +222,10 @@ class VolumeEngine:
         findings: Iterable[Finding],
         *,
         review_advised: str | None = None,
+        data: VolumeData | None = None,
         **more: Any,
     ) -> Analysis:
-        """An analysis of a volume; ``more`` are further fields of it."""
+        """An analysis of a volume; ``data`` goes with the volume, ``more`` are further fields of the analysis."""
         frames = case.volume.frames
         middle = len(frames) // 2
         images = tuple({f.source.sop_instance_uid: f.source for f in frames}.values())
@@ -236,10 +239,13 @@ class VolumeEngine:
             disclaimer=self.card.disclaimer,
             review_advised=joined(case.check.review, review_advised),
             remarks=case.volume.remarks,
-            images=images,
-            frame_of_reference_uid=frames[0].frame_of_reference_uid,
-            input_spacing=(float(np.median(case.volume.gaps)), *frames[0].plane.spacing),
-            input_shape=(len(frames), frames[0].rows, frames[0].columns),
+            volume=ScannedVolume(
+                images=images,
+                frame_of_reference_uid=frames[0].frame_of_reference_uid,
+                spacing=(float(np.median(case.volume.gaps)), *frames[0].plane.spacing),
+                shape=(len(frames), frames[0].rows, frames[0].columns),
+                data=data,
+            ),
             **more,
         )
 

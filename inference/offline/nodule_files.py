@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.findings import Analysis, KeyImage, VolumeData
+from inference.findings import Analysis, Detection, KeyImage, ScannedVolume, VolumeData
 from inference.offline.output import detection_document
 
 MONTAGE_SLICES = 5
@@ -30,11 +31,12 @@ def write_nodule_files(analysis: Analysis, folder: Path) -> list[Path]:
     """Write all files of one analysis into a folder; their paths.
 
     Raises:
-        ValueError: the analysis has no volume.
+        ValueError: the engine looks for no nodules.
         OSError: a file cannot be written.
     """
-    if analysis.volume is None:
-        raise ValueError("only analyses of volumes have these files")
+    if analysis.volume is None or analysis.volume.data is None or analysis.detections is None:
+        raise ValueError("only analyses with detections in a volume have these files")
+    volume, data, found = analysis.volume, analysis.volume.data, analysis.detections
     scan = analysis.source.series_instance_uid or folder.name
     paths = {
         name: folder / f"scan_{name}"
@@ -48,25 +50,24 @@ def write_nodule_files(analysis: Analysis, folder: Path) -> list[Path]:
             "report.pdf",
         )
     }
-    paths["detections.json"].write_text(json.dumps(_document(analysis, scan), indent=2) + "\n")
+    paths["detections.json"].write_text(json.dumps(_document(analysis, volume, scan), indent=2) + "\n")
     _write_csv(analysis, scan, paths["detections.csv"])
-    _write_heat_map(analysis, analysis.volume, paths["heatmap.nii.gz"])
+    _write_heat_map(volume.shape, data, paths["heatmap.nii.gz"])
     _write_montage(analysis, paths["visualization.png"])
-    _write_distribution(analysis, paths["confidence_distribution.png"])
-    _write_rendering(analysis, analysis.volume, paths["3d_rendering.html"])
-    _write_report(analysis, paths["report.pdf"])
+    _write_distribution(found, paths["confidence_distribution.png"])
+    _write_rendering(found, data, paths["3d_rendering.html"])
+    _write_report(analysis, found, paths["report.pdf"])
     return list(paths.values())
 
 
-def _document(analysis: Analysis, scan: str) -> dict[str, Any]:
-    assert analysis.input_spacing is not None and analysis.input_shape is not None
+def _document(analysis: Analysis, volume: ScannedVolume, scan: str) -> dict[str, Any]:
     return {
         "scan_id": scan,
         "model": f"{analysis.model.name} {analysis.model.version}",
         "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "metadata": {
-            "spacing": [round(value, 4) for value in reversed(analysis.input_spacing)],
-            "shape": list(reversed(analysis.input_shape)),
+            "spacing": [round(value, 4) for value in reversed(volume.spacing)],
+            "shape": list(reversed(volume.shape)),
         },
         **detection_document(analysis),
     }
@@ -95,7 +96,7 @@ def _write_csv(analysis: Analysis, scan: str, path: Path) -> None:
             )
 
 
-def _write_heat_map(analysis: Analysis, volume: VolumeData, path: Path) -> None:
+def _write_heat_map(shape: tuple[int, int, int], data: VolumeData, path: Path) -> None:
     """The heat map at the pixels of the series, each slice at its own position; values in [0, 1].
 
     An affine has one step between slices, here from the first to the last one: it shears as a tilted gantry does,
@@ -105,10 +106,9 @@ def _write_heat_map(analysis: Analysis, volume: VolumeData, path: Path) -> None:
 
     from inference.volumes.resampling import to_planes
 
-    assert volume.heat is not None and analysis.input_shape is not None
-    heat = to_planes(volume.heat, volume.affine, volume.planes, analysis.input_shape[1:], order=1)
-    first, last = volume.planes[0], volume.planes[-1]
-    step = (last[:, 2] - first[:, 2]) / (len(volume.planes) - 1)
+    heat = to_planes(data.heat, data.affine, data.planes, shape[1:], order=1)
+    first, last = data.planes[0], data.planes[-1]
+    step = (last[:, 2] - first[:, 2]) / (len(data.planes) - 1)
     affine = _LPS_TO_RAS @ np.stack([first[:, 1], first[:, 0], step, first[:, 2]], axis=1)
     nibabel.save(nibabel.Nifti1Image(np.clip(heat, 0, 1).transpose(2, 1, 0), affine), path)
 
@@ -150,33 +150,31 @@ def _write_montage(analysis: Analysis, path: Path) -> None:
     _montage(analysis).savefig(path, dpi=100)
 
 
-def _distribution(analysis: Analysis) -> Any:
+def _distribution(found: Sequence[Detection]) -> Any:
     figure, axes = _figure(2, 1)
     axis = axes[0, 0]
-    axis.hist([d.certainty for d in analysis.detections], bins=np.linspace(0, 1, 21), color="tab:blue")
+    axis.hist([d.certainty for d in found], bins=np.linspace(0, 1, 21), color="tab:blue")
     axis.set(xlabel="certainty", ylabel="nodules", title="certainty")
     axis = axes[0, 1]
-    axis.scatter(
-        [d.diameter_mm for d in analysis.detections], [d.certainty for d in analysis.detections], s=18
-    )
+    axis.scatter([d.diameter_mm for d in found], [d.certainty for d in found], s=18)
     axis.set(xlabel="diameter in mm", ylabel="certainty", ylim=(0, 1), title="by size")
     return figure
 
 
-def _write_distribution(analysis: Analysis, path: Path) -> None:
-    _distribution(analysis).savefig(path, dpi=100)
+def _write_distribution(found: Sequence[Detection], path: Path) -> None:
+    _distribution(found).savefig(path, dpi=100)
 
 
-def _write_rendering(analysis: Analysis, volume: VolumeData, path: Path) -> None:
+def _write_rendering(found: Sequence[Detection], data: VolumeData, path: Path) -> None:
     """Surfaces of body and nodules, to be turned with the mouse; patient coordinates in mm."""
     import plotly.graph_objects as plotly
     from skimage.measure import marching_cubes
 
     figure = plotly.Figure()
-    coarse = volume.values[::SURFACE_STEP, ::SURFACE_STEP, ::SURFACE_STEP]
+    coarse = data.values[::SURFACE_STEP, ::SURFACE_STEP, ::SURFACE_STEP]
     if min(coarse.shape) > 1 and coarse.min() < SURFACE_HU < coarse.max():
         vertices, faces, _, _ = marching_cubes(coarse, SURFACE_HU)
-        points = vertices * SURFACE_STEP @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+        points = vertices * SURFACE_STEP @ data.affine[:3, :3].T + data.affine[:3, 3]
         figure.add_trace(
             plotly.Mesh3d(
                 **dict(zip("xyz", points.T, strict=True)),
@@ -186,7 +184,7 @@ def _write_rendering(analysis: Analysis, volume: VolumeData, path: Path) -> None
                 name="surface",
             )
         )
-    for detection in analysis.detections:
+    for detection in found:
         x, y, z = detection.centre
         figure.add_trace(
             plotly.Scatter3d(
@@ -202,16 +200,16 @@ def _write_rendering(analysis: Analysis, volume: VolumeData, path: Path) -> None
     figure.write_html(path, include_plotlyjs=True)
 
 
-def _write_report(analysis: Analysis, path: Path) -> None:
+def _write_report(analysis: Analysis, found: Sequence[Detection], path: Path) -> None:
     from matplotlib.backends.backend_pdf import PdfPages
 
     with PdfPages(path) as pages:
-        pages.savefig(_summary(analysis))
+        pages.savefig(_summary(analysis, found))
         pages.savefig(_montage(analysis))
-        pages.savefig(_distribution(analysis))
+        pages.savefig(_distribution(found))
 
 
-def _summary(analysis: Analysis) -> Any:
+def _summary(analysis: Analysis, found: Sequence[Detection]) -> Any:
     figure, axes = _figure(2, 2)
     for axis in axes.ravel():
         axis.axis("off")
@@ -219,13 +217,13 @@ def _summary(analysis: Analysis) -> Any:
         "Lung nodules: AI result, not reviewed",
         f"model {analysis.model.name} {analysis.model.version}",
         *(("demonstration model, not for clinical use",) if analysis.model.demonstration else ()),
-        f"{len(analysis.detections)} nodules",
+        f"{len(found)} nodules",
         "",
         *(
             f"{d.number}: {d.diameter_mm:.1f} mm, {d.volume_mm3:.0f} mm3, mean {d.mean_hu:.0f} HU, "
             f"certainty {d.certainty:.0%}"
             + ("" if d.malignancy is None else f", malignancy {d.malignancy:.0%} ({d.risk} risk)")
-            for d in analysis.detections
+            for d in found
         ),
         "",
         *((f"review advised: {analysis.review_advised}",) if analysis.review_advised else ()),

@@ -89,9 +89,9 @@ def detection_document(analysis: Analysis) -> dict[str, Any]:
     and slices; ``coordinates_voxel`` are the same in voxels; ``patient_coordinates`` are LPS in mm.
     ``diameters_mm`` are the extents along the same axes, voxels of the mask times their spacing.
     """
-    if analysis.volume is None or analysis.input_spacing is None:
+    if analysis.volume is None or analysis.detections is None:
         return {}
-    across, down, along = analysis.input_spacing
+    across, down, along = analysis.volume.spacing
     detections = [
         {
             "id": detection.number - 1,

@@ -271,7 +271,7 @@ def _write(analysis: Analysis, engine: str, engine_kind: str, folders: _Folders)
         path = folder / f"overlay-{number}.png"
         Image.fromarray(pixels).save(path)
         files.append(path)
-    if analysis.volume is not None and engine_kind == "lung_nodule":
+    if analysis.detections is not None:
         files += write_nodule_files(analysis, folder)
     document = case_document(analysis, engine, folder, files)
     (folder / "result.json").write_text(dumps(document, indent=2) + "\n")

@@ -19,6 +19,7 @@ from inference.findings import (
     Heatmap,
     KeyImage,
     Label,
+    ScannedVolume,
     Segmentation,
     SourceImage,
     Structure,
@@ -27,6 +28,7 @@ from inference.importing import anatomy
 from sr_writer import ReportContext, overlay, render_text, write_results
 from sr_writer.overlay_picture import Legend
 from sr_writer.segmentation import laterality, type_code
+from sr_writer.shown import ShownPicture
 from tests.sr_writer.conftest import MODEL, THRESHOLDS
 from tests.sr_writer.test_report import TRACKING, TRACKING_UID, child, groups
 from tests.validators import DCIODVFY, SR_VALIDATOR, dciodvfy_errors, sr_validator_errors
@@ -78,8 +80,12 @@ def volume(slices: list[SourceImage], **fields: object) -> Analysis:
         picture=np.zeros((SIZE, SIZE), np.uint8),
         device="cpu",
         inference_time_ms=1.0,
-        images=tuple(slices),
-        frame_of_reference_uid=str(header.FrameOfReferenceUID),
+        volume=ScannedVolume(
+            images=tuple(slices),
+            frame_of_reference_uid=str(header.FrameOfReferenceUID),
+            spacing=(1.0, 1.0, 1.0),
+            shape=(len(slices), SIZE, SIZE),
+        ),
     )
     return replace(analysis, **fields)
 
@@ -154,9 +160,9 @@ def test_panel_of_a_lesion_says_what_the_report_says(
     drawn: list[Legend] = []
     draw = overlay.draw_overlay
 
-    def noted(analysis: Analysis, finding: Finding, heatmap: Heatmap, legend: Legend) -> np.ndarray:
+    def noted(shown: ShownPicture, legend: Legend) -> np.ndarray:
         drawn.append(legend)
-        return draw(analysis, finding, heatmap, legend)
+        return draw(shown, legend)
 
     monkeypatch.setattr(overlay, "draw_overlay", noted)
     text = render_text(of_kind(nodules, context, "sr")[0])

@@ -1,0 +1,56 @@
+"""What overlays show: pictures with a heat map, of a whole image or of a slice that shows a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.findings import Analysis, Detection, Heatmap, Label, Region, SourceImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownPicture:
+    """A picture, uint8 of shape (rows, columns), the heat map over it, and what its legend says."""
+
+    source: SourceImage
+    picture: NDArray[np.uint8] = field(repr=False)
+    heatmap: Heatmap
+    label: Label
+    certainty: float
+    """In [0, 1]: of the finding, the slice or the lesion."""
+    deviation: float | None = None
+    """Standard deviation of the certainty over members and views, None where there is one."""
+    regions: tuple[Region, ...] = ()
+    title: str = ""
+    """Which slice or lesion of a volume it is."""
+    detection: Detection | None = None
+    """The lesion that it shows."""
+
+
+def shown_pictures(analysis: Analysis) -> Iterator[ShownPicture]:
+    """Everything of an analysis that gets an overlay: its findings first, then slices of its volume."""
+    for finding in analysis.findings:
+        if finding.heatmap is not None:
+            yield ShownPicture(
+                source=analysis.source,
+                picture=analysis.picture,
+                heatmap=finding.heatmap,
+                label=finding.label,
+                certainty=finding.calibrated_probability,
+                deviation=finding.ensemble_std,
+                regions=finding.regions,
+            )
+    detections = {detection.number: detection for detection in analysis.detections or ()}
+    for image in analysis.key_images:
+        yield ShownPicture(
+            source=image.source,
+            picture=image.picture,
+            heatmap=image.heatmap,
+            label=image.label,
+            certainty=image.certainty,
+            title=image.title,
+            detection=None if image.detection is None else detections[image.detection],
+        )
