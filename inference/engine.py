@@ -13,7 +13,7 @@ from inference.findings import Analysis, ModelIdentity, Refusal, SourceImage
 from inference.headers import ImageHeader, Selection
 
 if TYPE_CHECKING:
-    from inference.settings import EngineSettings
+    from inference.settings import EngineOptions, EngineSettings
     from inference.store import ModelStore
 
 
@@ -27,12 +27,14 @@ class Case(Protocol):
 class Engine(Protocol):
     """A way from images to findings, loaded once and kept.
 
-    ``kind`` is what the configuration's ``kind`` says. ``header_keywords`` are the attributes that
-    :meth:`select` looks at, so that receivers index them. ``takes_series`` says that the files of a series
-    are one input, not one each. ``batch_size`` is how many jobs it infers at once.
+    ``kind`` is what the configuration's ``kind`` says, ``options`` the model of what the kind has of its own
+    there. ``header_keywords`` are the attributes that :meth:`select` looks at, so that receivers index them.
+    ``takes_series`` says that the files of a series are one input, not one each. ``batch_size`` is how many jobs
+    it infers at once.
     """
 
     kind: ClassVar[str]
+    options: ClassVar[type[EngineOptions]]
     header_keywords: ClassVar[frozenset[str]]
     takes_series: ClassVar[bool]
     batch_size: ClassVar[int]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from inference.errors import EngineMisconfigured
+
+
+class EngineOptions(BaseModel):
+    """What an engine kind has of its own in an ``[[engine]]`` table; each kind derives a model from this one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Options = TypeVar("Options", bound=EngineOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +38,21 @@ class EngineSettings:
     precision: str = "auto"
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
-    def check_options(self, known: Sequence[str]) -> None:
-        """Refuse options that the engine kind does not have.
+    def checked(self, model: type[Options]) -> Options:
+        """The options, as the engine kind's model of them has them.
 
         Raises
         ------
         EngineMisconfigured
-            If there is one.
+            If one of them is wrong, or none of the kind's.
         """
-        unknown = sorted(set(self.options) - set(known))
-        if unknown:
-            raise EngineMisconfigured(
-                f"engine {self.name!r}: {self.kind} has no option {unknown[0]!r}; it has {', '.join(known)}."
-            )
+        try:
+            return model.model_validate(dict(self.options))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            message = f"options.{key}: {first['msg'].removeprefix('Value error, ')}"
+            if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+                known = ", ".join(model.model_fields) or "none"
+                message = f"{self.kind} has no option {key!r}; it has {known}"
+            raise EngineMisconfigured(f"engine {self.name!r}: {message}.") from error

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.engines.image import ImageCase
-from inference.errors import EngineMisconfigured, ModelInvalid
+from inference.engines.options import FindingOptions, PrototypeOptions
+from inference.errors import ModelInvalid
 from inference.findings import Analysis, Contribution, Finding, Heatmap, Label, Presence, Reasoning
 from inference.images.localization import heatmap_values, region_of
 from inference.running.calibration import calibrate, sigmoid
@@ -40,7 +41,7 @@ class ConceptPrototypeEngine(ChestXrayEngine):
     """Frontal radiographs of the chest, with reasons."""
 
     kind: ClassVar[str] = "concept_prototype"
-    options: ClassVar[tuple[str, ...]] = ("roi", "thresholds")
+    options: ClassVar[type[FindingOptions]] = PrototypeOptions
 
     def __init__(self, settings: EngineSettings, card: ModelCard, members: Sequence[Member]) -> None:
         super().__init__(settings, card, members)
@@ -54,12 +55,7 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             chest_label(name if name not in taken else f"{name} (concept)").as_finding()
             for name in self._concepts
         )
-        roi = settings.options.get("roi")
-        if roi is not None and (len(roi) != 4 or any(not isinstance(n, int) or n < 0 for n in roi)):
-            raise EngineMisconfigured(
-                f"engine {settings.name!r}: roi has to be x, y, width, height in pixels."
-            )
-        self._roi: tuple[int, int, int, int] | None = None if roi is None else tuple(roi)
+        self._roi = settings.checked(PrototypeOptions).roi
 
     def infer(self, cases: Sequence[ImageCase]) -> list[Analysis]:
         """One forward pass for all cases; ``inference_time_ms`` is each one's share of the time."""

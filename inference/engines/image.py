@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.checking.input_check import HEADER_KEYWORDS, InputCheck, check_picture, header_refusal, joined
-from inference.errors import EngineMisconfigured, ImageUnreadable, ModelInvalid
+from inference.engines.options import FindingOptions, ImageOptions
+from inference.errors import ImageUnreadable, ModelInvalid
 from inference.findings import (
     Absence,
     Analysis,
@@ -69,8 +70,7 @@ class ImageEngine:
     """Rows and columns that an image must have, in pixels."""
     takes_series: ClassVar[bool] = False
     batch_size: ClassVar[int] = 8
-    options: ClassVar[tuple[str, ...]] = ("ensemble", "weights", "scales", "tta", "explanation", "thresholds")
-    """Keys of the ``[[engine]]`` table that the kind has besides the common ones."""
+    options: ClassVar[type[FindingOptions]] = ImageOptions
     expects: ClassVar[Expectations | None] = None
     """What the kind expects of an image, where the model's card says nothing."""
 
@@ -78,13 +78,13 @@ class ImageEngine:
         self.settings = settings
         self.card = card
         self.members = tuple(members)
-        self._augment = bool(settings.options.get("tta", False))
+        chosen = settings.checked(self.options)
+        image = chosen if isinstance(chosen, ImageOptions) else ImageOptions()
+        self._augment = image.tta
         usual = {self.default_explanation(member.card) for member in members}
-        self._method = str(
-            settings.options.get("explanation", usual.pop() if len(usual) == 1 else "Grad-CAM")
-        )
+        self._method = image.explanation or (usual.pop() if len(usual) == 1 else "Grad-CAM")
         self._labels = with_thresholds(
-            [label.as_finding() for label in card.reported.values()], settings.options.get("thresholds", {})
+            [label.as_finding() for label in card.reported.values()], chosen.limits
         )
         self._identity = identity_of([member.card for member in members], settings.options)
 
@@ -115,14 +115,11 @@ class ImageEngine:
     @classmethod
     def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
         """Load the model and run it once, so that the first study does not wait for that."""
-        settings.check_options(cls.options)
-        names = [settings.model, *_list_of(settings, "ensemble", str)]
-        weights = _list_of(settings, "weights", float) or [1.0] * len(names)
-        scales = tuple(dict.fromkeys(_list_of(settings, "scales", int)))
-        if len(weights) != len(names) or min(weights) <= 0:
-            raise EngineMisconfigured(
-                f"engine {settings.name!r}: weights needs one number above 0 for each of its {len(names)} models."
-            )
+        chosen = settings.checked(cls.options)
+        image = chosen if isinstance(chosen, ImageOptions) else ImageOptions()
+        names = [settings.model, *image.ensemble]
+        weights = image.weights or (1.0,) * len(names)
+        scales = tuple(dict.fromkeys(image.scales))
         models = [store.get(name, cls.kind) for name in names]
         cards = [stored.card for stored in models]
         refusal = refusal_of(cards, cls.kind)
@@ -328,13 +325,6 @@ def columns_of(cards: Sequence[ModelCard]) -> list[tuple[int, ...]]:
         (*found, negative) if negative is not None and None not in negatives else found
         for found, negative in zip(columns, negatives, strict=True)
     ]
-
-
-def _list_of(settings: EngineSettings, option: str, kind: type[Any]) -> list[Any]:
-    value = settings.options.get(option, [])
-    if not isinstance(value, list) or any(not isinstance(item, (kind, int)) for item in value):
-        raise EngineMisconfigured(f"engine {settings.name!r}: {option} has to be a list of {kind.__name__}.")
-    return [kind(item) for item in value]
 
 
 def _plain_source(path: Path, shape: tuple[int, ...]) -> SourceImage:

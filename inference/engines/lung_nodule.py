@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.checking.expectations import CHEST_CT
-from inference.engines.nodule_options import NoduleOptions, checked_options
+from inference.engines.nodule_options import NoduleOptions
+from inference.engines.options import FindingOptions
 from inference.engines.slice_wise import slice_name
 from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, segmentation_of, slice_picture
 from inference.findings import (
@@ -76,7 +77,7 @@ class LungNoduleEngine(VolumeEngine):
     expects: ClassVar[Expectations | None] = CHEST_CT
     fewest_slices: ClassVar[int] = 8
     window = (-600.0, 1500.0)
-    options: ClassVar[tuple[str, ...]] = ("thresholds", *NoduleOptions.model_fields)
+    options: ClassVar[type[FindingOptions]] = NoduleOptions
 
     @classmethod
     def build(cls, stored: StoredModel) -> PivotNetwork:
@@ -88,7 +89,7 @@ class LungNoduleEngine(VolumeEngine):
         self, settings: EngineSettings, card: ModelCard, network: nn.Module, placement: Placement
     ) -> None:
         super().__init__(settings, card, network, placement)
-        self.how = checked_options(settings)
+        self.how = settings.checked(NoduleOptions)
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
         """Resample to the model's spacing, clip and normalise; thick slices are refused."""

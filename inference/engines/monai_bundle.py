@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.engines.options import BundleOptions, FindingOptions
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted, is_out_of_memory
 from inference.findings import Analysis, Finding
@@ -41,7 +43,7 @@ class MonaiBundleEngine(VolumeEngine):
 
     kind: ClassVar[str] = "monai_bundle"
     modalities: ClassVar[tuple[str, ...]] = ("CT", "MR")
-    options: ClassVar[tuple[str, ...]] = ("thresholds", "bundle")
+    options: ClassVar[type[FindingOptions]] = BundleOptions
     """``bundle`` is a table of entries that replace those of the bundle's configuration."""
 
     parser: Any
@@ -72,6 +74,11 @@ class MonaiBundleEngine(VolumeEngine):
         filled(network, stored)
         network.bundle_config = config  # type: ignore[assignment]
         return network
+
+    @property
+    def replaced_entries(self) -> Mapping[str, Any]:
+        """Entries of the bundle's configuration that the settings replace."""
+        return self.settings.checked(BundleOptions).bundle
 
     @property
     def bundle(self) -> BundleArchitecture:
@@ -157,9 +164,10 @@ class MonaiBundleEngine(VolumeEngine):
         from monai.bundle.config_parser import ConfigParser
 
         config = dict(cast("Any", self.network).bundle_config)
-        overrides = cast("dict[str, Any]", self.settings.options.get("bundle", {}))
         parser = ConfigParser()
-        parser.read_config({**config, **overrides, "device": f"$torch.device('{self.placement.device}')"})
+        parser.read_config(
+            {**config, **self.replaced_entries, "device": f"$torch.device('{self.placement.device}')"}
+        )
         parser["network_def"] = self.network
         parser["network"] = self.network
         preprocessing = parser.get_parsed_content("preprocessing", instantiate=True)

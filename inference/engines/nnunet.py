@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.engines.options import FindingOptions, NnunetOptions
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
@@ -43,7 +44,7 @@ class NnunetEngine(VolumeEngine):
     kind: ClassVar[str] = "nnunet"
     calibrates: ClassVar[bool] = False
     modalities: ClassVar[tuple[str, ...]] = ("MR", "CT")
-    options: ClassVar[tuple[str, ...]] = ("thresholds", "tta")
+    options: ClassVar[type[FindingOptions]] = NnunetOptions
 
     @classmethod
     def build(cls, stored: StoredModel) -> nn.Module:
@@ -102,7 +103,7 @@ class NnunetEngine(VolumeEngine):
 
         started = perf_counter()
         grid, box, image = cast("tuple[Grid, Box, NDArray[np.float32]]", case.prepared)
-        axes = self.plan.mirror_axes if self.settings.options.get("tta", True) else ()
+        axes = self.plan.mirror_axes if self.settings.checked(NnunetOptions).tta else ()
         mirrored = [Augmentation(flips=some) for n in range(len(axes)) for some in combinations(axes, n + 1)]
 
         def predict(windows: Tensor) -> Tensor:

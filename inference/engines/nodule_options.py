@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
-from inference.errors import EngineMisconfigured
-
-if TYPE_CHECKING:
-    from inference.settings import EngineSettings
+from inference.engines.options import FindingOptions
+from inference.settings import EngineOptions
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Options(EngineOptions):
+    model_config = ConfigDict(strict=False)
 
 
 Augmentation = Literal["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_xz", "rotate_90_yz"]
@@ -65,7 +63,9 @@ class ConfidenceOptions(_Options):
     min_confidence: float = Field(default=0.3, ge=0, le=1)
 
 
-class NoduleOptions(_Options):
+class NoduleOptions(FindingOptions):
+    model_config = ConfigDict(strict=False)
+
     """``[engine.options]`` of a lung_nodule engine; the defaults are the seed document's.
 
     Distances and diameters are in mm, patches and strides in voxels of the model's spacing.
@@ -86,19 +86,3 @@ class NoduleOptions(_Options):
     nms: NmsOptions = NmsOptions()
     size_filter: SizeOptions = SizeOptions()
     confidence_filter: ConfidenceOptions = ConfidenceOptions()
-
-
-def checked_options(settings: EngineSettings) -> NoduleOptions:
-    """The options of the settings.
-
-    Raises:
-        EngineMisconfigured: one of them is wrong.
-    """
-    given = {key: value for key, value in settings.options.items() if key != "thresholds"}
-    try:
-        return NoduleOptions.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise EngineMisconfigured(f"engine {settings.name!r}: options.{key}: {message}.") from error

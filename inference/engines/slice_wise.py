@@ -38,7 +38,6 @@ class SliceWiseEngine(VolumeEngine):
     """Each slice goes through an image network; a kind says how the slices decide."""
 
     slices_at_once: ClassVar[int] = 16
-    options: ClassVar[tuple[str, ...]] = ("thresholds",)
     window = (40.0, 80.0)
 
     @property

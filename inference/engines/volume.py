@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from inference.checking.input_check import InputCheck, check_volume, joined
 from inference.checking.plausibility import without_implausible
+from inference.engines.options import FindingOptions
 from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import (
     Analysis,
@@ -76,8 +77,7 @@ class VolumeEngine:
     body_parts: ClassVar[str] = ".*"
     """Regular expression on Body Part Examined, where the series has one."""
     fewest_slices: ClassVar[int] = 3
-    options: ClassVar[tuple[str, ...]] = ("thresholds",)
-    """Keys of the ``[[engine]]`` table that the kind has besides the common ones."""
+    options: ClassVar[type[FindingOptions]] = FindingOptions
     needs_volume_card: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
     """Whether a card's calibration is applied to the kind's certainties."""
@@ -93,7 +93,7 @@ class VolumeEngine:
         self.card = card
         self.placement = placement
         labels = with_thresholds(
-            [label.as_finding() for label in card.reported.values()], settings.options.get("thresholds", {})
+            [label.as_finding() for label in card.reported.values()], settings.checked(self.options).limits
         )
         self.reported: dict[int, Label] = dict(zip(card.reported, labels, strict=True))
         """The labels that can be findings, with the settings' thresholds, by their output."""
@@ -145,7 +145,7 @@ class VolumeEngine:
     @classmethod
     def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
         """Load the model onto its device."""
-        settings.check_options(cls.options)
+        settings.checked(cls.options)
         stored = store.get(settings.model, cls.kind)
         if stored.card.kind != cls.kind:
             raise ModelInvalid(

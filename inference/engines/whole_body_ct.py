@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from inference.engines.monai_bundle import MonaiBundleEngine
-from inference.errors import EngineMisconfigured
+from inference.engines.options import FindingOptions, WholeBodyOptions
 
-if TYPE_CHECKING:
-    from inference.settings import EngineSettings
-    from inference.store import ModelStore
-
-RESOLUTIONS = {1.5: True, 3.0: False}
-"""Spacing in mm by the bundle's entry ``highres``."""
+FINE_MM = 1.5
+"""The spacing for which the bundle has its entry ``highres``."""
 
 
 class WholeBodyCtEngine(MonaiBundleEngine):
-    """CT; ``spacing`` is 1.5 (default) or 3.0 mm, and the model has to be the bundle's for that spacing."""
+    """CT, with the bundle's model for one of its two spacings."""
 
     kind: ClassVar[str] = "whole_body_ct"
     modalities: ClassVar[tuple[str, ...]] = ("CT",)
-    options: ClassVar[tuple[str, ...]] = ("thresholds", "spacing")
+    options: ClassVar[type[FindingOptions]] = WholeBodyOptions
 
-    @classmethod
-    def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
-        engine = super().load(settings, store)
-        spacing = settings.options.get("spacing", 1.5)
-        if spacing not in RESOLUTIONS:
-            raise EngineMisconfigured(f"engine {settings.name!r}: spacing is 1.5 or 3.0, not {spacing}.")
-        overrides: Mapping[str, Any] = {"highres": RESOLUTIONS[spacing]}
-        engine.settings = replace(settings, options={**settings.options, "bundle": overrides})
-        return engine
+    @property
+    def replaced_entries(self) -> Mapping[str, Any]:
+        return {"highres": self.settings.checked(WholeBodyOptions).spacing == FINE_MM}

@@ -78,11 +78,11 @@ def has_own_thresholds(kind: str, label: str) -> bool:
     }
 
 
-def with_thresholds(labels: Sequence[Label], overridden: Mapping[str, Mapping[str, float]]) -> list[Label]:
+def with_thresholds(labels: Sequence[Label], overridden: Mapping[str, Thresholds]) -> list[Label]:
     """The labels of a model, with the thresholds of the settings for those that they name.
 
     Raises:
-        EngineMisconfigured: they name another one, or are no three ascending numbers in [0, 1].
+        EngineMisconfigured: they name another one.
     """
     names = [label.name for label in labels]
     for name in overridden:
@@ -91,17 +91,6 @@ def with_thresholds(labels: Sequence[Label], overridden: Mapping[str, Mapping[st
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names) or 'none'}."
             raise EngineMisconfigured(f"thresholds: the model has no label {name!r}; {hint}")
     return [
-        replace(label, thresholds=_thresholds(label.name, overridden[label.name]))
-        if label.name in overridden
-        else label
+        replace(label, thresholds=overridden[label.name]) if label.name in overridden else label
         for label in labels
     ]
-
-
-def _thresholds(label: str, limits: Mapping[str, float]) -> Thresholds:
-    try:
-        return Thresholds(**limits)
-    except (TypeError, ValueError) as error:
-        raise EngineMisconfigured(
-            f"thresholds of {label!r} need low <= high <= critical, each in [0, 1]."
-        ) from error

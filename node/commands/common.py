@@ -16,8 +16,8 @@ from db.database import Database
 from db.queue import Queue
 from db.records import Job
 from inference.settings import EngineSettings
-from node.configuration import configuration as config
 from node.configuration.configuration import Configuration
+from node.configuration.loading import load
 from node.errors import CommandError, UsageError
 
 ConfigOption = Annotated[
@@ -55,7 +55,7 @@ def opened_database(configuration: Configuration) -> Iterator[Database]:
 
 def load_configuration(file: Path | None) -> Configuration:
     """The checked configuration that a command works with."""
-    return config.load(file)
+    return load(file)
 
 
 def engine_settings(configuration: Configuration, name: str) -> EngineSettings:

@@ -1,25 +1,17 @@
-"""Configuration: config.toml and the environment, checked as a whole, into the settings of every room."""
+"""A whole configuration, and what of it is the settings of each room."""
 
 from __future__ import annotations
 
-import json
-import os
-import tomllib
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from db.database import DatabaseSettings
-from handlers.errors import TlsMisconfigured
 from handlers.settings import AuditSettings, Destination, ReceiverSettings, Source, Syslog, Tls
-from handlers.upper_layer.tls import client_context, server_context
-from inference.engines import engine_kinds
 from inference.reading.limits import ReaderLimits
 from inference.settings import EngineSettings
+from node.configuration.engines import options_of
 from node.configuration.tables import (
     INSTANCES_KEYWORD,
     AccessTable,
@@ -37,12 +29,8 @@ from node.configuration.tables import (
     Table,
     TlsTable,
     WebTable,
-    known,
-    nearest,
 )
-from node.errors import ConfigurationError, Fault
 
-ENVIRONMENT_PREFIX = "OVERREAD_"
 DEFAULT_FILE = "config.toml"
 
 
@@ -190,212 +178,5 @@ class Configuration(Table):
             device=engine.device,
             backend=engine.backend,
             precision=engine.precision,
-            options=engine.engine_options(),
+            options=options_of(engine),
         )
-
-
-def find_file(file: Path | None) -> Path:
-    """The configuration file: the given one, ``OVERREAD_CONFIG``, or config.toml in the working folder."""
-    chosen = file or Path(os.environ.get(ENVIRONMENT_PREFIX + "CONFIG") or DEFAULT_FILE)
-    if not chosen.is_file():
-        raise ConfigurationError(
-            chosen, [Fault(key="", message="no such file: name one with -c FILE or OVERREAD_CONFIG")]
-        )
-    return chosen
-
-
-def load(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Configuration:
-    """Read and check a configuration.
-
-    Raises:
-        ConfigurationError: with every fault, each by its dotted key and with the nearest valid name.
-    """
-    path = find_file(file)
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(path, [Fault(key="", message=f"not valid TOML: {error}")]) from None
-    variables = _apply_environment(raw, os.environ if environment is None else environment)
-    try:
-        configuration = Configuration.model_validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as error:
-        raise ConfigurationError(path, _attributed(_faults(error), variables)) from None
-    configuration = configuration.model_copy(update={"file": path})
-    faults = _cross_faults(configuration)
-    if faults:
-        raise ConfigurationError(path, _attributed(faults, variables))
-    return configuration
-
-
-def _apply_environment(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
-    """Put ``OVERREAD_<SECTION>__<KEY>`` over the file's values; the variables by the keys that they set."""
-    variables: dict[str, str] = {}
-    for name, text in environment.items():
-        if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
-            continue
-        section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        if section not in raw:
-            variables[section] = name
-        table = raw.setdefault(section, {})
-        if isinstance(table, dict):
-            table[key] = _environment_value(section, key, text)
-            variables[f"{section}.{key}"] = name
-    return variables
-
-
-def _environment_value(section: str, key: str, text: str) -> Any:
-    """A value as TOML has it; as plain text where it is no TOML or where the key takes text."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    table = _table_of(Configuration, section)
-    if table is not None and key in table.model_fields:
-        annotation = table.model_fields[key].annotation
-        if annotation is str or (isinstance(annotation, UnionType) and str in get_args(annotation)):
-            return value if isinstance(value, str) else text
-    return {"true": True, "false": False}.get(text.lower(), value)
-
-
-def _attributed(faults: Sequence[Fault], variables: Mapping[str, str]) -> list[Fault]:
-    """The faults, those of values from the environment with the name of the variable."""
-    return [replace(fault, variable=variables.get(fault.key, "")) for fault in faults]
-
-
-def _faults(error: ValidationError) -> list[Fault]:
-    faults: dict[str, Fault] = {}
-    for item in error.errors(include_url=False):
-        location = item["loc"]
-        parts = [str(p) for p in location if not (isinstance(p, str) and p.endswith("Condition"))]
-        if "match" in parts:
-            parts = parts[: parts.index("match") + 2]
-        key = ".".join(parts)
-        if item["type"] == "extra_forbidden" and "match" not in parts:
-            name = str(location[-1])
-            faults[key] = Fault(key=key, message=f"unknown key{nearest(name, _keys_at(location[:-1]))}")
-        elif "match" in parts and item["type"] != "value_error":
-            message = "use a list, a regular expression, {min=, max=} or {absent=true}"
-            faults.setdefault(key, Fault(key=key, message=message))
-        elif item["type"] == "tuple_type" and len(location) == 1 and isinstance(item["input"], dict):
-            faults[key] = Fault(key=key, message=f"there can be several of these: write [[{key}]]")
-        elif item["type"] == "model_type" and len(location) == 1 and isinstance(item["input"], list):
-            faults[key] = Fault(key=key, message=f"there is one of these: write [{key}]")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            faults.setdefault(key, Fault(key=key, message=message[:1].lower() + message[1:]))
-    return list(faults.values())
-
-
-def _keys_at(location: Sequence[str | int]) -> list[str]:
-    model: type[BaseModel] = Configuration
-    for part in location:
-        if isinstance(part, int):
-            continue
-        table = _table_of(model, part)
-        if table is None:
-            return []
-        model = table
-    return [name for name in model.model_fields if name != "file"]
-
-
-def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The table that a key holds, alone or in a list; None where it holds none."""
-    if key not in model.model_fields:
-        return None
-    annotation = model.model_fields[key].annotation
-    candidate = next(iter(get_args(annotation)), annotation)
-    return candidate if isinstance(candidate, type) and issubclass(candidate, BaseModel) else None
-
-
-def _cross_faults(configuration: Configuration) -> list[Fault]:
-    """Faults that one table alone does not show: doubled names and references to nothing."""
-    faults: list[Fault] = []
-    for kind in ("source", "destination", "engine", "route"):
-        names = [entry.name for entry in getattr(configuration, kind)]
-        faults += [
-            Fault(key=f"{kind}.{i}.name", message=f"the name {name!r} is used twice")
-            for i, name in enumerate(names)
-            if name in names[:i]
-        ]
-    engines = [engine.name for engine in configuration.engine]
-    destinations = [destination.name for destination in configuration.destination]
-    faults += _tls_faults(configuration) or _syslog_faults(configuration)
-    kinds = list(engine_kinds())
-    faults += [
-        Fault(key=f"engine.{i}.kind", message=f"there is no engine kind {e.kind!r}{known(e.kind, kinds)}")
-        for i, e in enumerate(configuration.engine)
-        if e.kind not in kinds
-    ]
-    faults += _ensemble_faults(configuration)
-    for i, route in enumerate(configuration.route):
-        references: tuple[tuple[str, Sequence[str], list[str]], ...] = (
-            ("engines", route.engines, engines),
-            ("destinations", route.destinations, destinations),
-        )
-        for field, named, valid in references:
-            faults += [
-                Fault(
-                    key=f"route.{i}.{field}",
-                    message=f"there is no {field.removesuffix('s')} {name!r}{known(name, valid)}",
-                )
-                for name in named
-                if name not in valid
-            ]
-    return faults
-
-
-def _ensemble_faults(configuration: Configuration) -> list[Fault]:
-    """Ensembles whose models cannot be averaged, of those that are in the store already."""
-    faults: list[Fault] = []
-    for i, engine in enumerate(configuration.engine):
-        if not engine.ensemble:
-            continue
-        # It loads NumPy, which the processes of nodes without ensembles do without.
-        from inference.store.combination import refusal_of_models
-
-        names = (configuration.engine_settings(engine.name).model, *engine.ensemble)
-        reason = refusal_of_models(names, engine.kind, configuration.models_dir)
-        if reason is not None:
-            faults.append(Fault(key=f"engine.{i}.ensemble", message=reason))
-    return faults
-
-
-def _tls_faults(configuration: Configuration) -> list[Fault]:
-    """What is missing for TLS."""
-    tls = configuration.tls
-    secured = [f"destination.{i}.tls" for i, d in enumerate(configuration.destination) if d.tls]
-    if tls is None:
-        return [Fault(key=key, message="there is no [tls] table with a certificate") for key in secured]
-    needed = [f"the peers of {key}" for key in secured]
-    if tls.require_client_certificate:
-        needed.append("require_client_certificate")
-    if needed and tls.ca is None:
-        return [Fault(key="tls.ca", message=f"name the CA that certificates have to chain to: {needed[0]}")]
-    if tls.port == configuration.node.port:
-        return [Fault(key="tls.port", message="node.port is another one; leave tls.port out for TLS alone")]
-    faults = [
-        Fault(key=f"tls.{key}", message=f"there is no file {configuration.folder / name}")
-        for key in ("certificate", "key", "ca")
-        if (name := getattr(tls, key)) is not None and not (configuration.folder / name).is_file()
-    ]
-    settings = configuration.tls_settings()
-    if not faults and settings is not None:
-        try:
-            server_context(settings)
-        except TlsMisconfigured as error:
-            faults.append(Fault(key="tls.certificate", message=str(error)))
-    return faults
-
-
-def _syslog_faults(configuration: Configuration) -> list[Fault]:
-    """What is missing for syslog over TLS."""
-    audit = configuration.audit_settings()
-    if audit is None or audit.syslog is None:
-        return []
-    if audit.syslog.tls.ca is None:
-        return [Fault(key="audit.ca", message="name the CA that the syslog server's certificate chains to")]
-    try:
-        client_context(audit.syslog.tls)
-    except TlsMisconfigured as error:
-        return [Fault(key="audit.ca", message=str(error))]
-    return []

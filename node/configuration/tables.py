@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
@@ -203,22 +203,10 @@ class DestinationTable(Table):
     _check_ae_title = field_validator("ae_title")(checked_ae_title)
 
 
-class ThresholdTable(Table):
-    """``{low=, high=, critical=}``: thresholds on a label's calibrated probability."""
-
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
-    critical: float = Field(ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _ascend(self) -> ThresholdTable:
-        if not self.low <= self.high <= self.critical:
-            raise ValueError("low, high and critical have to ascend")
-        return self
-
-
 class EngineTable(Table):
-    """``[[engine]]``"""
+    """``[[engine]]``; the keys that are not here are the engine kind's, which ``engines.py`` checks."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
     kind: str
@@ -226,17 +214,10 @@ class EngineTable(Table):
     device: str = "auto"
     backend: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    ensemble: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Further models whose predictions are averaged with the first one's."""
-    weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] = ()
-    scales: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(strict=False)] = ()
-    tta: bool = False
-    explanation: Literal["Grad-CAM", "Grad-CAM++", "Saliency", "Attention rollout", "SHAP"] | None = None
-    thresholds: dict[str, ThresholdTable] = {}
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """How long one batch may take before its worker is ended as hanging."""
     options: dict[str, Any] = {}
-    """``[engine.options]``: what the engine kind has of its own; the engine checks it."""
+    """``[engine.options]``: what the engine kind has of its own, some of which may stand in the table itself."""
 
     @field_validator("device")
     @classmethod
@@ -245,29 +226,10 @@ class EngineTable(Table):
             raise ValueError("use auto, cpu, cuda or, for the second GPU, cuda:1")
         return value
 
-    @field_validator("weights")
-    @classmethod
-    def _check_weights(cls, value: tuple[float, ...], info: Any) -> tuple[float, ...]:
-        members = 1 + len(info.data.get("ensemble", ()))
-        if value and len(value) != members:
-            raise ValueError(
-                f"write one number for each of the {members} models, the first model and those of ensemble"
-                if members > 1
-                else "there is nothing to weigh: write ensemble, which names further models"
-            )
-        return value
-
-    def engine_options(self) -> dict[str, Any]:
-        """What is set of the keys that not every engine kind has."""
-        given = {
-            "ensemble": list(self.ensemble),
-            "weights": list(self.weights),
-            "scales": list(self.scales),
-            "tta": self.tta,
-            "explanation": self.explanation,
-            "thresholds": {name: limits.model_dump() for name, limits in self.thresholds.items()},
-        }
-        return {**{key: value for key, value in given.items() if value}, **self.options}
+    @property
+    def own_keys(self) -> dict[str, Any]:
+        """What the table itself has of the engine kind's."""
+        return dict(self.model_extra or {})
 
 
 class RangeCondition(Table):

@@ -23,13 +23,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.role.reads_pixels:
         hide_pixel_libraries()
-    from node.configuration.configuration import load
+    from node.configuration.loading import load
     from node.errors import ConfigurationError
     from node.processes.process import configure_log, die_with_parent, keep_caches
     from node.processes.serving import serve_role
 
     try:
-        configuration = load(arguments.file)
+        configuration = load(arguments.file, check_engines=False)
     except ConfigurationError as error:
         sys.exit(str(error))
     configure_log()

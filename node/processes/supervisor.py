@@ -16,7 +16,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from node.configuration.configuration import Configuration, load
+from node.configuration.configuration import Configuration
+from node.configuration.loading import load
 from node.errors import ConfigurationError
 from node.processes.libraries import Role
 from node.processes.pauses import backoff_seconds

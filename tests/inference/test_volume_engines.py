@@ -27,7 +27,7 @@ from inference.demo.volume_phantoms import (
     write_ct_series,
 )
 from inference.engines import engine_class, engine_kinds
-from inference.engines.nodule_options import checked_options
+from inference.engines.nodule_options import NoduleOptions
 from inference.engines.slice_wise import slice_name
 from inference.errors import EngineMisconfigured, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.findings import Analysis, Presence, Refusal, Severity
@@ -279,13 +279,13 @@ def test_thick_slices_and_wrong_options_are_refused(tmp_path: Path, store: Model
 def test_options_that_cannot_be_met_are_refused(options: dict[str, Any], reason: str) -> None:
     settings = EngineSettings(name="x", kind="lung_nodule", model="demo", options=options)
     with pytest.raises(EngineMisconfigured, match=reason):
-        checked_options(settings)
+        settings.checked(NoduleOptions)
 
 
 def test_first_augmentations_are_used() -> None:
     options = {"tta": {"enabled": True, "num_augmentations": 2}}
     settings = EngineSettings(name="x", kind="lung_nodule", model="demo", options=options)
-    assert checked_options(settings).tta.chosen == ("flip_x", "flip_y")
+    assert settings.checked(NoduleOptions).tta.chosen == ("flip_x", "flip_y")
 
 
 def test_every_way_to_peaks_and_padding_finds_the_nodule(tmp_path: Path, store: ModelStore) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from db.database import Database
-from node.configuration.configuration import Configuration, load
+from node.configuration.configuration import Configuration
+from node.configuration.loading import load
 from node.processes.process import make_folders
 from tests.peers.waiting import free_port
 

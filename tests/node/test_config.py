@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.configuration.configuration import load
+from node.configuration.loading import load
 from node.configuration.tables import RangeCondition
 from node.errors import ConfigurationError
 from tests.peers.certificates import Authority

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.configuration.configuration import load
+from node.configuration.loading import load
 from node.errors import CommandError, raised_at
 from node.processes.process import hold_data_folder, process_name
 from node.processes.serving import worker_groups

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.configuration.configuration import load
+from node.configuration.loading import load
 from node.processes.libraries import Role
 from node.processes.supervisor import RESTART_CEILING_SECONDS, Child, Supervisor
 

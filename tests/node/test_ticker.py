@@ -13,7 +13,8 @@ from db.queue import Queue
 from db.records import Done, StudyProgress
 from db.states import JobState
 from inference.headers import Selection
-from node.configuration.configuration import Configuration, load
+from node.configuration.configuration import Configuration
+from node.configuration.loading import load
 from node.roles.ticker import Ticker, is_complete
 from node.steps.pipeline import disk_pause
 from tests.db.conftest import new_instance, new_result, queued_job

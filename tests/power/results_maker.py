@@ -14,7 +14,7 @@ from db.plans import Plans
 from db.queue import Queue
 from db.records import Done, PlannedJob
 from node.commands.serve import prepare
-from node.configuration.configuration import load
+from node.configuration.loading import load
 from node.steps.artifacts import store
 from sr_writer.context import WrittenObject
 from tests.db.conftest import new_instance

@@ -28,7 +28,7 @@ from inference.demo.volume_phantoms import lung_phantom, straight_geometry, writ
 from inference.importing.imports import import_model
 from inference.store import ModelStore
 from node.cli import application
-from node.configuration.configuration import load
+from node.configuration.loading import load
 from node.processes.process import make_folders
 from node.roles.worker import Worker
 from node.steps.planning import plan_study

@@ -18,7 +18,8 @@ from db.index import Index
 from db.records import StoreVerdict
 from handlers.spool.files import reconcile
 from node.commands.serve import prepare
-from node.configuration.configuration import Configuration, load
+from node.configuration.configuration import Configuration
+from node.configuration.loading import load
 from node.processes.process import make_folders
 from tests.db.conftest import new_instance
 from tests.peers.waiting import answers, free_port, wait_until
