@@ -16,18 +16,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from db.retry import PROCESS
 from node.configuration.configuration import Configuration, load
 from node.errors import ConfigurationError
 from node.processes.libraries import Role
-from node.processes.pauses import backoff_seconds
 from node.processes.process import STOP_SECONDS
 from node.processes.serving import worker_groups
 
 log = logging.getLogger("overread.supervisor")
 
 LOOK_SECONDS = 0.2
-RESTART_FIRST_SECONDS = 0.5
-RESTART_CEILING_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A process that ran this long is restarted at once when it dies."""
 OVERLAP_SECONDS = 60.0
@@ -143,11 +141,7 @@ class Supervisor:
     @staticmethod
     def _start_later(child: Child, now: float, what: str) -> None:
         child.failures = 0 if now - child.started_at >= STEADY_SECONDS else child.failures + 1
-        pause = 0.0
-        if child.failures > 1:
-            pause = backoff_seconds(
-                child.failures - 1, first=RESTART_FIRST_SECONDS, ceiling=RESTART_CEILING_SECONDS
-            )
+        pause = PROCESS.pause(child.failures - 1) if child.failures > 1 else 0.0
         log.error("process_died role=%s-%d %s restart_in=%.1f", child.role, child.number, what, pause)
         child.start_after = now + pause
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,11 +12,11 @@ from db.database import Database
 from db.errors import IllegalTransition
 from db.index import Index
 from db.records import OwedReport, Reference
+from db.retry import DELIVERY
 from handlers.dimse.commitment import CLASS_INSTANCE_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE, Report
 from handlers.sending.commitment import request_commitment, send_report
 from handlers.settings import Destination
 from node.configuration.configuration import Configuration
-from node.processes.pauses import backoff_seconds
 
 log = logging.getLogger("overread.commitment")
 
@@ -37,7 +36,6 @@ class DestinationCommitments:
         self.commitments = Commitments(database)
         self.owed = OwedReports(database)
         self.index = Index(database)
-        self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
     def step(self, busy: Callable[[], bool]) -> bool:
         """Send one report and make one request; False where nothing was due. ``busy``: wait for nobody."""
@@ -82,8 +80,7 @@ class DestinationCommitments:
             self.owed.failed(owed, reason)
             log.error("commitment_report_given_up destination=%s reason=%s", name, reason)
             return
-        pause = backoff_seconds(owed.attempts, self._jitter.random())
-        self.owed.later(owed, now + timedelta(seconds=pause), reason)
+        self.owed.later(owed, now + timedelta(seconds=DELIVERY.pause(owed.attempts)), reason)
         log.warning("commitment_report_delayed destination=%s reason=%s", name, reason)
 
 

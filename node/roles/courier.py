@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
 from db.outbox import Outbox
 from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
+from db.retry import DELIVERY, DESTINATION
 from db.wakeup import Wakeup
 from handlers.audit.trail import (
     DESTINATION_ROLE,
@@ -26,7 +26,6 @@ from handlers.sending.sender import FileToSend, Sender, SendResult
 from handlers.settings import Destination
 from node.configuration.configuration import Configuration
 from node.errors import raised_at
-from node.processes.pauses import backoff_seconds
 from node.roles.commitments import DestinationCommitments
 
 log = logging.getLogger("overread.courier")
@@ -35,18 +34,14 @@ LEASE_SECONDS = 900.0
 """Longer than the slowest peer can take over one batch."""
 POLL_SECONDS = 1.0
 BATCH_SIZE = 12
-PAUSE_CEILING_SECONDS = 30.0
-"""So long at most a destination that cannot be reached is left alone, also by new results."""
 
 
-def outcome_of(result: SendResult, attempts: int, jitter: float) -> DeliveryOutcome:
+def outcome_of(result: SendResult, attempts: int) -> DeliveryOutcome:
     """What a send result means for its delivery."""
     if result.delivered:
         return Sent(status=result.status or 0)
     if result.transient:
-        return DeliveryRetry(
-            seconds=backoff_seconds(attempts, jitter), reason=result.reason, status=result.status
-        )
+        return DeliveryRetry(seconds=DELIVERY.pause(attempts), reason=result.reason, status=result.status)
     return DeliveryFailed(reason=result.reason, status=result.status)
 
 
@@ -72,7 +67,6 @@ class DestinationCourier:
         self._failures = 0
         """Batches in a row that did not reach the destination."""
         self._not_before = 0.0
-        self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
     def serve(self, stop: threading.Event) -> None:
         """Send until ``stop`` is set."""
@@ -124,8 +118,7 @@ class DestinationCourier:
         """Leave a destination alone for a while that cannot be reached: every object that waits would try it."""
         self._failures = 0 if answered else self._failures + 1
         if self._failures:
-            pause = min(backoff_seconds(self._failures, self._jitter.random()), PAUSE_CEILING_SECONDS)
-            self._not_before = time.monotonic() + pause
+            self._not_before = time.monotonic() + DESTINATION.pause(self._failures)
 
     def _settle(self, delivery: Delivery, result: SendResult) -> None:
         if not result.delivered or result.status:
@@ -137,7 +130,7 @@ class DestinationCourier:
                 result.reason,
             )
         try:
-            self.outbox.settle(delivery, outcome_of(result, delivery.attempts, self._jitter.random()))
+            self.outbox.settle(delivery, outcome_of(result, delivery.attempts))
         except StaleLease:
             log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
 

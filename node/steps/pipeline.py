@@ -16,6 +16,7 @@ from db.index import Index
 from db.queue import Queue
 from db.records import Done, Failed, Job, Outcome, RetryAfter, Skipped
 from db.results import Results
+from db.retry import DISK
 from inference.checking.plausibility import nothing_left
 from inference.engine import Case, Engine
 from inference.errors import InferenceError, is_out_of_memory
@@ -29,7 +30,6 @@ from sr_writer.results import write_results
 log = logging.getLogger("overread.pipeline")
 
 RETRY_SECONDS = 5.0
-DISK_GROWTH = 6.0
 TOO_LITTLE_MEMORY = "the device has too little memory for this input alone"
 
 
@@ -144,7 +144,7 @@ class Pipeline:
         except OSError as error:
             log.warning("inputs_not_read job=%d error=%s", job.id, error.strerror)
             reason = f"the inputs cannot be read: {error.strerror}"
-            return Prepared(job=job, outcome=RetryAfter(seconds=disk_pause(job.attempts), reason=reason))
+            return Prepared(job=job, outcome=RetryAfter(seconds=DISK.pause(job.attempts), reason=reason))
         except Exception as error:
             # Preprocessing runs foreign code on foreign data; one input's fault is that job's alone.
             log.error("prepare_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
@@ -186,7 +186,7 @@ class Pipeline:
         except OSError as error:
             log.warning("results_not_written job=%d error=%s", job.id, error.strerror)
             reason = f"the results cannot be written: {error.strerror}"
-            return RetryAfter(seconds=disk_pause(job.attempts), reason=reason)
+            return RetryAfter(seconds=DISK.pause(job.attempts), reason=reason)
         except Exception as error:
             # The report library refuses odd but legal source headers in many ways; the job is kept with the reason.
             log.warning("report_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
@@ -226,11 +226,6 @@ def check_device(name: str) -> None:
         from inference.running.device import check_answers
 
         check_answers(name)
-
-
-def disk_pause(attempts: int) -> float:
-    """Seconds until a job is tried again that the disk failed: 5, 30, 180, 1080, so that it outlasts an outage."""
-    return RETRY_SECONDS * DISK_GROWTH ** (max(attempts, 1) - 1)
 
 
 def _text(value: str | list[str] | None) -> str:

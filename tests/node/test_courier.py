@@ -13,10 +13,11 @@ from db.database import Database
 from db.outbox import Outbox
 from db.queue import Queue
 from db.records import Done
+from db.retry import RetryPolicy
 from handlers.audit.trail import AuditTrail
 from handlers.sending.sender import FileToSend, SendResult
 from node.configuration.configuration import Configuration
-from node.roles.courier import PAUSE_CEILING_SECONDS, DestinationCourier
+from node.roles.courier import DestinationCourier
 from tests.db.conftest import new_result, queued_job
 from tests.handlers.conftest import write_object
 from tests.peers.scripted import in_turn, scripted_pacs
@@ -75,11 +76,11 @@ def test_fault_does_not_end_the_thread_and_holds_up_nothing(
 def test_destination_that_cannot_be_reached_is_left_alone_for_a_while(
     configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.roles.courier.backoff_seconds", lambda *_: 60.0)
+    monkeypatch.setattr("node.roles.courier.DESTINATION", RetryPolicy(first=60.0, ceiling=60.0))
     jobs = [waiting_result(configuration, database, f"1.{number}") for number in (1, 2, 3)]
     courier = courier_of(configuration, database)
     assert courier.step(threading.Event())
-    assert courier._not_before > time.monotonic() + PAUSE_CEILING_SECONDS / 2
+    assert courier._not_before > time.monotonic() + 30
     jobs += [waiting_result(configuration, database, f"1.{number}") for number in (4, 5)]
     assert courier.step(threading.Event())
     with scripted_pacs(in_turn(0x0000)) as pacs:
