@@ -24,7 +24,7 @@ from node.processes.process import (
     stop_event_on_signals,
 )
 from node.processes.serving import serve_role
-from node.processes.supervisor import Supervisor
+from node.processes.supervisor import SUPERVISOR, Supervisor
 from node.steps.synced_files import clear_up
 
 log = logging.getLogger("overread.serve")
@@ -41,7 +41,7 @@ def serve(
 ) -> None:
     """Run the node until SIGTERM, then drain and exit 0; SIGHUP reads the configuration again."""
     configuration = load_configuration(config)
-    configure_log()
+    configure_log(role or SUPERVISOR, configuration.log.format)
     keep_caches(configuration)
     os.umask(PRIVATE)
     held = hold_data_folder(configuration, whole=role is None) if role in (None, Role.RECEIVER) else None

@@ -28,6 +28,7 @@ from node.configuration.tables import (
     DatabaseTable,
     DestinationTable,
     EngineTable,
+    LogTable,
     NodeTable,
     ReaderTable,
     RetentionTable,
@@ -52,6 +53,7 @@ class Configuration(Table):
     node: NodeTable = NodeTable()
     database: DatabaseTable = DatabaseTable()
     web: WebTable = WebTable()
+    log: LogTable = LogTable()
     completion: CompletionTable = CompletionTable()
     access: AccessTable = AccessTable()
     tls: TlsTable | None = None

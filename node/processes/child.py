@@ -32,7 +32,7 @@ def main() -> None:
         configuration = load(arguments.file)
     except ConfigurationError as error:
         sys.exit(str(error))
-    configure_log()
+    configure_log(f"{arguments.role}-{arguments.number}", configuration.log.format)
     keep_caches(configuration)
     die_with_parent(arguments.parent)
     serve_role(configuration, arguments.role, arguments.number, arguments.ready)

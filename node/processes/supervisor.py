@@ -20,11 +20,13 @@ from db.retry import PROCESS
 from node.configuration.configuration import Configuration, load
 from node.errors import ConfigurationError
 from node.processes.libraries import Role
-from node.processes.process import STOP_SECONDS
+from node.processes.process import STOP_SECONDS, configure_log
 from node.processes.serving import worker_groups
 
 log = logging.getLogger("overread.supervisor")
 
+SUPERVISOR = "supervisor"
+"""What the log calls this process."""
 LOOK_SECONDS = 0.2
 STEADY_SECONDS = 60.0
 """A process that ran this long is restarted at once when it dies."""
@@ -98,11 +100,12 @@ class Supervisor:
         try:
             configuration = load(self.configuration.file)
         except ConfigurationError as error:
-            log.error("configuration_refused the former one stays: %s", error)
+            log.error("configuration_refused reason=%s", error)
             return
         if configuration.data_dir != self.configuration.data_dir:
-            log.error("configuration_refused the former one stays: node.data_dir needs a new start")
+            log.error("configuration_refused reason=node.data_dir needs a new start")
             return
+        configure_log(SUPERVISOR, configuration.log.format)
         log.info("configuration_reloaded")
         receivers = [child for child in self.children if child.role is Role.RECEIVER]
         others = [child for child in self.children if child.role is not Role.RECEIVER]
@@ -142,7 +145,9 @@ class Supervisor:
     def _start_later(child: Child, now: float, what: str) -> None:
         child.failures = 0 if now - child.started_at >= STEADY_SECONDS else child.failures + 1
         pause = PROCESS.pause(child.failures - 1) if child.failures > 1 else 0.0
-        log.error("process_died role=%s-%d %s restart_in=%.1f", child.role, child.number, what, pause)
+        log.error(
+            "process_died role=%s number=%d reason=%s restart_in=%.1f", child.role, child.number, what, pause
+        )
         child.start_after = now + pause
 
     def _start(self, child: Child) -> subprocess.Popen[bytes]:
@@ -172,7 +177,7 @@ class Supervisor:
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log.error("process_killed role=%s-%d", child.role, child.number)
+                log.error("process_killed role=%s number=%d", child.role, child.number)
                 child.process.kill()
                 child.process.wait()
             child.forget_pipe()

@@ -176,7 +176,7 @@ class DestinationCourier:
     def _fault(self, error: Exception) -> str:
         """Log an error that nobody foresaw; the reason for the database."""
         kind, place = type(error).__name__, raised_at(error)
-        log.error("courier_failed destination=%s error=%s at=%s", self.destination.name, kind, place)
+        log.error("courier_failed destination=%s error=%s place=%s", self.destination.name, kind, place)
         return f"the courier failed ({kind}): see the log"
 
 

@@ -91,7 +91,7 @@ class Pipeline:
             # Engines run foreign code, which raises what it likes; each job gets its own outcome from that.
             kind = type(error).__name__
             log.error(
-                "inference_failed engine=%s jobs=%d error=%s at=%s",
+                "inference_failed engine=%s jobs=%d error=%s place=%s",
                 engine.settings.name,
                 len(ready),
                 kind,
@@ -147,7 +147,9 @@ class Pipeline:
             return Prepared(job=job, outcome=RetryAfter(seconds=DISK.pause(job.attempts), reason=reason))
         except Exception as error:
             # Preprocessing runs foreign code on foreign data; one input's fault is that job's alone.
-            log.error("prepare_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
+            log.error(
+                "prepare_failed job=%d error=%s place=%s", job.id, type(error).__name__, raised_at(error)
+            )
             reason = f"the inputs cannot be prepared ({type(error).__name__})"
             return Prepared(job=job, outcome=Failed(reason=reason))
         cases = tuple(item for item in read if not isinstance(item, Refusal))
@@ -189,7 +191,9 @@ class Pipeline:
             return RetryAfter(seconds=DISK.pause(job.attempts), reason=reason)
         except Exception as error:
             # The report library refuses odd but legal source headers in many ways; the job is kept with the reason.
-            log.warning("report_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
+            log.warning(
+                "report_failed job=%d error=%s place=%s", job.id, type(error).__name__, raised_at(error)
+            )
             return Failed(reason=f"the report cannot be written from this source ({type(error).__name__})")
         advised = [a.review_advised for a in analyses if a.review_advised]
         summary: dict[str, Any] = {
