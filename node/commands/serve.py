@@ -11,6 +11,7 @@ import typer
 from db.database import Database
 from handlers.audit.trail import AuditTrail, Event
 from handlers.spool.files import reconcile
+from handlers.spool.stored_files import StoredFiles
 from node.commands.common import ConfigOption, load_configuration
 from node.configuration.configuration import Configuration
 from node.errors import CommandError
@@ -25,7 +26,6 @@ from node.processes.process import (
 )
 from node.processes.serving import serve_role
 from node.processes.supervisor import SUPERVISOR, Supervisor
-from node.steps.synced_files import clear_up
 
 log = logging.getLogger("overread.serve")
 
@@ -72,6 +72,6 @@ def prepare(configuration: Configuration, *, with_spool: bool) -> None:
         database.upgrade()
         if with_spool:
             reconcile(configuration.spool_dir, database)
-            clear_up(configuration.results_dir)
+            StoredFiles(configuration.data_dir).clear_up("results")
     finally:
         database.close()

@@ -24,6 +24,7 @@ from handlers.audit.trail import (
 )
 from handlers.sending.sender import FileToSend, Sender, SendResult
 from handlers.settings import Destination
+from handlers.spool.stored_files import PathOutside, StoredFiles
 from node.configuration.configuration import Configuration
 from node.errors import raised_at
 from node.roles.commitments import DestinationCommitments
@@ -59,7 +60,7 @@ class DestinationCourier:
         self.destination = destination
         self.audit = audit
         self.outbox = Outbox(database)
-        self.data_dir = configuration.data_dir
+        self.files = StoredFiles(configuration.data_dir)
         self.sender = Sender(destination, configuration.node.ae_title)
         self.name = f"{name}:{destination.name}"
         self.wake = threading.Event()
@@ -97,10 +98,13 @@ class DestinationCourier:
         deliveries = self.outbox.claim(self.destination.name, self.name, size, LEASE_SECONDS)
         if not deliveries:
             return False
+        files = self._files(deliveries)
+        if not files:
+            return True
         delivered: list[Delivery] = []
         answered = False
         try:
-            for delivery, result in self._send(deliveries):
+            for delivery, result in self._send(files):
                 answered = answered or result.reached
                 if result.delivered:
                     delivered.append(delivery)
@@ -147,19 +151,27 @@ class DestinationCourier:
             studies_of(delivered),
         )
 
-    def _send(self, deliveries: list[Delivery]) -> Iterator[tuple[Delivery, SendResult]]:
-        left = {
-            d.sop_instance_uid: (
-                d,
-                FileToSend(
-                    path=self.data_dir / d.path,
-                    sop_class_uid=d.sop_class_uid,
-                    sop_instance_uid=d.sop_instance_uid,
-                    transfer_syntax_uid=d.transfer_syntax_uid,
-                ),
+    def _files(self, deliveries: list[Delivery]) -> list[tuple[Delivery, FileToSend]]:
+        """The deliveries with their files; one whose path is refused fails for good and holds up no other."""
+        found: list[tuple[Delivery, FileToSend]] = []
+        for delivery in deliveries:
+            try:
+                path = self.files.local(delivery.path)
+            except PathOutside as error:
+                log.error("delivery_refused delivery=%d reason=%s", delivery.id, error.strerror)
+                self.outbox.settle(delivery, DeliveryFailed(reason=str(error.strerror), status=None))
+                continue
+            file = FileToSend(
+                path=path,
+                sop_class_uid=delivery.sop_class_uid,
+                sop_instance_uid=delivery.sop_instance_uid,
+                transfer_syntax_uid=delivery.transfer_syntax_uid,
             )
-            for d in deliveries
-        }
+            found.append((delivery, file))
+        return found
+
+    def _send(self, files: list[tuple[Delivery, FileToSend]]) -> Iterator[tuple[Delivery, SendResult]]:
+        left = {delivery.sop_instance_uid: (delivery, file) for delivery, file in files}
         try:
             for result in self.sender.send([file for _, file in left.values()]):
                 delivery, _ = left.pop(result.file.sop_instance_uid)

@@ -17,6 +17,7 @@ from db.queue import Queue
 from db.records import Done, Failed, Job, Outcome, RetryAfter, Skipped
 from db.results import Results
 from db.retry import DISK
+from handlers.spool.stored_files import StoredFiles
 from inference.checking.plausibility import nothing_left
 from inference.engine import Case, Engine
 from inference.errors import InferenceError, is_out_of_memory
@@ -49,7 +50,7 @@ class Pipeline:
         self.index = Index(database)
         self.queue = Queue(database)
         self.results = Results(database)
-        self.data_dir = data_dir
+        self.files = StoredFiles(data_dir)
         self.readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
 
     def run(self, engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
@@ -138,9 +139,8 @@ class Pipeline:
         if len(patients) > 1:
             skipped = Skipped(reason=mixed_patients(len(patients)), model_version=engine.model.version)
             return Prepared(job=job, outcome=skipped)
-        files = [self.data_dir / instances[uid].path for uid in job.inputs]
         try:
-            read = engine.prepare(files)
+            read = engine.prepare([self.files.local(instances[uid].path) for uid in job.inputs])
         except OSError as error:
             log.warning("inputs_not_read job=%d error=%s", job.id, error.strerror)
             reason = f"the inputs cannot be read: {error.strerror}"
@@ -184,7 +184,7 @@ class Pipeline:
         )
         try:
             written = write_results(analyses, context)
-            results = tuple(artifacts.store(item, job, self.data_dir) for item in written)
+            results = tuple(artifacts.store(item, job, self.files) for item in written)
         except OSError as error:
             log.warning("results_not_written job=%d error=%s", job.id, error.strerror)
             reason = f"the results cannot be written: {error.strerror}"

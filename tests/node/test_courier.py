@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 
 from db.database import Database
 from db.outbox import Outbox
@@ -89,6 +90,21 @@ def test_destination_that_cannot_be_reached_is_left_alone_for_a_while(
     assert courier._failures == 0
     found = [[(d.state, d.attempts) for d in Outbox(database).of_job(job)] for job in jobs]
     assert found == [[("pending", 1)]] * 4 + [[("sent", 1)]]
+
+
+def test_path_that_leaves_the_data_folder_fails_for_good_and_holds_up_nothing(
+    configuration: Configuration, database: Database
+) -> None:
+    jobs = [waiting_result(configuration, database, f"1.{number}") for number in (1, 2)]
+    with database.write() as connection:
+        connection.execute(
+            text("UPDATE results SET path = '../secret' WHERE job_id = :job"), {"job": jobs[0]}
+        )
+    with scripted_pacs(in_turn(0x0000)) as pacs:
+        assert courier_of(configuration, database, port=pacs.port).step(threading.Event())
+    (refused,), (sent,) = (Outbox(database).of_job(job) for job in jobs)
+    assert (refused.state, refused.reason) == ("failed", "its path leads out of the data folder")
+    assert sent.state == "sent"
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "pacs..local"])
