@@ -15,6 +15,7 @@ from handlers.spool.stored_files import StoredFiles
 from node.commands.common import ConfigOption, load_configuration
 from node.configuration.configuration import Configuration
 from node.errors import CommandError
+from node.processes.engine_keywords import engine_keywords
 from node.processes.libraries import Role
 from node.processes.process import (
     configure_log,
@@ -54,7 +55,8 @@ def serve(
             assert held is not None
             Supervisor(configuration, held).serve(stop, reload_event_on_signal())
         else:
-            serve_role(configuration, role)
+            kinds = [engine.kind for engine in configuration.engine] if role is Role.RECEIVER else []
+            serve_role(configuration, role, engine_keywords=engine_keywords(kinds))
     finally:
         audit.activity(Event.APPLICATION_STOP)
         audit.close()

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from db.retry import PROCESS
 from node.configuration.configuration import Configuration, load
 from node.errors import ConfigurationError
+from node.processes.engine_keywords import engine_keywords
 from node.processes.libraries import Role
 from node.processes.process import STOP_SECONDS, configure_log
 from node.processes.serving import worker_groups
@@ -74,6 +75,7 @@ class Supervisor:
 
     def _take(self, configuration: Configuration) -> None:
         self.configuration = configuration
+        self.keywords = sorted(engine_keywords([engine.kind for engine in configuration.engine]))
         self.children = [Child(role=Role.RECEIVER, number=n) for n in range(configuration.node.receivers)]
         self.children += [Child(role=Role.WORKER, number=n) for n in range(len(worker_groups(configuration)))]
         self.children += [Child(role=Role.COURIER, number=0), Child(role=Role.TICKER, number=0)]
@@ -157,7 +159,8 @@ class Supervisor:
             return subprocess.Popen(command, pass_fds=[self._lock])
         child.ready, ours = os.pipe()
         try:
-            return subprocess.Popen([*command, "--ready", str(ours)], pass_fds=[self._lock, ours])
+            command += ["--ready", str(ours), "--keywords", *self.keywords]
+            return subprocess.Popen(command, pass_fds=[self._lock, ours])
         except OSError:
             child.forget_pipe()
             raise
