@@ -15,13 +15,12 @@ from sqlalchemy import Connection, insert, select, update
 
 from db.database import PARAMETERS, Database, now, read_time, time_text
 from db.records import CommitmentRequest, OwedReport, Reference
+from db.retry import COMMITMENT
 from db.states import DeliveryEvent, DeliveryState, ReportEvent, ReportState
 from db.tables import commitment_reports, commitments, deliveries, results
 from db.transitions import DELIVERIES, REPORTS, change, record
 
 NO_ANSWER_YET = "storage commitment was asked for, no answer yet"
-PATIENCE_FIRST_SECONDS = 60.0
-PATIENCE_CEILING_SECONDS = 3600.0
 RESEND_SECONDS = 60.0
 MAXIMUM_ATTEMPTS = 10
 """So often an object is sent that the destination then does not commit to."""
@@ -76,7 +75,7 @@ class Commitments:
                 delivery_ids=tuple(row.id for row in rows),
             )
             tried = max(row.commitment_attempts for row in rows)
-            patience = min(PATIENCE_FIRST_SECONDS * 2 ** min(tried, 10), PATIENCE_CEILING_SECONDS)
+            patience = COMMITMENT.pause(tried + 1)
             connection.execute(
                 insert(commitments).values(
                     transaction_uid=request.transaction_uid,

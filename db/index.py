@@ -7,17 +7,28 @@ from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.database import PARAMETERS, Database, read_time, time_text
 from db.errors import Contended
-from db.records import Instance, NewInstance, QuarantineEntry, StoreVerdict, Study, StudyProgress
+from db.records import (
+    HistoryEntry,
+    Instance,
+    NewInstance,
+    QuarantineEntry,
+    StoreVerdict,
+    Study,
+    StudyProgress,
+)
+from db.states import StudyState
+from db.studies import touch_studies
 from db.tables import instances, quarantine, results, studies
+from db.transitions import STUDIES, read_entry
 
 CONFLICT_REASON = "this SOP Instance UID was received before with other content; the first one stays"
-# Made once, because building and hashing statements takes as long as running them. Most received instances need these
-# two only: the write lock is held meanwhile, and the other receivers wait for it.
+# Made once, because building and hashing a statement takes as long as running it: the write lock is held meanwhile,
+# and the other receivers wait for it.
 INSERT_NEW = {
     dialect: server.insert(instances)
     .on_conflict_do_nothing(index_elements=[instances.c.sop_instance_uid])
@@ -25,20 +36,6 @@ INSERT_NEW = {
     .execution_options(preserve_rowcount=True)
     for dialect, server in (("sqlite", sqlite), ("postgresql", postgresql))
 }
-TOUCH_STUDY = (
-    update(studies)
-    .where(studies.c.study_instance_uid == bindparam("uid"))
-    .values(
-        state="receiving",
-        released=False,
-        instance_count=studies.c.instance_count + bindparam("more"),
-        instance_bytes=studies.c.instance_bytes + bindparam("bytes"),
-        last_instance_at=bindparam("last"),
-        association=bindparam("by"),
-        expected_instances=func.coalesce(bindparam("expected"), studies.c.expected_instances),
-    )
-    .returning(studies.c.modalities)
-)
 TRIES = 10
 """Two receivers may record the same study at once; one of them then looks again."""
 
@@ -72,7 +69,7 @@ class Index:
         with self.database.write() as connection:
             statement = INSERT_NEW[connection.dialect.name]
             inserted = [connection.execute(statement, row).rowcount == 1 for row in values]
-            self._touch_studies(connection, list(compress(new, inserted)))
+            touch_studies(connection, list(compress(new, inserted)))
             verdicts = [StoreVerdict.STORED] * len(new)
             if not all(inserted):
                 known = self._digests(connection, [item.sop_instance_uid for item in new])
@@ -92,47 +89,6 @@ class Index:
         known = select(instances.c.sop_instance_uid, instances.c.sha256)
         rows = connection.execute(known.where(instances.c.sop_instance_uid.in_(uids)))
         return {uid: digest for uid, digest in rows}
-
-    @staticmethod
-    def _touch_studies(connection: Connection, stored: Sequence[NewInstance]) -> None:
-        by_study: dict[str, list[NewInstance]] = {}
-        for item in stored:
-            by_study.setdefault(item.study_instance_uid, []).append(item)
-        # In one order everywhere, so that two receivers never wait for each other's rows.
-        for uid, items in sorted(by_study.items()):
-            last = items[-1]
-            modalities = {str(item.attributes.get("Modality") or "") for item in items}
-            touched = {
-                "uid": uid,
-                "more": len(items),
-                "bytes": sum(item.size for item in items),
-                "last": time_text(last.received_at),
-                "by": last.association,
-                "expected": max(map(_expected, items)) or None,
-            }
-            before = connection.execute(TOUCH_STUDY, touched).scalar_one_or_none()
-            if before is None:
-                connection.execute(
-                    insert(studies).values(
-                        study_instance_uid=uid,
-                        state="receiving",
-                        revision=0,
-                        instance_count=touched["more"],
-                        instance_bytes=touched["bytes"],
-                        first_instance_at=time_text(items[0].received_at),
-                        last_instance_at=touched["last"],
-                        association=last.association,
-                        released=False,
-                        modalities=json.dumps(sorted(modalities)),
-                        expected_instances=touched["expected"],
-                    )
-                )
-            elif not modalities <= (known := set(json.loads(before))):
-                connection.execute(
-                    update(studies)
-                    .where(studies.c.study_instance_uid == uid)
-                    .values(modalities=json.dumps(sorted(modalities | known)))
-                )
 
     def quarantine(self, entry: QuarantineEntry) -> None:
         """Record an object that is kept but not used."""
@@ -160,14 +116,16 @@ class Index:
         with self.database.write() as connection:
             return connection.execute(
                 update(studies)
-                .where(studies.c.association == association, studies.c.state == "receiving")
+                .where(studies.c.association == association, studies.c.state == str(StudyState.RECEIVING))
                 .values(released=True)
             ).rowcount
 
     def receiving(self) -> list[StudyProgress]:
         """The studies that are not complete."""
         with self.database.read() as connection:
-            rows = connection.execute(select(studies).where(studies.c.state == "receiving")).all()
+            rows = connection.execute(
+                select(studies).where(studies.c.state == str(StudyState.RECEIVING))
+            ).all()
         return [
             StudyProgress(
                 study_instance_uid=row.study_instance_uid,
@@ -249,6 +207,12 @@ class Index:
             ).one_or_none()
         return None if row is None else _read_study(row)
 
+    def history(self, study_instance_uid: str) -> list[HistoryEntry]:
+        """When a study was opened and complete, oldest first."""
+        with self.database.read() as connection:
+            rows = connection.execute(STUDIES.entries(study_instance_uid)).all()
+        return [read_entry(row) for row in rows]
+
     def series_study(self, series_instance_uid: str) -> str | None:
         """The Study Instance UID of a series."""
         with self.database.read() as connection:
@@ -271,11 +235,6 @@ def _conflict(item: NewInstance) -> QuarantineEntry:
         peer_address=item.peer_address,
         at=item.received_at,
     )
-
-
-def _expected(item: NewInstance) -> int:
-    value = item.attributes.get("NumberOfStudyRelatedInstances")
-    return int(value) if isinstance(value, str) and value.strip().isdecimal() else 0
 
 
 def _instance_values(item: NewInstance) -> dict[str, Any]:
@@ -320,7 +279,7 @@ def _read_instance(row: Row[Any]) -> Instance:
 def _read_study(row: Row[Any]) -> Study:
     return Study(
         study_instance_uid=row.study_instance_uid,
-        state=row.state,
+        state=StudyState(row.state),
         revision=row.revision,
         instance_count=row.instance_count,
         first_instance_at=read_time(row.first_instance_at),

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select
 
 from db.database import Database, now, time_text
 from db.queue import read_job
 from db.records import Job, PlannedJob
-from db.states import JobEvent, JobState
+from db.states import JobEvent, JobState, StudyEvent, StudyState
 from db.tables import instances, jobs, studies
-from db.transitions import JOBS, NO_LEASE, OPERATOR, change, record
+from db.transitions import JOBS, NO_LEASE, OPERATOR, STUDIES, change, record
 
 CAME_TOO_LATE = "images came after those of this job were removed by age: not analysed without them"
 PLANNER = "planner"
@@ -60,7 +60,9 @@ class Plans:
             study = connection.execute(
                 select(studies).where(studies.c.study_instance_uid == study_instance_uid).with_for_update()
             ).one_or_none()
-            who, expected = (OPERATOR, "complete") if again else (PLANNER, "receiving")
+            who, expected, event = PLANNER, StudyState.RECEIVING, StudyEvent.COMPLETE
+            if again:
+                who, expected, event = OPERATOR, StudyState.COMPLETE, StudyEvent.REPROCESS
             if study is None or study.state != expected or study.instance_count != instance_count:
                 return None
             live = {
@@ -87,10 +89,15 @@ class Plans:
                     why = "the study or its rules changed and no longer ask for this job"
                     _supersede(connection, row, who, why)
             created = [_insert(connection, who, study_instance_uid, revision, p, live) for p in fresh]
-            connection.execute(
-                update(studies)
-                .where(studies.c.study_instance_uid == study_instance_uid)
-                .values(state="complete", revision=revision)
+            change(
+                connection,
+                STUDIES,
+                study_instance_uid,
+                expected,
+                event,
+                who=who,
+                why=f"{instance_count} instances, {len(created)} new jobs",
+                values={"revision": revision},
             )
             return [
                 read_job(connection.execute(select(jobs).where(jobs.c.id == identifier)).one())

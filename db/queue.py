@@ -23,7 +23,7 @@ from db.records import (
     WaitingFor,
 )
 from db.states import DeliveryState, JobEvent, JobState
-from db.tables import deliveries, history, jobs
+from db.tables import deliveries, jobs
 from db.transitions import JOBS, NO_LEASE, OPERATOR, change, read_entry, record
 
 MAX_ATTEMPTS = 5
@@ -305,11 +305,7 @@ class Queue:
     def history(self, identifier: int) -> list[HistoryEntry]:
         """What happened to a job, oldest first."""
         with self.database.read() as connection:
-            rows = connection.execute(
-                select(history)
-                .where(history.c.subject == JOBS.subject, history.c.subject_id == identifier)
-                .order_by(history.c.id)
-            ).all()
+            rows = connection.execute(JOBS.entries(identifier)).all()
         return [read_entry(row) for row in rows]
 
     def counts(self) -> dict[str, int]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from db.states import DeliveryState, JobState
+from db.states import DeliveryState, JobState, StudyState
 
 AttributeValue = str | list[str] | None
 """An attribute as DICOM wrote it: one value, several, or empty. Numbers stay text."""
@@ -71,10 +71,10 @@ class QuarantineEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A received study: ``state`` is receiving or complete; ``revision`` counts how often it was complete."""
+    """A received study; ``revision`` counts how often it got new jobs."""
 
     study_instance_uid: str
-    state: str
+    state: StudyState
     revision: int
     instance_count: int
     first_instance_at: datetime

@@ -14,7 +14,7 @@ from operator import attrgetter
 from sqlalchemy import delete, exists, or_, select, update
 
 from db.database import Database, time_text
-from db.states import DeliveryState, JobState
+from db.states import DeliveryState, JobState, StudyState
 from db.tables import deliveries, instances, jobs, results, studies
 
 LIVE = (str(JobState.QUEUED), str(JobState.RUNNING), str(JobState.WAITING))
@@ -35,7 +35,9 @@ class Retention:
             jobs.c.study_instance_uid == studies.c.study_instance_uid, jobs.c.state.in_(LIVE)
         )
         old = select(studies.c.study_instance_uid).where(
-            studies.c.state != "receiving", studies.c.last_instance_at < time_text(before), ~busy
+            studies.c.state == str(StudyState.COMPLETE),
+            studies.c.last_instance_at < time_text(before),
+            ~busy,
         )
         held = exists().where(instances.c.study_instance_uid == studies.c.study_instance_uid)
         # All studies are looked at, which must not hold up those who write.

@@ -7,6 +7,22 @@ from enum import StrEnum
 from pathlib import Path
 
 
+class StudyState(StrEnum):
+    """Whether more instances of a study are awaited."""
+
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+    """Its jobs are planned; instances that come later open it again."""
+
+
+class StudyEvent(StrEnum):
+    """What happens to a study; an instance of one that is being received changes no state."""
+
+    COMPLETE = "complete"
+    REOPEN = "late instance"
+    REPROCESS = "reprocess"
+
+
 class JobState(StrEnum):
     """Where a job is on its way."""
 
@@ -86,6 +102,12 @@ class ReportEvent(StrEnum):
     ASKED_AGAIN = "asked again"
 
 
+STUDY_TRANSITIONS: Mapping[tuple[StudyState, StudyEvent], StudyState] = {
+    (StudyState.RECEIVING, StudyEvent.COMPLETE): StudyState.COMPLETE,
+    (StudyState.COMPLETE, StudyEvent.REOPEN): StudyState.RECEIVING,
+    (StudyState.COMPLETE, StudyEvent.REPROCESS): StudyState.COMPLETE,
+}
+
 JOB_TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (JobState.QUEUED, JobEvent.CLAIM): JobState.RUNNING,
     (JobState.QUEUED, JobEvent.CANCEL): JobState.CANCELLED,
@@ -144,6 +166,7 @@ def diagram() -> str:
     """The machines as Markdown with Mermaid diagrams: the text of docs/states.md."""
     parts = ["# States", "", "Generated from `db/states.py`.", ""]
     for title, states, transitions in (
+        ("Studies", StudyState, STUDY_TRANSITIONS),
         ("Jobs", JobState, JOB_TRANSITIONS),
         ("Deliveries", DeliveryState, DELIVERY_TRANSITIONS),
         ("Commitment reports", ReportState, REPORT_TRANSITIONS),

@@ -16,7 +16,7 @@ from sqlalchemy import (
     Text,
 )
 
-from db.states import DeliveryState, JobState, ReportState, constraint
+from db.states import DeliveryState, JobState, ReportState, StudyState, constraint
 
 UID = String(64)
 TIME = String(32)
@@ -38,7 +38,7 @@ studies = Table(
     Column("released", Boolean, nullable=False),
     Column("modalities", Text, nullable=False),
     Column("expected_instances", Integer),
-    CheckConstraint("state IN ('receiving', 'complete')", name="study_state"),
+    CheckConstraint(constraint(StudyState), name="study_state"),
     Index("ix_studies_state", "state"),
     Index("ix_studies_association", "association"),
 )
@@ -193,4 +193,16 @@ history = Table(
     Column("to_state", String(16), nullable=False),
     Column("why", Text, nullable=False),
     Index("ix_history_subject", "subject", "subject_id"),
+)
+
+study_history = Table(
+    "study_history",
+    metadata,
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("study_instance_uid", UID, nullable=False, index=True),
+    Column("at", TIME, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16), nullable=False),
+    Column("why", Text, nullable=False),
 )

@@ -8,13 +8,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, insert, or_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, insert, or_, select, update
 
 from db.database import now, read_time, time_text
 from db.errors import IllegalTransition, StaleLease
 from db.records import HistoryEntry
-from db.states import DELIVERY_TRANSITIONS, JOB_TRANSITIONS, REPORT_TRANSITIONS
-from db.tables import commitment_reports, deliveries, history, jobs
+from db.states import DELIVERY_TRANSITIONS, JOB_TRANSITIONS, REPORT_TRANSITIONS, STUDY_TRANSITIONS
+from db.tables import commitment_reports, deliveries, history, jobs, studies, study_history
 
 OPERATOR = "operator"
 NO_LEASE = {"lease_token": None, "lease_until": None, "owner": None}
@@ -27,6 +27,20 @@ class Machine:
     subject: str
     table: Table
     transitions: Mapping[tuple[Any, Any], Any]
+    key: str = "id"
+    """The column that names a row."""
+    history: Table = history
+
+    def subject_of(self, identifier: int | str) -> dict[str, int | str]:
+        """How the history names a row."""
+        if self.history is history:
+            return {"subject": self.subject, "subject_id": identifier}
+        return {self.key: identifier}
+
+    def entries(self, identifier: int | str) -> Select[Any]:
+        """A row's history, oldest first."""
+        named = (self.history.c[name] == value for name, value in self.subject_of(identifier).items())
+        return select(self.history).where(*named).order_by(self.history.c.id)
 
     def due(self, state: StrEnum, moment: datetime) -> ColumnElement[bool]:
         """The condition that a row is in a state and need not wait any longer."""
@@ -36,6 +50,13 @@ class Machine:
         )
 
 
+STUDIES = Machine(
+    subject="study",
+    table=studies,
+    transitions=STUDY_TRANSITIONS,
+    key="study_instance_uid",
+    history=study_history,
+)
 JOBS = Machine(subject="job", table=jobs, transitions=JOB_TRANSITIONS)
 DELIVERIES = Machine(subject="delivery", table=deliveries, transitions=DELIVERY_TRANSITIONS)
 REPORTS = Machine(subject="report", table=commitment_reports, transitions=REPORT_TRANSITIONS)
@@ -44,7 +65,7 @@ REPORTS = Machine(subject="report", table=commitment_reports, transitions=REPORT
 def change(
     connection: Connection,
     machine: Machine,
-    identifier: int,
+    identifier: int | str,
     was: StrEnum,
     event: StrEnum,
     *,
@@ -62,14 +83,14 @@ def change(
     becomes = machine.transitions.get((was, event))
     if becomes is None:
         raise IllegalTransition(f"{machine.subject} {identifier} is {was}: {event} is not possible.")
-    moment = time_text(now())
     table = machine.table
-    statement = update(table).where(table.c.id == identifier, table.c.state == str(was))
+    statement = update(table).where(table.c[machine.key] == identifier, table.c.state == str(was))
     if lease_token is not None:
         statement = statement.where(table.c.lease_token == lease_token)
-    changed = connection.execute(
-        statement.values(state=str(becomes), updated_at=moment, **(values or {}))
-    ).rowcount
+    written = {"state": str(becomes), **(values or {})}
+    if "updated_at" in table.c:
+        written["updated_at"] = time_text(now())
+    changed = connection.execute(statement.values(written)).rowcount
     if not changed and lease_token is not None:
         raise StaleLease(f"{machine.subject} {identifier} is no longer held by {who}.")
     if not changed:
@@ -80,7 +101,7 @@ def change(
 def record(
     connection: Connection,
     machine: Machine,
-    identifier: int,
+    identifier: int | str,
     *,
     who: str,
     was: str | None,
@@ -89,15 +110,15 @@ def record(
 ) -> None:
     """Write a history row; ``was`` is None for a row that is born."""
     connection.execute(
-        insert(history).values(
-            subject=machine.subject,
-            subject_id=identifier,
-            at=time_text(now()),
-            who=who,
-            from_state=was,
-            to_state=becomes,
-            why=why,
-        )
+        insert(machine.history),
+        {
+            **machine.subject_of(identifier),
+            "at": time_text(now()),
+            "who": who,
+            "from_state": was,
+            "to_state": becomes,
+            "why": why,
+        },
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -38,3 +39,15 @@ def test_planning_and_receiving_load_no_torch() -> None:
         "sys.exit('torch' in sys.modules or 'highdicom' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_other_rooms_import_what_the_database_room_offers() -> None:
+    offered = {f"db.{name}" for name in importlib.import_module("db").__all__}
+    used = {
+        node.module
+        for room in (*ROOMS[1:], "training")
+        for file in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "db"
+    }
+    assert used == offered

@@ -6,8 +6,8 @@ import threading
 import time
 from collections import Counter, OrderedDict
 
-FIRST_SECONDS = 0.25
-LONGEST_SECONDS = 4.0
+from db.retry import REJECTION
+
 FORGIVEN_SECONDS = 300.0
 WAITING = 8
 """Most peers of one address that wait for their answer; further ones get none, so that they fill no places."""
@@ -48,4 +48,4 @@ class Guesses:
             self._seen[address] = (count + 1, now)
             while len(self._seen) > ADDRESSES:
                 self._seen.popitem(last=False)
-        return 0.0 if count == 0 else min(FIRST_SECONDS * 2 ** (count - 1), LONGEST_SECONDS)
+        return 0.0 if count == 0 else REJECTION.pause(count)

@@ -15,6 +15,7 @@ import time
 from datetime import datetime
 from enum import IntEnum
 
+from db.retry import SYSLOG
 from handlers.errors import TlsMisconfigured
 from handlers.settings import Syslog
 from handlers.upper_layer.tls import client_context, explain
@@ -25,8 +26,6 @@ CAPACITY = 10_000
 """Messages that wait while the server does not take them; further ones are only in the file."""
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 10.0
-RETRY_FIRST_SECONDS = 1.0
-RETRY_CEILING_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 FACILITY = 10
@@ -72,7 +71,7 @@ class SyslogSender:
             self._queue.put_nowait(frame(at, message, severity, self._host))
         except queue.Full:
             if not self._lost:
-                log.error("syslog_full messages are only in the file for now")
+                log.error("syslog_full reason=messages are only in the file for now")
             self._lost += 1
 
     def close(self) -> None:
@@ -82,7 +81,7 @@ class SyslogSender:
         self._thread.join(CLOSE_SECONDS + CONNECT_SECONDS)
 
     def _run(self) -> None:
-        pause = RETRY_FIRST_SECONDS
+        failures = 0
         waiting: bytes | None = None
         while not self._over(waiting):
             try:
@@ -94,10 +93,10 @@ class SyslogSender:
                 self._disconnect()
                 reason = explain(error) if isinstance(error, OSError) else error
                 log.warning("syslog_unreachable server=%s reason=%s", self.settings.host, reason)
-                self._closing.wait(pause)
-                pause = min(2 * pause, RETRY_CEILING_SECONDS)
+                failures += 1
+                self._closing.wait(SYSLOG.pause(failures))
             else:
-                waiting, pause = None, RETRY_FIRST_SECONDS
+                waiting, failures = None, 0
                 if self._lost and self._queue.qsize() < CAPACITY // 2:
                     log.error("syslog_lost messages=%d", self._lost)
                     self._lost = 0

@@ -216,7 +216,7 @@ class AuditTrail:
         try:
             self._append(settings, now.date(), message + b"\n")
         except OSError as error:
-            log.error("audit_not_written event=%s error=%s", event.name, error.strerror)
+            log.error("audit_not_written kind=%s error=%s", event.name, error.strerror)
         if self._syslog is not None:
             self._syslog.put(now, message, Severity.WARNING if failure is not None else Severity.NOTICE)
 

@@ -57,6 +57,7 @@ from handlers.services.query import (
     candidates,
 )
 from handlers.settings import ReceiverSettings
+from handlers.spool.stored_files import StoredFiles
 from handlers.upper_layer.association import Association, Message, PresentationContext
 
 log = logging.getLogger("overread.retrieval")
@@ -104,7 +105,7 @@ class Retrieval:
         self.audit = audit
         self.results = Results(database)
         self.settings = settings
-        self.root = root
+        self.files = StoredFiles(root)
 
     def __call__(self, association: Association, message: Message) -> None:
         """Answer one C-MOVE-RQ or C-GET-RQ."""
@@ -175,7 +176,7 @@ class Retrieval:
 
     def _file(self, result: Result) -> FileToSend:
         return FileToSend(
-            path=self.root / result.path,
+            path=self.files.local(result.path),
             sop_class_uid=result.sop_class_uid,
             sop_instance_uid=result.sop_instance_uid,
             transfer_syntax_uid=result.transfer_syntax_uid,

@@ -33,14 +33,10 @@ class DiskWatch:
             if time.monotonic() - self._looked_at >= LOOK_SECONDS:
                 free = free_bytes(self.folder)
                 full = free < self.reserve_bytes
-                if full != self._full:
-                    log.log(
-                        logging.ERROR if full else logging.WARNING,
-                        "disk_%s free=%d reserve=%d",
-                        "nearly_full" if full else "has_room_again",
-                        free,
-                        self.reserve_bytes,
-                    )
+                if full and not self._full:
+                    log.error("disk_nearly_full free=%d reserve=%d", free, self.reserve_bytes)
+                elif self._full and not full:
+                    log.warning("disk_has_room_again free=%d reserve=%d", free, self.reserve_bytes)
                 self._full = full
                 self._looked_at = time.monotonic()
             return self._full

@@ -36,8 +36,12 @@ _BUILT_IN = {
 
 def engine_kinds() -> tuple[str, ...]:
     """All engine kinds of this installation: built-in ones first, then registered ones by name."""
-    registered = sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - _BUILT_IN.keys())
-    return (*_BUILT_IN, *registered)
+    return (*_BUILT_IN, *registered_kinds())
+
+
+def registered_kinds() -> tuple[str, ...]:
+    """The engine kinds that other distributions register, by name."""
+    return tuple(sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - _BUILT_IN.keys()))
 
 
 def engine_class(kind: str) -> type[Engine]:

@@ -199,7 +199,7 @@ class MonaiBundleEngine(VolumeEngine):
         except RuntimeError as error:
             if not isinstance(inferer, SlidingWindowInferer) or not is_out_of_memory(error):
                 raise
-        log.warning("device_memory_short engine=%s maps on the CPU", self.settings.name)
+        log.warning("device_memory_short engine=%s maps=on the CPU", self.settings.name)
         inferer.sw_device, inferer.device = self.placement.device, torch.device("cpu")
         inferer.sw_batch_size, inferer.buffer_steps = 1, None
         return cast("Tensor", inferer(image, self.network))

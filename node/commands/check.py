@@ -11,23 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import pydicom
 import typer
-from pydicom.errors import InvalidDicomError
 from rich.markup import escape
 from rich.table import Table
 
 from db.database import Database
 from db.errors import DatabaseError
+from handlers.errors import ScanError
 from handlers.sending.commitment import offers_commitment
 from handlers.sending.sender import echo
+from handlers.spool.part10 import scan_file
 from inference.engines import engine_class
 from inference.errors import InferenceError
 from inference.store.store import ModelStore
-from node.commands.common import ConfigOption, JsonOption, console, load_configuration, print_json
+from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
 from node.configuration.configuration import Configuration
 from node.errors import CommandError, raised_at
+from node.processes.engine_keywords import engine_keywords
 from node.processes.process import make_folders
 from node.steps import routing
 from node.steps.planning import select
@@ -149,8 +150,10 @@ def explain_route(
     """Show which rules take these objects, which do not, and why."""
     configuration = load_configuration(config)
     series: dict[str, list[routing.Instance]] = defaultdict(list)
+    kinds = [engine.kind for engine in configuration.engine]
+    keywords = configuration.receiver_settings(engine_keywords(kinds)).attributes
     for path in find_files(files):
-        instance = _read(path)
+        instance = _read(path, keywords)
         if instance is not None:
             series[str(instance.attributes.get("SeriesInstanceUID"))].append(instance)
     if not series:
@@ -190,22 +193,20 @@ def _explain(
     return {"route": route.name, "takes": verdict.takes, "reason": verdict.reason, "engines": engines}
 
 
-def _read(path: Path) -> routing.Instance | None:
-    """The routing attributes of a file, as a receiver would index them."""
+def _read(path: Path, keywords: frozenset[str]) -> routing.Instance | None:
+    """A file as a receiver would index it; None where it is none, or one that a receiver refuses."""
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
-    except (InvalidDicomError, OSError):
+        attributes = scan_file(path, keywords)
+    except OSError as error:
+        errors.print(f"{path}: {error.strerror}", markup=False, soft_wrap=True)
         return None
-    attributes: dict[str, routing.AttributeValue] = {}
-    for element in dataset:
-        if not element.keyword or element.VR == "SQ" or isinstance(element.value, bytes):
-            continue
-        value = element.value
-        attributes[element.keyword] = (
-            [str(v) for v in value] if element.VM > 1 else None if value is None else str(value)
-        )
+    except ScanError as error:
+        errors.print(f"{path}: a receiver refuses it: {error}", markup=False, soft_wrap=True)
+        return None
+    if attributes is None:
+        return None
     return routing.Instance(
-        sop_instance_uid=str(dataset.get("SOPInstanceUID", "")),
-        sop_class_uid=str(dataset.get("SOPClassUID", "")),
+        sop_instance_uid=str(attributes.get("SOPInstanceUID") or ""),
+        sop_class_uid=str(attributes.get("SOPClassUID") or ""),
         attributes=attributes,
     )

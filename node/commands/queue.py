@@ -131,8 +131,15 @@ def _print_study(study: dict[str, Any]) -> None:
     for entry in study["quarantined"]:
         console.print(f"[bold yellow]Quarantined[/] {entry['sop_instance_uid']}: {_plain(entry['reason'])}")
         console.print(f"  kept as {entry['file']}", markup=False)
+    _print_history(study["history"])
     for job in study["jobs"]:
         _print_job(job)
+
+
+def _print_history(entries: Sequence[dict[str, Any]]) -> None:
+    for entry in entries:
+        was = f"{entry['from']} -> " if entry["from"] else ""
+        console.print(f"  [dim]{entry['at']}[/] {was}{entry['to']} by {entry['who']}: {_plain(entry['why'])}")
 
 
 def _print_job(job: dict[str, Any]) -> None:
@@ -157,9 +164,7 @@ def _print_job(job: dict[str, Any]) -> None:
             + (f", {delivery['reason']}" if delivery["reason"] else ""),
             markup=False,
         )
-    for entry in job["history"]:
-        was = f"{entry['from']} -> " if entry["from"] else ""
-        console.print(f"  [dim]{entry['at']}[/] {was}{entry['to']} by {entry['who']}: {_plain(entry['why'])}")
+    _print_history(job["history"])
     for entry in job["delivery_history"]:
         console.print(
             f"  [dim]{entry['at']}[/] to {entry['destination']}: {entry['to']} by {entry['who']}: "

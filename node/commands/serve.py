@@ -11,9 +11,11 @@ import typer
 from db.database import Database
 from handlers.audit.trail import AuditTrail, Event
 from handlers.spool.files import reconcile
+from handlers.spool.stored_files import StoredFiles
 from node.commands.common import ConfigOption, load_configuration
 from node.configuration.configuration import Configuration
 from node.errors import CommandError
+from node.processes.engine_keywords import engine_keywords
 from node.processes.libraries import Role
 from node.processes.process import (
     configure_log,
@@ -24,8 +26,7 @@ from node.processes.process import (
     stop_event_on_signals,
 )
 from node.processes.serving import serve_role
-from node.processes.supervisor import Supervisor
-from node.steps.synced_files import clear_up
+from node.processes.supervisor import SUPERVISOR, Supervisor
 
 log = logging.getLogger("overread.serve")
 
@@ -41,7 +42,7 @@ def serve(
 ) -> None:
     """Run the node until SIGTERM, then drain and exit 0; SIGHUP reads the configuration again."""
     configuration = load_configuration(config)
-    configure_log()
+    configure_log(role or SUPERVISOR, configuration.log.format)
     keep_caches(configuration)
     os.umask(PRIVATE)
     held = hold_data_folder(configuration, whole=role is None) if role in (None, Role.RECEIVER) else None
@@ -54,7 +55,8 @@ def serve(
             assert held is not None
             Supervisor(configuration, held).serve(stop, reload_event_on_signal())
         else:
-            serve_role(configuration, role)
+            kinds = [engine.kind for engine in configuration.engine] if role is Role.RECEIVER else []
+            serve_role(configuration, role, engine_keywords=engine_keywords(kinds))
     finally:
         audit.activity(Event.APPLICATION_STOP)
         audit.close()
@@ -72,6 +74,6 @@ def prepare(configuration: Configuration, *, with_spool: bool) -> None:
         database.upgrade()
         if with_spool:
             reconcile(configuration.spool_dir, database)
-            clear_up(configuration.results_dir)
+            StoredFiles(configuration.data_dir).clear_up("results")
     finally:
         database.close()

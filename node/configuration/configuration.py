@@ -20,6 +20,7 @@ from node.configuration.tables import (
     DatabaseTable,
     DestinationTable,
     EngineTable,
+    LogTable,
     NodeTable,
     ReaderTable,
     RetentionTable,
@@ -40,6 +41,7 @@ class Configuration(Table):
     node: NodeTable = NodeTable()
     database: DatabaseTable = DatabaseTable()
     web: WebTable = WebTable()
+    log: LogTable = LogTable()
     completion: CompletionTable = CompletionTable()
     access: AccessTable = AccessTable()
     tls: TlsTable | None = None
@@ -136,8 +138,8 @@ class Configuration(Table):
             tls = replace(tls, ca=self.folder / self.audit.ca)
         return Syslog(host=host.strip("[]"), port=int(port), tls=tls)
 
-    def receiver_settings(self) -> ReceiverSettings:
-        """Settings of the DICOM acceptor, with the keywords that routing rules ask for."""
+    def receiver_settings(self, engine_keywords: frozenset[str] = frozenset()) -> ReceiverSettings:
+        """Settings of the DICOM acceptor, with the keywords that routing rules and engines of others ask for."""
         return ReceiverSettings(
             ae_title=self.node.ae_title,
             host=self.node.host,
@@ -157,7 +159,7 @@ class Configuration(Table):
             private_sop_classes=self.node.private_sop_classes,
             reserve_bytes=int(self.spool.reserve),
             tls=self.tls_settings(),
-            attributes=frozenset(
+            attributes=engine_keywords.union(
                 keyword for route in self.route for keyword in route.match if keyword != INSTANCES_KEYWORD
             ),
         )

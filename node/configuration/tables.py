@@ -85,6 +85,13 @@ class WebTable(Table):
     port: Port = 8080
 
 
+class LogTable(Table):
+    """``[log]``: what is written to standard error."""
+
+    format: Literal["text", "json"] = "text"
+    """A line of key=value pairs for each record, or of one JSON object."""
+
+
 class CompletionTable(Table):
     """``[completion]``"""
 

@@ -1,6 +1,7 @@
 """A process that the supervisor starts: one role without the command line, which would cost it time and memory.
 
-Usage: python -m node.processes.child FILE --role ROLE --number N --parent PID [--ready DESCRIPTOR]
+Usage: python -m node.processes.child FILE --role ROLE --number N --parent PID
+    [--ready DESCRIPTOR] [--keywords KEYWORD...]
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True, help="process ID of the supervisor")
     parser.add_argument("--ready", type=int, help="a pipe for a receiver to say that it listens")
+    parser.add_argument("--keywords", nargs="*", default=[], help="what a receiver indexes for engines")
     arguments = parser.parse_args()
     if not arguments.role.reads_pixels:
         hide_pixel_libraries()
@@ -32,10 +34,12 @@ def main() -> None:
         configuration = load(arguments.file, check_engines=False)
     except ConfigurationError as error:
         sys.exit(str(error))
-    configure_log()
+    configure_log(f"{arguments.role}-{arguments.number}", configuration.log.format)
     keep_caches(configuration)
     die_with_parent(arguments.parent)
-    serve_role(configuration, arguments.role, arguments.number, arguments.ready)
+    serve_role(
+        configuration, arguments.role, arguments.number, arguments.ready, frozenset(arguments.keywords)
+    )
 
 
 if __name__ == "__main__":

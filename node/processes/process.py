@@ -18,6 +18,7 @@ from pathlib import Path
 from handlers.spool.folders import make_durable
 from node.configuration.configuration import Configuration
 from node.errors import CommandError
+from node.processes.log_format import LogFormatter, LogStyle
 
 log = logging.getLogger("overread.processes")
 
@@ -45,14 +46,14 @@ def process_name(configuration: Configuration, role: str, number: int | None) ->
     return f"{socket.gethostname()}:{configuration.node.port}:{role}-{which}"
 
 
-def configure_log(level: int = logging.INFO) -> None:
-    """Log to standard error, one event a line; libraries that could print values of datasets are quieted."""
-    logging.basicConfig(
-        level=level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        force=True,
-    )
+def configure_log(process: str, style: LogStyle = "text") -> None:
+    """Log to standard error, one record a line; libraries that could print values of datasets are quieted.
+
+    ``process`` is the role, with its number where the node has several processes of it.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(process, style))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # Python prints warnings to standard error too, and pydicom's quote the values that they are about.
     warnings.simplefilter("ignore")
     for name in (

@@ -34,16 +34,20 @@ def _processor(device: str) -> str:
 
 
 def serve_role(
-    configuration: Configuration, role: Role, number: int | None = None, ready: int | None = None
+    configuration: Configuration,
+    role: Role,
+    number: int | None = None,
+    ready: int | None = None,
+    engine_keywords: frozenset[str] = frozenset(),
 ) -> None:
     """Run one role in this process until SIGTERM; the ``number``-th process of its role, or one that runs alone.
 
-    A receiver writes to the descriptor ``ready`` when it listens.
+    A receiver writes to the descriptor ``ready`` when it listens, and indexes ``engine_keywords`` too.
     """
     database = Database.open(configuration.database_settings())
     try:
         if role is Role.RECEIVER:
-            _serve_receiver(configuration, database, ready)
+            _serve_receiver(configuration, database, ready, engine_keywords)
         elif role is Role.WORKER:
             _serve_worker(configuration, database, number)
         elif role is Role.COURIER:
@@ -63,13 +67,15 @@ def serve_role(
         database.close()
 
 
-def _serve_receiver(configuration: Configuration, database: Database, ready: int | None) -> None:
+def _serve_receiver(
+    configuration: Configuration, database: Database, ready: int | None, engine_keywords: frozenset[str]
+) -> None:
     from handlers.acceptor.server import Server
     from handlers.audit.trail import AuditTrail
     from handlers.services.offered import services
 
     give_memory_back()
-    settings = configuration.receiver_settings()
+    settings = configuration.receiver_settings(engine_keywords)
     audit = AuditTrail(configuration.audit_settings())
     server = Server(
         settings,

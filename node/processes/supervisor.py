@@ -16,19 +16,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from db.retry import PROCESS
 from node.configuration.configuration import Configuration
 from node.configuration.loading import load
 from node.errors import ConfigurationError
+from node.processes.engine_keywords import engine_keywords
 from node.processes.libraries import Role
-from node.processes.pauses import backoff_seconds
-from node.processes.process import STOP_SECONDS
+from node.processes.process import STOP_SECONDS, configure_log
 from node.processes.serving import worker_groups
 
 log = logging.getLogger("overread.supervisor")
 
+SUPERVISOR = "supervisor"
+"""What the log calls this process."""
 LOOK_SECONDS = 0.2
-RESTART_FIRST_SECONDS = 0.5
-RESTART_CEILING_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A process that ran this long is restarted at once when it dies."""
 OVERLAP_SECONDS = 60.0
@@ -75,6 +76,7 @@ class Supervisor:
 
     def _take(self, configuration: Configuration) -> None:
         self.configuration = configuration
+        self.keywords = sorted(engine_keywords([engine.kind for engine in configuration.engine]))
         self.children = [Child(role=Role.RECEIVER, number=n) for n in range(configuration.node.receivers)]
         self.children += [Child(role=Role.WORKER, number=n) for n in range(len(worker_groups(configuration)))]
         self.children += [Child(role=Role.COURIER, number=0), Child(role=Role.TICKER, number=0)]
@@ -101,11 +103,12 @@ class Supervisor:
         try:
             configuration = load(self.configuration.file)
         except ConfigurationError as error:
-            log.error("configuration_refused the former one stays: %s", error)
+            log.error("configuration_refused reason=%s", error)
             return
         if configuration.data_dir != self.configuration.data_dir:
-            log.error("configuration_refused the former one stays: node.data_dir needs a new start")
+            log.error("configuration_refused reason=node.data_dir needs a new start")
             return
+        configure_log(SUPERVISOR, configuration.log.format)
         log.info("configuration_reloaded")
         receivers = [child for child in self.children if child.role is Role.RECEIVER]
         others = [child for child in self.children if child.role is not Role.RECEIVER]
@@ -144,12 +147,10 @@ class Supervisor:
     @staticmethod
     def _start_later(child: Child, now: float, what: str) -> None:
         child.failures = 0 if now - child.started_at >= STEADY_SECONDS else child.failures + 1
-        pause = 0.0
-        if child.failures > 1:
-            pause = backoff_seconds(
-                child.failures - 1, first=RESTART_FIRST_SECONDS, ceiling=RESTART_CEILING_SECONDS
-            )
-        log.error("process_died role=%s-%d %s restart_in=%.1f", child.role, child.number, what, pause)
+        pause = PROCESS.pause(child.failures - 1) if child.failures > 1 else 0.0
+        log.error(
+            "process_died role=%s number=%d reason=%s restart_in=%.1f", child.role, child.number, what, pause
+        )
         child.start_after = now + pause
 
     def _start(self, child: Child) -> subprocess.Popen[bytes]:
@@ -159,7 +160,8 @@ class Supervisor:
             return subprocess.Popen(command, pass_fds=[self._lock])
         child.ready, ours = os.pipe()
         try:
-            return subprocess.Popen([*command, "--ready", str(ours)], pass_fds=[self._lock, ours])
+            command += ["--ready", str(ours), "--keywords", *self.keywords]
+            return subprocess.Popen(command, pass_fds=[self._lock, ours])
         except OSError:
             child.forget_pipe()
             raise
@@ -179,7 +181,7 @@ class Supervisor:
             try:
                 child.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log.error("process_killed role=%s-%d", child.role, child.number)
+                log.error("process_killed role=%s number=%d", child.role, child.number)
                 child.process.kill()
                 child.process.wait()
             child.forget_pipe()

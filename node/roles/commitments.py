@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from db.commitment import Commitments, OwedReports
 from db.database import Database
 from db.errors import IllegalTransition
 from db.index import Index
-from db.records import OwedReport, Reference
+from db.records import Instance, OwedReport, Reference
+from db.retry import DELIVERY
 from handlers.dimse.commitment import CLASS_INSTANCE_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE, Report
 from handlers.sending.commitment import request_commitment, send_report
 from handlers.settings import Destination
+from handlers.spool.stored_files import StoredFiles
 from node.configuration.configuration import Configuration
-from node.processes.pauses import backoff_seconds
 
 log = logging.getLogger("overread.commitment")
 
@@ -33,11 +32,10 @@ class DestinationCommitments:
     def __init__(self, configuration: Configuration, database: Database, destination: Destination) -> None:
         self.destination = destination
         self.calling_ae = configuration.node.ae_title
-        self.data_dir = configuration.data_dir
+        self.files = StoredFiles(configuration.data_dir)
         self.commitments = Commitments(database)
         self.owed = OwedReports(database)
         self.index = Index(database)
-        self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
     def step(self, busy: Callable[[], bool]) -> bool:
         """Send one report and make one request; False where nothing was due. ``busy``: wait for nobody."""
@@ -64,7 +62,7 @@ class DestinationCommitments:
         owed = self.owed.claim(self.destination.name, CLAIM_SECONDS)
         if owed is None:
             return False
-        report = judge(owed.transaction_uid, owed.references, self.index, self.data_dir)
+        report = judge(owed.transaction_uid, owed.references, self.index, self.files)
         answer = send_report(self.destination, self.calling_ae, report)
         try:
             if answer.accepted:
@@ -82,12 +80,11 @@ class DestinationCommitments:
             self.owed.failed(owed, reason)
             log.error("commitment_report_given_up destination=%s reason=%s", name, reason)
             return
-        pause = backoff_seconds(owed.attempts, self._jitter.random())
-        self.owed.later(owed, now + timedelta(seconds=pause), reason)
+        self.owed.later(owed, now + timedelta(seconds=DELIVERY.pause(owed.attempts)), reason)
         log.warning("commitment_report_delayed destination=%s reason=%s", name, reason)
 
 
-def judge(transaction_uid: str, references: Sequence[Reference], index: Index, data_dir: Path) -> Report:
+def judge(transaction_uid: str, references: Sequence[Reference], index: Index, files: StoredFiles) -> Report:
     """Which of these instances we hold: those with a row whose file is there at its full size."""
     found = index.find_instances([reference.sop_instance_uid for reference in references])
     committed: list[Reference] = []
@@ -98,17 +95,17 @@ def judge(transaction_uid: str, references: Sequence[Reference], index: Index, d
             failed[reference] = NO_SUCH_INSTANCE
         elif instance.sop_class_uid != reference.sop_class_uid:
             failed[reference] = CLASS_INSTANCE_CONFLICT
-        elif (reason := _fault(data_dir / instance.path, instance.size)) is not None:
+        elif (reason := _fault(files, instance)) is not None:
             failed[reference] = reason
         else:
             committed.append(reference)
     return Report(transaction_uid=transaction_uid, committed=tuple(committed), failed=failed)
 
 
-def _fault(path: Path, size: int) -> int | None:
+def _fault(files: StoredFiles, instance: Instance) -> int | None:
     """The Failure Reason that an instance's file gives, None for one that is whole."""
     try:
-        return None if path.stat().st_size == size else NO_SUCH_INSTANCE
+        return None if files.size(instance.path) == instance.size else NO_SUCH_INSTANCE
     except FileNotFoundError:
         return NO_SUCH_INSTANCE
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
 from db.outbox import Outbox
 from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
+from db.retry import DELIVERY, DESTINATION
 from db.wakeup import Wakeup
 from handlers.audit.trail import (
     DESTINATION_ROLE,
@@ -24,9 +24,9 @@ from handlers.audit.trail import (
 )
 from handlers.sending.sender import FileToSend, Sender, SendResult
 from handlers.settings import Destination
+from handlers.spool.stored_files import PathOutside, StoredFiles
 from node.configuration.configuration import Configuration
 from node.errors import raised_at
-from node.processes.pauses import backoff_seconds
 from node.roles.commitments import DestinationCommitments
 
 log = logging.getLogger("overread.courier")
@@ -35,18 +35,14 @@ LEASE_SECONDS = 900.0
 """Longer than the slowest peer can take over one batch."""
 POLL_SECONDS = 1.0
 BATCH_SIZE = 12
-PAUSE_CEILING_SECONDS = 30.0
-"""So long at most a destination that cannot be reached is left alone, also by new results."""
 
 
-def outcome_of(result: SendResult, attempts: int, jitter: float) -> DeliveryOutcome:
+def outcome_of(result: SendResult, attempts: int) -> DeliveryOutcome:
     """What a send result means for its delivery."""
     if result.delivered:
         return Sent(status=result.status or 0)
     if result.transient:
-        return DeliveryRetry(
-            seconds=backoff_seconds(attempts, jitter), reason=result.reason, status=result.status
-        )
+        return DeliveryRetry(seconds=DELIVERY.pause(attempts), reason=result.reason, status=result.status)
     return DeliveryFailed(reason=result.reason, status=result.status)
 
 
@@ -64,7 +60,7 @@ class DestinationCourier:
         self.destination = destination
         self.audit = audit
         self.outbox = Outbox(database)
-        self.data_dir = configuration.data_dir
+        self.files = StoredFiles(configuration.data_dir)
         self.sender = Sender(destination, configuration.node.ae_title)
         self.name = f"{name}:{destination.name}"
         self.wake = threading.Event()
@@ -72,7 +68,6 @@ class DestinationCourier:
         self._failures = 0
         """Batches in a row that did not reach the destination."""
         self._not_before = 0.0
-        self._jitter = random.Random()  # noqa: S311 - spreads retries, no secret
 
     def serve(self, stop: threading.Event) -> None:
         """Send until ``stop`` is set."""
@@ -103,10 +98,13 @@ class DestinationCourier:
         deliveries = self.outbox.claim(self.destination.name, self.name, size, LEASE_SECONDS)
         if not deliveries:
             return False
+        files = self._files(deliveries)
+        if not files:
+            return True
         delivered: list[Delivery] = []
         answered = False
         try:
-            for delivery, result in self._send(deliveries):
+            for delivery, result in self._send(files):
                 answered = answered or result.reached
                 if result.delivered:
                     delivered.append(delivery)
@@ -124,8 +122,7 @@ class DestinationCourier:
         """Leave a destination alone for a while that cannot be reached: every object that waits would try it."""
         self._failures = 0 if answered else self._failures + 1
         if self._failures:
-            pause = min(backoff_seconds(self._failures, self._jitter.random()), PAUSE_CEILING_SECONDS)
-            self._not_before = time.monotonic() + pause
+            self._not_before = time.monotonic() + DESTINATION.pause(self._failures)
 
     def _settle(self, delivery: Delivery, result: SendResult) -> None:
         if not result.delivered or result.status:
@@ -137,7 +134,7 @@ class DestinationCourier:
                 result.reason,
             )
         try:
-            self.outbox.settle(delivery, outcome_of(result, delivery.attempts, self._jitter.random()))
+            self.outbox.settle(delivery, outcome_of(result, delivery.attempts))
         except StaleLease:
             log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
 
@@ -154,19 +151,27 @@ class DestinationCourier:
             studies_of(delivered),
         )
 
-    def _send(self, deliveries: list[Delivery]) -> Iterator[tuple[Delivery, SendResult]]:
-        left = {
-            d.sop_instance_uid: (
-                d,
-                FileToSend(
-                    path=self.data_dir / d.path,
-                    sop_class_uid=d.sop_class_uid,
-                    sop_instance_uid=d.sop_instance_uid,
-                    transfer_syntax_uid=d.transfer_syntax_uid,
-                ),
+    def _files(self, deliveries: list[Delivery]) -> list[tuple[Delivery, FileToSend]]:
+        """The deliveries with their files; one whose path is refused fails for good and holds up no other."""
+        found: list[tuple[Delivery, FileToSend]] = []
+        for delivery in deliveries:
+            try:
+                path = self.files.local(delivery.path)
+            except PathOutside as error:
+                log.error("delivery_refused delivery=%d reason=%s", delivery.id, error.strerror)
+                self.outbox.settle(delivery, DeliveryFailed(reason=str(error.strerror), status=None))
+                continue
+            file = FileToSend(
+                path=path,
+                sop_class_uid=delivery.sop_class_uid,
+                sop_instance_uid=delivery.sop_instance_uid,
+                transfer_syntax_uid=delivery.transfer_syntax_uid,
             )
-            for d in deliveries
-        }
+            found.append((delivery, file))
+        return found
+
+    def _send(self, files: list[tuple[Delivery, FileToSend]]) -> Iterator[tuple[Delivery, SendResult]]:
+        left = {delivery.sop_instance_uid: (delivery, file) for delivery, file in files}
         try:
             for result in self.sender.send([file for _, file in left.values()]):
                 delivery, _ = left.pop(result.file.sop_instance_uid)
@@ -183,7 +188,7 @@ class DestinationCourier:
     def _fault(self, error: Exception) -> str:
         """Log an error that nobody foresaw; the reason for the database."""
         kind, place = type(error).__name__, raised_at(error)
-        log.error("courier_failed destination=%s error=%s at=%s", self.destination.name, kind, place)
+        log.error("courier_failed destination=%s error=%s place=%s", self.destination.name, kind, place)
         return f"the courier failed ({kind}): see the log"
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -21,6 +19,7 @@ from db.records import StudyProgress
 from db.retention import Retention
 from db.states import DeliveryState
 from db.wakeup import Wakeup, notify
+from handlers.spool.stored_files import StoredFiles
 from node.configuration.configuration import Configuration
 from node.steps.planning import plan_study
 
@@ -51,6 +50,7 @@ class Ticker:
 
     def __init__(self, configuration: Configuration, database: Database) -> None:
         self.configuration = configuration
+        self.files = StoredFiles(configuration.data_dir)
         self.index = Index(database)
         self.queue = Queue(database)
         self.plans = Plans(database)
@@ -155,21 +155,13 @@ class Ticker:
             ):
                 while days is not None and (paths := forget(now - timedelta(days=days))):
                     for path in paths:
-                        remove_file(self.configuration.data_dir / path, self.configuration.results_dir)
+                        self._remove(path)
                     log.info("retention_removed files=%d", len(paths))
         except DatabaseUnavailable as error:
             log.error("database_unavailable error=%s", error)
+
+    def _remove(self, path: str) -> None:
+        try:
+            self.files.remove(path)
         except OSError as error:
             log.error("file_not_removed error=%s", error.strerror)
-
-
-def remove_file(path: Path, results: Path) -> None:
-    """Remove a file, and the folder of a job's results with its last one.
-
-    Raises:
-        OSError: it cannot be removed.
-    """
-    path.unlink(missing_ok=True)
-    if path.is_relative_to(results) and path.parent != results:
-        with contextlib.suppress(OSError):  # other results are in it
-            path.parent.rmdir()

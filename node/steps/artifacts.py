@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from io import BytesIO
-from pathlib import Path
 
 from db.records import Job, NewResult
-from node.steps.synced_files import write_synced
+from handlers.spool.stored_files import StoredFiles
 from sr_writer.attributes import result_attributes
 from sr_writer.context import WrittenObject
 
 
-def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
+def store(written: WrittenObject, job: Job, files: StoredFiles) -> NewResult:
     """Write one DICOM object to the results folder, synced, and describe it for the database.
 
     Raises:
@@ -22,8 +21,8 @@ def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     data = buffer.getvalue()
-    relative = Path("results") / f"{job.id % 256:02x}" / str(job.id) / f"{dataset.SOPInstanceUID}.dcm"
-    write_synced(data_dir, relative, data)
+    path = f"results/{job.id % 256:02x}/{job.id}/{dataset.SOPInstanceUID}.dcm"
+    files.put(path, data)
     return NewResult(
         kind=written.kind,
         study_instance_uid=str(dataset.StudyInstanceUID),
@@ -31,7 +30,7 @@ def store(written: WrittenObject, job: Job, data_dir: Path) -> NewResult:
         sop_instance_uid=str(dataset.SOPInstanceUID),
         sop_class_uid=str(dataset.SOPClassUID),
         transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-        path=str(relative),
+        path=path,
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         attributes=result_attributes(dataset),

@@ -16,6 +16,8 @@ from db.index import Index
 from db.queue import Queue
 from db.records import Done, Failed, Job, Outcome, RetryAfter, Skipped
 from db.results import Results
+from db.retry import DISK
+from handlers.spool.stored_files import StoredFiles
 from inference.checking.plausibility import nothing_left
 from inference.engine import Case, Engine
 from inference.errors import InferenceError, is_out_of_memory
@@ -29,7 +31,6 @@ from sr_writer.results import write_results
 log = logging.getLogger("overread.pipeline")
 
 RETRY_SECONDS = 5.0
-DISK_GROWTH = 6.0
 TOO_LITTLE_MEMORY = "the device has too little memory for this input alone"
 
 
@@ -49,7 +50,7 @@ class Pipeline:
         self.index = Index(database)
         self.queue = Queue(database)
         self.results = Results(database)
-        self.data_dir = data_dir
+        self.files = StoredFiles(data_dir)
         self.readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
 
     def run(self, engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
@@ -91,7 +92,7 @@ class Pipeline:
             # Engines run foreign code, which raises what it likes; each job gets its own outcome from that.
             kind = type(error).__name__
             log.error(
-                "inference_failed engine=%s jobs=%d error=%s at=%s",
+                "inference_failed engine=%s jobs=%d error=%s place=%s",
                 engine.settings.name,
                 len(ready),
                 kind,
@@ -138,16 +139,17 @@ class Pipeline:
         if len(patients) > 1:
             skipped = Skipped(reason=mixed_patients(len(patients)), model_version=engine.model.version)
             return Prepared(job=job, outcome=skipped)
-        files = [self.data_dir / instances[uid].path for uid in job.inputs]
         try:
-            read = engine.prepare(files)
+            read = engine.prepare([self.files.local(instances[uid].path) for uid in job.inputs])
         except OSError as error:
             log.warning("inputs_not_read job=%d error=%s", job.id, error.strerror)
             reason = f"the inputs cannot be read: {error.strerror}"
-            return Prepared(job=job, outcome=RetryAfter(seconds=disk_pause(job.attempts), reason=reason))
+            return Prepared(job=job, outcome=RetryAfter(seconds=DISK.pause(job.attempts), reason=reason))
         except Exception as error:
             # Preprocessing runs foreign code on foreign data; one input's fault is that job's alone.
-            log.error("prepare_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
+            log.error(
+                "prepare_failed job=%d error=%s place=%s", job.id, type(error).__name__, raised_at(error)
+            )
             reason = f"the inputs cannot be prepared ({type(error).__name__})"
             return Prepared(job=job, outcome=Failed(reason=reason))
         cases = tuple(item for item in read if not isinstance(item, Refusal))
@@ -182,14 +184,16 @@ class Pipeline:
         )
         try:
             written = write_results(analyses, context)
-            results = tuple(artifacts.store(item, job, self.data_dir) for item in written)
+            results = tuple(artifacts.store(item, job, self.files) for item in written)
         except OSError as error:
             log.warning("results_not_written job=%d error=%s", job.id, error.strerror)
             reason = f"the results cannot be written: {error.strerror}"
-            return RetryAfter(seconds=disk_pause(job.attempts), reason=reason)
+            return RetryAfter(seconds=DISK.pause(job.attempts), reason=reason)
         except Exception as error:
             # The report library refuses odd but legal source headers in many ways; the job is kept with the reason.
-            log.warning("report_failed job=%d error=%s at=%s", job.id, type(error).__name__, raised_at(error))
+            log.warning(
+                "report_failed job=%d error=%s place=%s", job.id, type(error).__name__, raised_at(error)
+            )
             return Failed(reason=f"the report cannot be written from this source ({type(error).__name__})")
         advised = [a.review_advised for a in analyses if a.review_advised]
         summary: dict[str, Any] = {
@@ -226,11 +230,6 @@ def check_device(name: str) -> None:
         from inference.running.device import check_answers
 
         check_answers(name)
-
-
-def disk_pause(attempts: int) -> float:
-    """Seconds until a job is tried again that the disk failed: 5, 30, 180, 1080, so that it outlasts an outage."""
-    return RETRY_SECONDS * DISK_GROWTH ** (max(attempts, 1) - 1)
 
 
 def _text(value: str | list[str] | None) -> str:

@@ -89,7 +89,7 @@ def select(kind: str, instances: Sequence[routing.Instance]) -> Selection:
     except Exception as error:
         # Engines of others raise what they like; one series' fault must not keep all studies waiting.
         name = type(error).__name__
-        log.error("selection_failed kind=%s error=%s at=%s", kind, name, raised_at(error))
+        log.error("selection_failed kind=%s error=%s place=%s", kind, name, raised_at(error))
         reason = f"{kind} failed to say whether it takes this series ({name}): see the log"
         return Selection(inputs=(), refused={h.sop_instance_uid: reason for h in headers})
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
+from db.records import AttributeValue
 from node.configuration.tables import (
     INSTANCES_KEYWORD,
     AbsentCondition,
@@ -15,8 +16,6 @@ from node.configuration.tables import (
     RangeCondition,
     RouteTable,
 )
-
-AttributeValue = str | list[str] | None
 
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "MG", "PX", "IO", "RG", "XA", "RF"})
 POST_PROCESSED = frozenset(

@@ -9,7 +9,7 @@ from db.database import Database
 from db.index import Index
 from db.outbox import Outbox
 from db.queue import Queue
-from db.records import Instance, Job
+from db.records import HistoryEntry, Instance, Job
 from db.results import Results
 
 
@@ -83,14 +83,10 @@ class Views:
                 }
                 for result in self.results.of_job(job.id)
             ],
-            "history": [
-                {"at": iso(h.at), "who": h.who, "from": h.from_state, "to": h.to_state, "why": h.why}
-                for h in self.queue.history(job.id)
-            ],
+            "history": [_change(entry) for entry in self.queue.history(job.id)],
             "delivery_history": [
-                {"destination": to, "at": iso(h.at), "who": h.who}
-                | {"from": h.from_state, "to": h.to_state, "why": h.why}
-                for to, h in self.outbox.history(job.id)
+                {"destination": destination, **_change(entry)}
+                for destination, entry in self.outbox.history(job.id)
             ],
         }
 
@@ -121,7 +117,19 @@ class Views:
                 }
                 for entry in self.index.quarantined(study_instance_uid)
             ],
+            "history": [_change(entry) for entry in self.index.history(study_instance_uid)],
         }
+
+
+def _change(entry: HistoryEntry) -> dict[str, Any]:
+    """One change of state."""
+    return {
+        "at": iso(entry.at),
+        "who": entry.who,
+        "from": entry.from_state,
+        "to": entry.to_state,
+        "why": entry.why,
+    }
 
 
 def _series(instances: list[Instance]) -> list[dict[str, Any]]:

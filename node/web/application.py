@@ -78,6 +78,7 @@ def serve_web(configuration: Configuration, database: Database) -> None:
         create_app(configuration, database),
         host=configuration.web.host,
         port=configuration.web.port,
+        log_config=None,
         log_level="warning",
         access_log=False,
     )

@@ -15,9 +15,10 @@ from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from handlers.acceptor.guesses import LONGEST_SECONDS, WAITING, Guesses
+from db.retry import REJECTION, RetryPolicy
+from handlers.acceptor.guesses import WAITING, Guesses
+from handlers.audit import trail as audit
 from handlers.audit.trail import AuditTrail, Event
-from handlers.audit.trail import trail as audit
 from handlers.settings import AuditSettings, Source
 from tests.handlers.conftest import StartReceiver, write_object
 from tests.handlers.test_acceptor import connected
@@ -156,12 +157,12 @@ def test_guesses_wait_longer_and_longer() -> None:
     pauses = [guesses.pause("10.0.0.1") for _ in range(12)]
     assert pauses[0] == 0
     assert pauses[1:] == sorted(pauses[1:])
-    assert pauses[-1] == LONGEST_SECONDS
+    assert pauses[-1] == REJECTION.ceiling
     assert guesses.pause("10.0.0.2") == 0
 
 
 def test_guesses_at_once_do_not_fill_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.acceptor.guesses.LONGEST_SECONDS", 300.0)
+    monkeypatch.setattr("handlers.acceptor.guesses.REJECTION", RetryPolicy(first=300.0, ceiling=300.0))
     guesses, stopping = Guesses(), threading.Event()
     for _ in range(10):
         guesses.pause("10.0.0.1")

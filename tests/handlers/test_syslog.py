@@ -14,8 +14,10 @@ from xml.etree.ElementTree import fromstring
 
 import pytest
 
+from db.retry import RetryPolicy
+from handlers.audit import syslog
 from handlers.audit.syslog import Severity, SyslogSender
-from handlers.audit.trail import AuditTrail, Event, syslog
+from handlers.audit.trail import AuditTrail, Event
 from handlers.settings import AuditSettings, Syslog, Tls
 from tests.peers.certificates import Authority
 from tests.peers.waiting import free_port, wait_until
@@ -111,8 +113,7 @@ def test_messages_arrive_framed_and_in_order(
 def test_messages_wait_for_a_server_that_is_away(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(syslog, "RETRY_FIRST_SECONDS", 0.05)
-    monkeypatch.setattr(syslog, "RETRY_CEILING_SECONDS", 0.05)
+    monkeypatch.setattr(syslog, "SYSLOG", RetryPolicy(first=0.05, ceiling=0.05))
     port = free_port()
     sender = SyslogSender(server_at(port, authority))
     now = datetime.now(UTC)

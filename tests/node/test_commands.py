@@ -191,6 +191,22 @@ def test_values_of_files_are_not_in_warnings(call: Call, tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_explain_route_sees_what_a_receiver_sees(call: Call, tmp_path: Path) -> None:
+    for name, comments in (("long", "x" * 5000), ("short", "x")):
+        write_radiograph(tmp_path / f"{name}.dcm", 1, ImageComments=comments, StationName=name)
+    data = (tmp_path / "long.dcm").read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(data[:400])
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    file = tmp_path / "config.toml"
+    file.write_text(file.read_text().replace('Modality = "CR"', 'ImageComments = "x+"'))
+    names = ("long.dcm", "short.dcm", "cut.dcm", "notes.txt")
+    status, output, said = call("explain-route", *(str(tmp_path / name) for name in names), "--json")
+    taken = [rule["takes"] for series in json.loads(output) for rule in series["rules"]]
+    assert (status, taken) == (0, [False, True])
+    assert "cut.dcm: a receiver refuses it:" in said
+    assert "notes" not in said
+
+
 # What infer makes of its inputs
 
 

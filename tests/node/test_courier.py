@@ -8,15 +8,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 
 from db.database import Database
 from db.outbox import Outbox
 from db.queue import Queue
 from db.records import Done
+from db.retry import RetryPolicy
 from handlers.audit.trail import AuditTrail
 from handlers.sending.sender import FileToSend, SendResult
 from node.configuration.configuration import Configuration
-from node.roles.courier import PAUSE_CEILING_SECONDS, DestinationCourier
+from node.roles.courier import DestinationCourier
 from tests.db.conftest import new_result, queued_job
 from tests.handlers.conftest import write_object
 from tests.peers.scripted import in_turn, scripted_pacs
@@ -75,11 +77,11 @@ def test_fault_does_not_end_the_thread_and_holds_up_nothing(
 def test_destination_that_cannot_be_reached_is_left_alone_for_a_while(
     configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.roles.courier.backoff_seconds", lambda *_: 60.0)
+    monkeypatch.setattr("node.roles.courier.DESTINATION", RetryPolicy(first=60.0, ceiling=60.0))
     jobs = [waiting_result(configuration, database, f"1.{number}") for number in (1, 2, 3)]
     courier = courier_of(configuration, database)
     assert courier.step(threading.Event())
-    assert courier._not_before > time.monotonic() + PAUSE_CEILING_SECONDS / 2
+    assert courier._not_before > time.monotonic() + 30
     jobs += [waiting_result(configuration, database, f"1.{number}") for number in (4, 5)]
     assert courier.step(threading.Event())
     with scripted_pacs(in_turn(0x0000)) as pacs:
@@ -88,6 +90,21 @@ def test_destination_that_cannot_be_reached_is_left_alone_for_a_while(
     assert courier._failures == 0
     found = [[(d.state, d.attempts) for d in Outbox(database).of_job(job)] for job in jobs]
     assert found == [[("pending", 1)]] * 4 + [[("sent", 1)]]
+
+
+def test_path_that_leaves_the_data_folder_fails_for_good_and_holds_up_nothing(
+    configuration: Configuration, database: Database
+) -> None:
+    jobs = [waiting_result(configuration, database, f"1.{number}") for number in (1, 2)]
+    with database.write() as connection:
+        connection.execute(
+            text("UPDATE results SET path = '../secret' WHERE job_id = :job"), {"job": jobs[0]}
+        )
+    with scripted_pacs(in_turn(0x0000)) as pacs:
+        assert courier_of(configuration, database, port=pacs.port).step(threading.Event())
+    (refused,), (sent,) = (Outbox(database).of_job(job) for job in jobs)
+    assert (refused.state, refused.reason) == ("failed", "its path leads out of the data folder")
+    assert sent.state == "sent"
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "pacs..local"])

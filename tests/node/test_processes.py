@@ -16,7 +16,7 @@ from node.processes.serving import worker_groups
 
 ODD_VALUE = """
 from node.processes.process import configure_log
-configure_log()
+configure_log("test")
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset

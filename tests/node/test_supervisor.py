@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from db.retry import PROCESS
 from node.configuration.loading import load
 from node.processes.libraries import Role
-from node.processes.supervisor import RESTART_CEILING_SECONDS, Child, Supervisor
+from node.processes.supervisor import Child, Supervisor
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_process_that_has_died_a_thousand_times_is_started_again(supervisor: Sup
     child.process, child.started_at = ended(), float("inf")
     supervisor._look_after(child)
     assert child.process is None
-    assert 0 < child.start_after <= time.monotonic() + RESTART_CEILING_SECONDS
+    assert 0 < child.start_after <= time.monotonic() + PROCESS.ceiling
     assert child.failures == 5001
 
 

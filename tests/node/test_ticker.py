@@ -16,7 +16,6 @@ from inference.headers import Selection
 from node.configuration.configuration import Configuration
 from node.configuration.loading import load
 from node.roles.ticker import Ticker, is_complete
-from node.steps.pipeline import disk_pause
 from tests.db.conftest import new_instance, new_result, queued_job
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -89,7 +88,3 @@ def test_what_waits_for_names_that_are_not_configured_is_in_the_log(
         Ticker(configuration, database).warn_of_strangers()
     assert "deliveries_wait destination=gone count=1" in caplog.text
     assert "jobs_wait engine=renamed count=1" in caplog.text
-
-
-def test_disk_that_fails_has_time_to_come_back() -> None:
-    assert [disk_pause(attempts) for attempts in (1, 2, 3, 4)] == [5, 30, 180, 1080]

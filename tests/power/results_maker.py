@@ -13,6 +13,7 @@ from db.index import Index
 from db.plans import Plans
 from db.queue import Queue
 from db.records import Done, PlannedJob
+from handlers.spool.stored_files import StoredFiles
 from node.commands.serve import prepare
 from node.configuration.loading import load
 from node.steps.artifacts import store
@@ -37,7 +38,7 @@ def main(configuration_file: Path, studies: int) -> None:
     configuration = load(configuration_file)
     prepare(configuration, with_spool=False)
     database = Database.open(configuration.database_settings())
-    index, queue = Index(database), Queue(database)
+    index, queue, files = Index(database), Queue(database), StoredFiles(configuration.data_dir)
     for number in range(studies):
         study = f"9.{number}"
         # Rows of instances alone: what is looked at here are the results.
@@ -55,9 +56,7 @@ def main(configuration_file: Path, studies: int) -> None:
         )
         Plans(database).complete_study(study, 1, [plan])
         (job,) = queue.claim("worker", ["cxr"], 1, 600)
-        results = tuple(
-            store(written(number * OBJECTS + i), job, configuration.data_dir) for i in range(OBJECTS)
-        )
+        results = tuple(store(written(number * OBJECTS + i), job, files) for i in range(OBJECTS))
         queue.settle(job, Done(model_version="1", results=results))
         os.write(1, f"{job.id}\n".encode())  # in one piece
     database.close()
