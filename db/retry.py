@@ -36,6 +36,8 @@ COMMITMENT = RetryPolicy(first=60.0, ceiling=3600.0)
 """A destination that was asked for storage commitment and has not reported."""
 DISK = RetryPolicy(first=5.0, factor=6.0, ceiling=1080.0)
 """A job whose files cannot be read or written: 5, 30, 180, 1080 seconds, so that it outlasts an outage."""
+ENGINE = RetryPolicy(first=5.0, factor=1.0, ceiling=5.0)
+"""A job whose engine could not run it now."""
 PROCESS = RetryPolicy(first=0.5, ceiling=30.0)
 """A process of the node that dies as soon as it is started."""
 SYSLOG = RetryPolicy(first=1.0, ceiling=60.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from json import loads
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from rich.table import Table
 from inference.engine import Engine
 from inference.engines import engine_class
 from inference.errors import InferenceError
-from inference.findings import Refusal
+from inference.findings import Analysis
 from inference.offline.calibration_trial import CalibrationTrial, reliability_diagram, try_calibration
 from inference.reading.pool import limit_readers
 from inference.store.card import ModelCard
@@ -33,8 +34,10 @@ from node.commands.common import (
 )
 from node.commands.send import find_files
 from node.errors import CommandError, UsageError
+from node.steps.batches import Batches, Failure
 from node.steps.inputs import is_image, select
 
+READERS = 2
 BATCH = 8
 
 
@@ -143,19 +146,20 @@ def _infer(
     _check_distinct([name for name, _ in named])
     at_once = 1 if engine.takes_series else BATCH
     logits: dict[str, list[float]] = {}
-    with Progress(console=errors) as progress:
+    with ThreadPoolExecutor(READERS) as readers, Progress(console=errors) as progress:
         task = progress.add_task("inferring", total=len(named))
-        for start in range(0, len(named), at_once):
-            batch = named[start : start + at_once]
+        batches = Batches[tuple[str, Sequence[Path]]](engine, lambda item: item[1], readers, at_once)
+        for (name, _), results in batches.run(named):
             # Of several volumes of a series the first is the largest.
-            read = [(name, engine.prepare(files)[0]) for name, files in batch]
-            cases = [(name, case) for name, case in read if not isinstance(case, Refusal)]
-            for (name, _), analysis in zip(cases, engine.infer([case for _, case in cases]), strict=True):
+            analysis = results[0]
+            if isinstance(analysis, Failure):
+                raise CommandError(f"{name}: {analysis.reason}.")
+            if isinstance(analysis, Analysis):
                 by_name = {finding.label.name: finding.logit for finding in analysis.findings}
                 if analysis.absence is not None:
                     by_name[analysis.absence.name] = analysis.absence.logit
                 logits[name] = _ordered(by_name, card, name)
-            progress.advance(task, len(batch))
+            progress.advance(task)
     return logits
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,10 +15,9 @@ import typer
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from inference.checking.plausibility import nothing_left
-from inference.engine import Case, Engine
+from inference.engine import Engine
 from inference.engines import engine_class
-from inference.errors import DeviceLost, ImageUnreadable, InferenceError, is_out_of_memory
+from inference.errors import DeviceLost, ImageUnreadable, InferenceError
 from inference.findings import Analysis, Refusal
 from inference.offline.nodule_files import write_nodule_files
 from inference.offline.output import case_document, refusal_document
@@ -37,11 +35,12 @@ from node.commands.common import (
     print_json,
 )
 from node.commands.send import find_files
-from node.errors import CommandError, UsageError, raised_at
-from node.steps.inputs import Input, is_image, select
-from node.steps.pipeline import TOO_LITTLE_MEMORY, check_device, series_number
+from node.errors import CommandError, UsageError
+from node.steps.batches import Batches, Failure, Result
+from node.steps.inputs import inputs_of, is_image, select
+from node.steps.reports import series_number, written_objects
 from sr_writer.context import ReportContext
-from sr_writer.results import overlay_pictures, write_results
+from sr_writer.results import overlay_pictures
 
 CSV = "results.csv"
 CSV_COLUMNS = (
@@ -85,19 +84,21 @@ class _Folders:
         """How many there are."""
         return len(self._taken) - 1
 
-    def of(self, name: str) -> Path:
-        """A folder for one more case of that name, without what an earlier run wrote there."""
+    def next_for(self, name: str) -> Path:
+        """Where one more case of that name goes."""
         chosen, number = name, 1
         while chosen in self._taken:
             number += 1
             chosen = f"{name}-{number}"
-        self._taken.add(chosen)
-        folder = self._out / chosen
+        return self._out / chosen
+
+    def make(self, folder: Path) -> None:
+        """Make a case's folder, without what an earlier run wrote there."""
+        self._taken.add(folder.name)
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in OF_A_CASE:
             for former in folder.glob(pattern):
                 former.unlink()
-        return folder
 
 
 def infer(
@@ -184,83 +185,44 @@ def _run(
 ) -> list[dict[str, Any]]:
     documents: list[dict[str, Any]] = []
     folders = _Folders(out)
-    inputs = select(engine, files)
+    items = select(engine, files)
     at_once = 1 if engine.takes_series else batch_size
     columns = (TextColumn("inferring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ThreadPoolExecutor(workers) as readers, Progress(*columns, console=errors) as progress:
-        task = progress.add_task("infer", total=sum(len(one.files) for one in inputs))
-        for start in range(0, len(inputs), at_once):
-            batch = inputs[start : start + at_once]
-            read: list[Case | Refusal] = [
-                item for items in readers.map(partial(_prepare, engine), batch) for item in items
-            ]
-            analyses = iter(_analyse(engine, [case for case in read if not isinstance(case, Refusal)]))
-            for item in read:
-                made = item if isinstance(item, Refusal) else next(analyses)
-                documents.append(_document(made, engine, folders))
-            progress.advance(task, sum(len(one.files) for one in batch))
+        task = progress.add_task("infer", total=sum(len(item.files) for item in items))
+        for item, results in Batches(engine, inputs_of, readers, at_once).run(items):
+            documents += [_document(result, engine, folders) for result in results]
+            progress.advance(task, len(item.files))
     return documents
 
 
-def _prepare(engine: Engine, item: Input) -> Sequence[Case | Refusal]:
-    if item.refused is not None:
-        return [Refusal(path=item.files[0], reason=item.refused)]
-    return engine.prepare(item.files)
-
-
-def _analyse(engine: Engine, cases: Sequence[Case]) -> list[Analysis | Refusal]:
-    """The analysis of each case or why there is none; a batch that fails is tried again in halves, as by a node."""
-    if not cases:
-        return []
-    try:
-        return list(engine.infer(cases))
-    except InferenceError as error:
-        reason = str(error)
-    except Exception as error:
-        # Engines run foreign code, which raises what it likes; one case's fault is its own.
-        reason = f"the engine failed on this input ({type(error).__name__} at {raised_at(error)})"
-        if is_out_of_memory(error):
-            reason = TOO_LITTLE_MEMORY
-    # Only here, where the error is gone: its frames hold what the batch has on the device.
-    check_device(engine.device)
-    if len(cases) > 1:
-        middle = len(cases) // 2
-        return [*_analyse(engine, cases[:middle]), *_analyse(engine, cases[middle:])]
-    return [Refusal(path=cases[0].source.path, reason=reason)]
-
-
-def _document(made: Analysis | Refusal, engine: Engine, folders: _Folders) -> dict[str, Any]:
+def _document(result: Result, engine: Engine, folders: _Folders) -> dict[str, Any]:
     """What ``--json`` prints of one case, whose objects are written."""
     name, version = engine.settings.name, engine.model.version
-    if isinstance(made, Refusal):
-        return refusal_document(made, name, version)
-    reason = nothing_left([made])
-    if reason is not None:
-        return refusal_document(Refusal(path=made.source.path, reason=reason), name, version)
-    try:
-        return _write(made, name, engine.kind, folders)
-    except OSError:
-        raise
-    except Exception as error:
-        # As in the pipeline: the report library refuses odd headers in many ways, each its own case.
-        reason = f"the report cannot be written from this source ({type(error).__name__})"
-        return refusal_document(Refusal(path=made.source.path, reason=reason), name, version)
+    written = _write(result, name, folders) if isinstance(result, Analysis) else result
+    if isinstance(written, (Refusal, Failure)):
+        return refusal_document(Refusal(path=written.path, reason=written.reason), name, version)
+    return written
 
 
-def _write(analysis: Analysis, engine: str, engine_kind: str, folders: _Folders) -> dict[str, Any]:
-    """Write one case's objects and JSON; the document that ``--json`` prints."""
-    folder = folders.of(analysis.source.sop_instance_uid)
+def _write(analysis: Analysis, engine: str, folders: _Folders) -> dict[str, Any] | Refusal | Failure:
+    """Write one case's objects and JSON; the document that ``--json`` prints, or why there is none."""
+    folder = folders.next_for(analysis.source.sop_instance_uid)
     context = ReportContext(
         job_seed="|".join((folder.name, engine, analysis.model.version)),
         engine_name=engine,
         content_datetime=datetime.now(UTC),
-        series_number=series_number(folders.given - 1),
+        series_number=series_number(folders.given),
         predecessor=None,
     )
+    plain = is_plain_picture(analysis.source.path)
+    objects = [] if plain else written_objects([analysis], context)
+    if isinstance(objects, (Refusal, Failure)):
+        return objects
+    folders.make(folder)
     files: list[Path] = []
     counts: dict[str, int] = {}
-    plain = is_plain_picture(analysis.source.path)
-    for written in [] if plain else write_results([analysis], context):
+    for written in objects:
         counts[written.kind] = counts.get(written.kind, 0) + 1
         path = folder / (
             f"{written.kind}.dcm" if written.kind == "sr" else f"{written.kind}-{counts[written.kind]}.dcm"

@@ -21,7 +21,8 @@ from inference.store.store import ModelStore
 from node.configuration.configuration import Configuration
 from node.errors import raised_at
 from node.processes.process import ENDED_ITSELF
-from node.steps.pipeline import Pipeline, check_device
+from node.steps.batches import check_device
+from node.steps.pipeline import Pipeline
 
 log = logging.getLogger("overread.worker")
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from inference.engine import Engine
 from inference.errors import ImageUnreadable
+from inference.findings import Refusal
 from inference.headers import ImageHeader
 from inference.reading.files import read_header
 from inference.reading.plain import is_plain_picture
+from node.steps.batches import Inputs
 
 NOT_SELECTED = "the engine does not select it"
 
@@ -22,6 +24,11 @@ class Input:
     files: Sequence[Path]
     series_instance_uid: str = ""
     refused: str | None = None
+
+
+def inputs_of(item: Input) -> Inputs:
+    """The files of an input, or its refusal."""
+    return item.files if item.refused is None else Refusal(path=item.files[0], reason=item.refused)
 
 
 def is_image(path: Path) -> bool:

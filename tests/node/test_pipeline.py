@@ -1,17 +1,22 @@
-"""What the pipeline does with a batch that fails, without a database's jobs."""
+"""What becomes of a batch that fails."""
 
 from __future__ import annotations
 
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from db.database import Database
-from db.records import Job, RetryAfter, Skipped
+from db.records import RetryAfter
 from inference.engine import Case, Engine
 from inference.errors import InferenceError
-from node.steps.pipeline import Pipeline, Prepared
+from inference.findings import Analysis, Refusal
+from node.steps.batches import Batches, Cause, Failure
+from node.steps.pipeline import outcome_of
+from node.steps.reports import written_objects
+from sr_writer.context import ReportContext
 
 
 class DeviceMemory:
@@ -38,27 +43,67 @@ class SmallEngine:
         raise InferenceError("later")
 
 
-def test_memory_of_a_failed_batch_is_free_before_its_halves_run(database: Database, tmp_path: Path) -> None:
+def case() -> Case:
+    return cast("Case", SimpleNamespace(source=SimpleNamespace(path=Path("image.dcm"))))
+
+
+def run(engine: Any, cases: int) -> list[tuple[int, list[Any]]]:
+    """Results of items that have one case each."""
+    engine.prepare = lambda _files: [case()]
+    with ThreadPoolExecutor(1) as readers:
+        batches = Batches[int](cast("Engine", engine), lambda _item: [Path("image.dcm")], readers, cases)
+        return list(batches.run(range(cases)))
+
+
+def test_memory_of_a_failed_batch_is_free_before_its_halves_run() -> None:
     engine = SmallEngine()
-    prepared = [
-        Prepared(job=cast("Job", number), cases=(cast("Case", SimpleNamespace()),)) for number in range(4)
-    ]
-    outcomes = list(Pipeline(database, tmp_path)._infer(cast("Engine", engine), prepared))
+    results = run(engine, 4)
     assert engine.batches == [4, 2, 1, 1, 2, 1, 1]
-    assert [job for job, _ in outcomes] == [0, 1, 2, 3]
-    assert all(isinstance(outcome, RetryAfter) for _, outcome in outcomes)
+    assert [item for item, _ in results] == [0, 1, 2, 3]
+    for _, (failure,) in results:
+        assert (failure.cause, failure.reason) == (Cause.ENGINE, "later")
+        assert isinstance(outcome_of(failure, attempts=1), RetryAfter)
 
 
-def test_job_without_anything_plausible_is_skipped_with_the_reason(
-    database: Database, tmp_path: Path
-) -> None:
+def test_case_that_fails_leaves_the_others_of_its_batch_alone() -> None:
+    def infer(cases: list[Any]) -> list[Any]:
+        if any(one is bad for one in cases):
+            raise ValueError("no")
+        return [SimpleNamespace(of=one) for one in cases]
+
+    good, bad = case(), case()
+    given = iter([good, bad, good])
+    engine = SimpleNamespace(
+        settings=SimpleNamespace(name="x"), device="cpu", infer=infer, prepare=lambda _files: [next(given)]
+    )
+    with ThreadPoolExecutor(1) as readers:
+        batches = Batches[int](cast("Engine", engine), lambda _item: [Path("image.dcm")], readers, 3)
+        results = [result for _, (result,) in batches.run(range(3))]
+    assert [getattr(result, "cause", None) for result in results] == [None, Cause.INPUT, None]
+    assert results[1].reason.startswith("the engine failed on this input (ValueError at ")
+
+
+def test_what_cannot_be_read_now_waits_for_the_disk() -> None:
+    def prepare(_files: list[Path]) -> list[Any]:
+        raise OSError(5, "Input/output error")
+
+    engine = SimpleNamespace(settings=SimpleNamespace(name="x"), device="cpu", prepare=prepare)
+    with ThreadPoolExecutor(1) as readers:
+        batches = Batches[int](cast("Engine", engine), lambda _item: [Path("image.dcm")], readers, 1)
+        ((_, (failure,)),) = batches.run([1])
+    assert isinstance(failure, Failure) and failure.cause is Cause.DISK
+    assert outcome_of(failure, attempts=2) == RetryAfter(
+        seconds=30.0, reason="the inputs cannot be read: Input/output error"
+    )
+
+
+def test_analysis_without_anything_plausible_is_no_report() -> None:
     nothing = SimpleNamespace(
-        model=SimpleNamespace(version="1"),
+        source=SimpleNamespace(path=Path("image.dcm")),
         findings=(),
         segmentation=None,
         review_advised="a spleen of 9000 ml",
     )
-    engine = SimpleNamespace(settings=SimpleNamespace(name="x"), device="cpu", infer=lambda _cases: [nothing])
-    prepared = [Prepared(job=cast("Job", 1), cases=(cast("Case", SimpleNamespace()),))]
-    outcomes = list(Pipeline(database, tmp_path)._infer(cast("Engine", engine), prepared))
-    assert outcomes == [(1, Skipped(reason="a spleen of 9000 ml", model_version="1"))]
+    context = ReportContext(job_seed="s", engine_name="x", content_datetime=datetime.now(UTC))
+    refused = written_objects([cast("Analysis", nothing)], context)
+    assert refused == Refusal(path=Path("image.dcm"), reason="a spleen of 9000 ml")

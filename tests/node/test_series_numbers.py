@@ -14,7 +14,7 @@ from db.plans import Plans
 from db.queue import Queue
 from db.records import Job, RetryAfter
 from inference.findings import Analysis
-from node.steps import pipeline
+from node.steps import reports
 from node.steps.pipeline import Pipeline
 from sr_writer import ReportContext
 from tests.db.conftest import new_instance, planned
@@ -40,12 +40,17 @@ def test_jobs_of_a_study_have_series_numbers_of_their_own(
         contexts.append(context)
         raise OSError
 
-    monkeypatch.setattr(pipeline, "write_results", noted)
+    monkeypatch.setattr(reports, "write_results", noted)
     first = new_jobs(database, "2.1", "nodules", "organs", digest="d1")
     other = new_jobs(database, "2.2", "nodules", digest="d1")
     second = new_jobs(database, "2.1", "nodules", "organs", digest="d2")
     runner = Pipeline(database, tmp_path)
-    analysis = cast("Analysis", SimpleNamespace(model=SimpleNamespace(version="1"), findings=("one",)))
+    analysis = cast(
+        "Analysis",
+        SimpleNamespace(
+            model=SimpleNamespace(version="1"), findings=("one",), source=SimpleNamespace(path=tmp_path)
+        ),
+    )
     for job in (*first, *second, *other, *first):
         assert isinstance(runner._write(job, [analysis]), RetryAfter)
     numbers = [context.series_number for context in contexts]
