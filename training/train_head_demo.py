@@ -179,12 +179,7 @@ def main() -> None:
     )
     hybrid = train_hybrid(heads, arguments.epochs)
     with torch.no_grad():
-        logits = np.stack(
-            [
-                hybrid(torch.from_numpy(hybrid_input(pictures))).volume.numpy()
-                for pictures in held_out.pictures
-            ]
-        )
+        logits = np.stack([_judged(hybrid, pictures) for pictures in held_out.pictures])
     write_demonstration(
         hybrid.state_dict(),
         kind="hybrid_volume",
@@ -200,6 +195,13 @@ def main() -> None:
             for i, name in enumerate(HYBRID_LABELS)
         },
     )
+
+
+def _judged(hybrid: HybridNetwork, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits of one volume."""
+    _, logits, features = hybrid.describe(torch.from_numpy(hybrid_input(pictures)))
+    decided: NDArray[np.float32] = hybrid.aggregate(logits, features).numpy()
+    return decided
 
 
 def _label(name: str) -> CardLabel:

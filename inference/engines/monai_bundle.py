@@ -44,9 +44,6 @@ class MonaiBundleEngine(VolumeEngine):
     kind: ClassVar[str] = "monai_bundle"
     modalities: ClassVar[tuple[str, ...]] = ("CT", "MR")
     options: ClassVar[type[FindingOptions]] = BundleOptions
-    """``bundle`` is a table of entries that replace those of the bundle's configuration."""
-
-    parser: Any
 
     @classmethod
     def build(cls, stored: StoredModel) -> nn.Module:

@@ -48,9 +48,8 @@ class NnunetEngine(VolumeEngine):
 
     @classmethod
     def build(cls, stored: StoredModel) -> nn.Module:
-        from safetensors.torch import load_file
-
         from inference.networks.volumetric import FoldMean, dynunet, fill_dynunet  # loads torch
+        from inference.networks.weights import load_weights
         from inference.store.architectures import NnunetArchitecture
 
         card = stored.card
@@ -60,7 +59,7 @@ class NnunetEngine(VolumeEngine):
             dynunet(card.architecture, 1 + len(card.structures)) for _ in range(card.architecture.folds)
         ]
         network = networks[0] if len(networks) == 1 else FoldMean(networks)
-        fill_dynunet(network, load_file(stored.weights))
+        load_weights(stored, lambda tensors: fill_dynunet(network, tensors))
         return network
 
     @property

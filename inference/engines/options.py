@@ -4,43 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from inference.findings import Thresholds
+from inference import findings
 from inference.settings import EngineOptions
+from inference.store.card_parts import Thresholds
 
 Pixels = Annotated[int, Field(ge=0)]
-
-
-class ThresholdOptions(EngineOptions):
-    """Thresholds on a label's calibrated probability."""
-
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
-    critical: float = Field(ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _ascend(self) -> ThresholdOptions:
-        if not self.low <= self.high <= self.critical:
-            raise ValueError("low, high and critical have to ascend")
-        return self
-
-    @property
-    def limits(self) -> Thresholds:
-        """The thresholds as results carry them."""
-        return Thresholds(low=self.low, high=self.high, critical=self.critical)
 
 
 class FindingOptions(EngineOptions):
     """Of every kind whose model has labels."""
 
-    thresholds: dict[str, ThresholdOptions] = Field(default_factory=dict)
+    thresholds: dict[str, Thresholds] = Field(default_factory=dict)
     """Instead of the model's, by the label's name."""
 
     @property
-    def limits(self) -> dict[str, Thresholds]:
+    def limits(self) -> dict[str, findings.Thresholds]:
         """The thresholds by label, as results carry them."""
-        return {name: thresholds.limits for name, thresholds in self.thresholds.items()}
+        return {name: thresholds.as_finding() for name, thresholds in self.thresholds.items()}
 
 
 class ImageOptions(FindingOptions):

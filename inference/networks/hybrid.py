@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,14 +11,6 @@ from inference.networks.aggregation import MEANS, POOLS, AttentionPool, LstmAggr
 from inference.networks.network import Network
 
 Aggregator = Literal["max", "mean", "noisy_or", "attention", "lstm", "transformer"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HybridOutput:
-    """``volume`` are logits (classes), ``slices`` those of each slice (slices, classes)."""
-
-    volume: Tensor
-    slices: Tensor
 
 
 class HybridNetwork(nn.Module):
@@ -57,8 +48,3 @@ class HybridNetwork(nn.Module):
         if self.pool == "mean":
             return MEANS[self.mean_of](logits, torch.full_like(logits[:, :1], 1 / len(logits)))
         return POOLS[self.pool](logits)
-
-    def forward(self, stacks: Tensor) -> HybridOutput:
-        """Predictions of all slices of one volume, (slices, 3, rows, columns), in order."""
-        _, logits, features = self.describe(stacks)
-        return HybridOutput(volume=self.aggregate(logits, features), slices=logits)

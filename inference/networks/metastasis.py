@@ -10,11 +10,6 @@ from torch import Tensor, nn
 from inference.networks.network import Network
 
 
-def single_channel(weight: Tensor) -> Tensor:
-    """A first convolution for one channel: the mean of the weights for red, green and blue."""
-    return weight.mean(dim=1, keepdim=True)
-
-
 class MetastasisNetwork(Network):
     """One logit for a slice of shape (1, rows, columns)."""
 

@@ -35,8 +35,6 @@ class PrototypeOutput:
     """(B, K * M, h, w) cosines in [-1, 1]; with a region of interest in [0, 1]"""
     cams: Tensor
     """(B, K, h, w) concept activation maps, before the sigmoid"""
-    local_concept_vectors: Tensor
-    """(B, K, C) features of each concept, where its map is high"""
     features: Tensor
     """(B, C, h, w)"""
     projected_features: Tensor
@@ -83,7 +81,6 @@ class PrototypeNetwork(Network):
             similarity_scores=scores,
             similarity_maps=maps,
             cams=cams,
-            local_concept_vectors=local_concept_vectors(features, cams),
             features=features,
             projected_features=projected,
         )
@@ -91,12 +88,6 @@ class PrototypeNetwork(Network):
     def concept_maps(self, features: Tensor) -> Tensor:
         maps: Tensor = self.concept_head(features)
         return maps
-
-
-def local_concept_vectors(features: Tensor, cams: Tensor) -> Tensor:
-    """One vector (B, K, C) per concept: features (B, C, h, w) averaged under the softmax of its map over positions."""
-    attention = cams.flatten(2).softmax(dim=2)
-    return torch.einsum("bkp,bcp->bkc", attention, features.flatten(2))
 
 
 def _backbone(name: str) -> nn.Module:

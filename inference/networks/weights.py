@@ -32,7 +32,7 @@ def load_network(stored: StoredModel) -> Network:
     if isinstance(stored.card.architecture, MetastasisArchitecture):
         return filled(MetastasisNetwork(), stored)
     network = build_network(stored.card)
-    _attempt(network.load_weights, stored)
+    load_weights(stored, network.load_weights)
     return network
 
 
@@ -90,7 +90,7 @@ def filled(network: N, stored: StoredModel) -> N:
     Raises:
         ModelInvalid: they do not fit.
     """
-    _attempt(lambda tensors: network.load_state_dict(dict(tensors), strict=True), stored)
+    load_weights(stored, lambda tensors: network.load_state_dict(dict(tensors), strict=True))
     return network
 
 
@@ -109,7 +109,12 @@ def _first(error: RuntimeError) -> str:
     return (lines[1] if len(lines) > 1 else lines[0])[:LONGEST]
 
 
-def _attempt(load: Callable[[Mapping[str, Tensor]], object], stored: StoredModel) -> None:
+def load_weights(stored: StoredModel, load: Callable[[Mapping[str, Tensor]], object]) -> None:
+    """Hand a stored model's tensors to what puts them into a network.
+
+    Raises:
+        ModelInvalid: they do not fit.
+    """
     tensors = _tensors(stored)
     try:
         load(tensors)

@@ -113,7 +113,7 @@ class BundleArchitecture(CardModel):
     """A MONAI bundle: its configuration lies in the model's folder and says everything."""
 
     family: Literal["bundle"] = "bundle"
-    output: Literal["segmentation", "classification", "detection"]
+    output: Literal["segmentation", "classification"]
     code_allowed: bool = False
     """Whether expressions and classes of the bundle that are no configuration of MONAI and torch may run."""
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inference import findings
-
-if TYPE_CHECKING:
-    pass
 
 
 class CardModel(BaseModel):
@@ -26,6 +23,7 @@ class Code(CardModel):
     meaning: str
 
     def as_finding(self) -> findings.Code:
+        """The concept as results carry it."""
         return findings.Code(value=self.value, scheme=self.scheme, meaning=self.meaning)
 
 
@@ -39,8 +37,12 @@ class Thresholds(CardModel):
     @model_validator(mode="after")
     def _ascend(self) -> Thresholds:
         if not self.low <= self.high <= self.critical:
-            raise ValueError("thresholds must satisfy low <= high <= critical")
+            raise ValueError("low, high and critical have to ascend")
         return self
+
+    def as_finding(self) -> findings.Thresholds:
+        """The thresholds as results carry them."""
+        return findings.Thresholds(low=self.low, high=self.high, critical=self.critical)
 
 
 class CardLabel(CardModel):
@@ -60,7 +62,7 @@ class CardLabel(CardModel):
         assert limits is not None, "labels of a card have thresholds"
         return findings.Label(
             name=self.name,
-            thresholds=findings.Thresholds(low=limits.low, high=limits.high, critical=limits.critical),
+            thresholds=limits.as_finding(),
             finding=None if self.finding is None else self.finding.as_finding(),
             site=None if self.site is None else self.site.as_finding(),
         )

@@ -83,12 +83,6 @@ class Volume:
         return bool(np.abs(self.stack.offsets).max() > REGULAR_MM)
 
     @property
-    def regular(self) -> bool:
-        """Whether the slices lie on a regular grid as they are."""
-        gaps = self.gaps
-        return not self.tilted and bool(len(gaps) == 0 or np.abs(gaps - gaps.mean()).max() <= REGULAR_MM)
-
-    @property
     def remarks(self) -> tuple[str, ...]:
         """What was corrected, in sentences for the report."""
         remarks = list(self.stack.remarks)

@@ -117,12 +117,11 @@ def sliding_window(
     sigma: float = 0.125,
     augmentations: Sequence[Augmentation] = (),
     device: str = "cpu",
-    pad_value: float = 0.0,
     whole_strides: bool = False,
 ) -> NDArray[np.float32]:
     """Blended maps of a volume, shape (channels, slices, rows, columns).
 
-    A volume smaller than a window is padded on both sides with ``pad_value``, with ``whole_strides`` every volume
+    A volume smaller than a window is padded on both sides with zeros, with ``whole_strides`` every volume
     until all steps are strides (as PIVOT does); else the last step is shorter. ``stride`` of None spreads windows
     evenly, as nnU-Net does. Each augmentation adds one prediction to the mean. Windows are on the device, the
     maps here: device memory does not grow with the volume. Where it is too small for ``batch_size`` windows,
@@ -131,7 +130,7 @@ def sliding_window(
     size = [max(n, p) for n, p in zip(volume.shape, patch, strict=True)]
     if whole_strides and stride is not None:
         size = [p + -(-(n - p) // s) * s for n, p, s in zip(size, patch, stride, strict=True)]
-    padded, offset = _padded(volume, size, pad_value)
+    padded, offset = _padded(volume, size)
     weights = window_weights(patch, blending, sigma)
     weights = np.maximum(weights, weights[weights > 0].min() if blending == "nnunet" else SMALLEST_WEIGHT)
     total = np.zeros((channels, *padded.shape), dtype=np.float32)
@@ -161,7 +160,6 @@ def whole_volume(
     channels: int,
     augmentations: Sequence[Augmentation] = (),
     device: str = "cpu",
-    pad_value: float = 0.0,
 ) -> NDArray[np.float32]:
     """Maps of a volume in one pass; it is padded so that each axis divides by ``multiple``."""
     size = [-(-n // multiple) * multiple for n in volume.shape]
@@ -177,19 +175,18 @@ def whole_volume(
         blending="average",
         augmentations=augmentations,
         device=device,
-        pad_value=pad_value,
     )
 
 
 def _padded(
-    volume: NDArray[np.float32], size: Sequence[int], value: float
+    volume: NDArray[np.float32], size: Sequence[int]
 ) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
     missing = [wanted - n for n, wanted in zip(volume.shape, size, strict=True)]
     if not any(missing):
         return volume, (0, 0, 0)
     before = [m // 2 for m in missing]
     padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
-    return np.pad(volume, padding, constant_values=value), (before[0], before[1], before[2])
+    return np.pad(volume, padding), (before[0], before[1], before[2])
 
 
 def _predicted(

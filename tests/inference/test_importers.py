@@ -119,18 +119,7 @@ class Prototypes(nn.Module):
             "logits": self.task_head(scores),
             "similarity_scores": scores,
             "similarity_maps": maps,
-            "cams": (cams := self.concept_head(f)),
-            "local_concept_vectors": torch.stack(
-                [
-                    torch.stack(
-                        [
-                            (f[b] * cams[b, k].flatten().softmax(0).view_as(cams[b, k])).sum((1, 2))
-                            for k in range(4)
-                        ]
-                    )
-                    for b in range(len(f))
-                ]
-            ),
+            "cams": self.concept_head(f),
             "features": f,
             "projected_features": g,
         }

@@ -32,7 +32,7 @@ from inference.engines.slice_wise import slice_name
 from inference.errors import EngineMisconfigured, ModelAbsent, ModelInvalid, ModelUntrusted
 from inference.findings import Analysis, Presence, Refusal, Severity
 from inference.importing.imports import import_model
-from inference.networks.metastasis import single_channel
+from inference.importing.metastasis import metastasis_model
 from inference.networks.volumetric import dynunet, fill_dynunet
 from inference.networks.weights import load_network, load_pivot
 from inference.offline.output import case_document, stage_summary
@@ -361,7 +361,8 @@ def test_metastasis_checkpoint_gives_the_numbers_of_its_layout(tmp_path: Path, s
 
 def test_first_convolution_for_colours_is_averaged() -> None:
     weight = torch.rand(64, 3, 7, 7)
-    assert torch.allclose(single_channel(weight)[:, 0], (weight[:, 0] + weight[:, 1] + weight[:, 2]) / 3)
+    taken = metastasis_model({"backbone.0.weight": weight}, {}).tensors["backbone.0.weight"]
+    assert torch.allclose(taken[:, 0], (weight[:, 0] + weight[:, 1] + weight[:, 2]) / 3)
 
 
 def test_patient_is_as_likely_as_the_worst_slice(tmp_path: Path, store: ModelStore) -> None:

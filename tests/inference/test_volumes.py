@@ -77,7 +77,7 @@ def test_slices_are_sorted_along_the_normal_and_rescaled(tmp_path: Path) -> None
     expected = np.arange(np.prod(SHAPE)).reshape(SHAPE) % 3000 - 1000
     assert np.array_equal(volume.values, expected)
     assert volume.values.dtype == np.int16
-    assert volume.regular and not volume.tilted and volume.remarks == ()
+    assert not volume.tilted and volume.remarks == ()
     grid = regular_grid(volume)
     assert grid.shape == SHAPE
     assert grid.spacing == pytest.approx(SPACING)
@@ -199,7 +199,7 @@ def test_distances_are_true_on_a_tilted_head_with_uneven_gaps(tmp_path: Path, re
     values = scanned(geometry, 128, 128, blobs(centres, 6.0))
     paths = write_ct_series(tmp_path, values, geometry, body_part="HEAD")
     (volume,) = read_series(paths).volumes
-    assert volume.tilted and not volume.regular
+    assert volume.tilted
     assert any("tilted" in remark for remark in volume.remarks)
     grid = regular_grid(volume, (2.0, 2.0, 2.0))
     resampled = np.clip(to_grid(volume, grid, outside=0.0), 0, None)
@@ -299,7 +299,7 @@ def test_mosaic_tiles_are_slices_around_the_middle(real_data: Path) -> None:
     assert [len(volume.frames) for volume in volumes] == [5, 5]
     for volume in volumes:
         assert volume.values.shape == (5, 72, 72)
-        assert volume.regular
+        assert volume.remarks == ()
         # 72 x 72 pixels of 3 mm around the middle of the scanner's bore.
         assert volume.frames[0].plane.position[:2] == (-108.0, -108.0)
     assert not np.array_equal(volumes[0].values, volumes[1].values)
