@@ -53,11 +53,15 @@ def frame_size(transfer_syntax_uid: UID, frame: bytes) -> FrameSize | None:
     Raises
     ------
     CodestreamError
-        If the header of the frame is damaged or of another coding.
+        If the header of the frame is damaged or of another coding, or if a JPEG-LS frame lacks its end.
     """
     try:
-        if transfer_syntax_uid in JPEGTransferSyntaxes or transfer_syntax_uid in JPEGLSTransferSyntaxes:
+        if transfer_syntax_uid in JPEGTransferSyntaxes:
             return _jpeg(frame)
+        if transfer_syntax_uid in JPEGLSTransferSyntaxes:
+            size = _jpeg(frame)
+            _check_jpeg_ls_end(frame)
+            return size
         if transfer_syntax_uid in JPEG2000TransferSyntaxes or transfer_syntax_uid in HTJ2K_TRANSFER_SYNTAXES:
             return _jpeg_2000(frame)
         if transfer_syntax_uid == RLELossless:
@@ -84,6 +88,12 @@ def _jpeg(frame: bytes) -> FrameSize:
             return FrameSize(rows=rows, columns=columns, components=components, precision=precision)
         else:
             offset += 2 + struct.unpack_from(">H", frame, offset + 2)[0]
+
+
+def _check_jpeg_ls_end(frame: bytes) -> None:
+    """Where the end of image marker is missing, CharLS needs many seconds to find that out."""
+    if frame.rfind(b"\xff\xd9") < frame.rfind(b"\xff\xda"):
+        raise CodestreamError("the JPEG-LS stream has no end")
 
 
 def _jpeg_2000(frame: bytes) -> FrameSize:

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from pydicom import DataElement, FileDataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, JPEGExtended12Bit, RLELossless
+from pydicom.uid import (
+    UID,
+    JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
 
 from inference.errors import ImageUnreadable
 from inference.findings import SourceImage
@@ -181,7 +187,6 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) ->
                 f"the compressed frame has {size.components} components of {size.precision} bits, "
                 f"the header says one of {dataset.BitsStored}"
             )
-    keep_all_bits: Any = {"correct_unused_bits": False}
     try:
         if (
             transfer_syntax_uid == JPEGExtended12Bit
@@ -189,7 +194,7 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) ->
             and size.precision == twelve_bit.BITS
         ):
             return twelve_bit.decoded(frame, size.rows, size.columns)
-        cells, _ = decoder.as_array(dataset, index=index, raw=True, **keep_all_bits)
+        cells, _ = decoder.as_array(dataset, index=index, raw=True, **_options(dataset))
     except BaseException as error:
         # Decoders are plug-ins that raise whatever they like; a panic of one in Rust is no Exception.
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError, ImageUnreadable)):
@@ -198,6 +203,22 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) ->
             f"{transfer_syntax_uid.name} pixel data cannot be decoded ({type(error).__name__})"
         ) from error
     return cells
+
+
+def _options(dataset: FileDataset) -> dict[str, Any]:
+    """How pydicom is to decode a frame: with all bits of the cells, JPEG and JPEG-LS by one decoder alone.
+
+    Otherwise it asks the next one where one refuses a damaged frame, and some make values up.
+    """
+    transfer_syntax_uid = dataset.file_meta.TransferSyntaxUID
+    options: dict[str, Any] = {"correct_unused_bits": False}
+    if transfer_syntax_uid in JPEGTransferSyntaxes:
+        options["decoding_plugin"] = "gdcm"
+        if dataset.BitsAllocated == 8:
+            options["bits_stored"] = 8  # GDCM ends the process over fewer; _stored_bits checks them
+    elif transfer_syntax_uid in JPEGLSTransferSyntaxes:
+        options["decoding_plugin"] = "pyjpegls"  # GDCM refuses 6 and 7 bits, and most application segments
+    return options
 
 
 def _stored_bits(cells: NDArray[np.integer], dataset: FileDataset) -> NDArray[np.integer]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 from pydicom import Dataset, Sequence
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSLossless, RLELossless
 
 from inference.errors import ImageUnreadable
 from inference.parsing.codestream import CodestreamError, frame_size
 from inference.parsing.part10 import read_dataset
 from inference.parsing.pixels import parsed_image
+from inference.reading import files as reading
 
 Write = Callable[..., Path]
 
@@ -148,6 +150,50 @@ def test_damaged_codestream_is_refused(
     path = compressed(write_radiograph, b"\x01\x02" * 50, transfer_syntax_uid, tmp_path)
     with pytest.raises(ImageUnreadable, match="damaged"):
         parsed_image(path)
+
+
+@pytest.mark.skipif(not Path("/usr/bin/dcmcjpeg").exists(), reason="dcmtk is not installed")
+@pytest.mark.parametrize("bits", [2, 6, 7, 8, 10, 12, 16])
+@pytest.mark.parametrize("coder", ["dcmcjpeg +e1", "dcmcjpeg +el", "dcmcjpls +el"])
+def test_lossless_coding_of_every_depth_is_what_was_stored(
+    write_radiograph: Write, tmp_path: Path, bits: int, coder: str
+) -> None:
+    """GDCM ends its process where the header of 8-bit cells of JPEG has fewer bits stored."""
+    cells = (np.mgrid[:64, :50][0] * 977 % 2**bits).astype(np.uint8 if bits <= 8 else np.uint16)
+    path = write_radiograph(cells, BitsStored=bits, HighBit=bits - 1)
+    program, option = coder.split()
+    subprocess.run([f"/usr/bin/{program}", option, str(path), str(tmp_path / "coded.dcm")], check=True)
+    np.testing.assert_array_equal(reading.read_image(tmp_path / "coded.dcm").values, cells)
+
+
+def test_jpeg_ls_with_an_application_segment_is_read(write_radiograph: Write, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(write_radiograph(ramp()))
+    dataset.compress(JPEGLSLossless)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = encapsulate([frame[:2] + b"\xff\xe5\x00\x06abcd" + frame[2:]])
+    dataset.save_as(tmp_path / "coded.dcm")
+    np.testing.assert_array_equal(parsed_image(tmp_path / "coded.dcm").values, ramp())
+
+
+@pytest.mark.skipif(not Path("/usr/bin/dcmcjpeg").exists(), reason="dcmtk is not installed")
+@pytest.mark.parametrize("coder", ["dcmcjpeg +eb", "dcmcjpeg +e1", "dcmcjpeg +el", "dcmcjpls +el"])
+@pytest.mark.parametrize("part", [0.5, 0.75, 0.99])
+def test_compressed_frame_that_is_cut_short_is_refused(
+    write_radiograph: Write, tmp_path: Path, coder: str, part: float
+) -> None:
+    """A decoder that fills up what is missing gives values that nobody measured, one that searches takes minutes."""
+    program, option = coder.split()
+    cells = np.random.default_rng(1).normal(2000, 300, (64, 50)).astype(np.uint16)
+    path, coded = write_radiograph(cells, BitsStored=12, HighBit=11), tmp_path / "coded.dcm"
+    subprocess.run([f"/usr/bin/{program}", option, str(path), str(coded)], check=True)
+    dataset = pydicom.dcmread(coded)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1).rstrip(b"\0").removesuffix(b"\xff\xd9")
+    dataset.PixelData = encapsulate([frame[: int(part * len(frame)) & ~1]])
+    dataset.save_as(coded)
+    start = time.process_time()
+    with pytest.raises(ImageUnreadable, match=r"cannot be decoded|has no end"):
+        parsed_image(coded)
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.skipif(not Path("/usr/bin/dcmcjpeg").exists(), reason="dcmtk is not installed")

@@ -252,7 +252,7 @@ RECONCILE = """\
 import sys
 from pathlib import Path
 from node.commands.serve import prepare
-from node.configuration.configuration import load
+from node.configuration.loading import load
 prepare(load(Path(sys.argv[1])), with_spool=True)
 """
 
