@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers.encoding.uids import IMPLEMENTATION_CLASS_UID
 from handlers.settings import Source
 from handlers.spool.files import is_whole
 from handlers.upper_layer import pdu
@@ -216,6 +217,7 @@ def test_contexts_that_are_not_supported_are_refused_one_by_one(receiver: Receiv
         assert kind == A_ASSOCIATE_AC
         position = body.index(b"\x21\x00")
         assert body[position + 6] == 3
+        assert IMPLEMENTATION_CLASS_UID.encode() in body
     with connected(receiver) as connection:
         connection.sendall(associate_request(syntax="1.2.3.4.5"))
         _, body = read_pdu(connection)
