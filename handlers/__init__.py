@@ -19,6 +19,7 @@ __all__ = [
     "spool.disk",
     "spool.files",
     "spool.folders",
-    "spool.scan",
+    "spool.part10",
+    "spool.stored_files",
     "upper_layer.tls",
 ]
