@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 
 from handlers.settings import ReceiverSettings, Source
+from handlers.upper_layer.rejections import CALLED_NOT_RECOGNIZED, CALLING_NOT_RECOGNIZED, Rejection
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rejection:
-    """An A-ASSOCIATE-RJ and what the log says of it (PS3.8 table 9-21)."""
-
-    result: int
-    source: int
-    reason: int
-    explanation: str
-
-
-CONTEXT_NOT_SUPPORTED = Rejection(
-    result=1, source=1, reason=2, explanation="application context name not supported"
-)
-CALLING_NOT_RECOGNIZED = Rejection(
-    result=1, source=1, reason=3, explanation="calling AE title not recognized"
-)
-CALLED_NOT_RECOGNIZED = Rejection(result=1, source=1, reason=7, explanation="called AE title not recognized")
-LOCAL_LIMIT = Rejection(result=2, source=3, reason=2, explanation="local limit exceeded")
-
-
-def judge(settings: ReceiverSettings, calling_ae: str, called_ae: str, address: str) -> Rejection | None:
+def refuse_access(
+    settings: ReceiverSettings, calling_ae: str, called_ae: str, address: str
+) -> Rejection | None:
     """Why a peer may not associate, or None."""
     if called_ae != settings.ae_title:
         return CALLED_NOT_RECOGNIZED

@@ -8,7 +8,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, fields
 
-from handlers.errors import ProtocolViolation
+from handlers.encoding.elements import walk
+from handlers.encoding.uids import IMPLICIT_LITTLE
+from handlers.errors import ProtocolViolation, ScanError
 
 C_STORE_RQ = 0x0001
 C_STORE_RSP = 0x8001
@@ -30,6 +32,7 @@ NO_DATASET = 0x0101
 WITH_DATASET = 0x0001
 
 MAXIMUM_COMMAND_LENGTH = 16_384
+LAST_COMMAND_TAG = 0x0000FFFF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ class Command:
 
     @property
     def has_dataset(self) -> bool:
+        """Whether a dataset follows the command."""
         return self.dataset_type != NO_DATASET
 
 
@@ -119,24 +123,23 @@ def decode_command(data: bytes) -> Command:
         ProtocolViolation: it is not a command set.
     """
     values: dict[str, str | int] = {}
-    position = 0
-    while position < len(data):
-        if position + 8 > len(data):
-            raise ProtocolViolation("a command element is cut off")
-        group, element, length = HEAD.unpack_from(data, position)
-        position += 8
-        if group != 0 or position + length > len(data):
-            raise ProtocolViolation("a command element is not well formed")
-        name = FIELDS.get(element)
-        if name is not None:
-            raw = data[position : position + length]
-            if name in TEXTS:
-                values[name] = raw.decode("ascii", "replace").strip(" \0")
-            elif length == 2:
-                values[name] = int.from_bytes(raw, "little")
-            else:
-                raise ProtocolViolation("a command element has a wrong length")
-        position += length
+    try:
+        for tag, _, value in walk(data, IMPLICIT_LITTLE):
+            if tag > LAST_COMMAND_TAG or value is None:
+                raise ProtocolViolation("a command element is not well formed")
+            name = FIELDS.get(tag)
+            if name is not None:
+                values[name] = _field(name, bytes(value))
+    except ScanError:
+        raise ProtocolViolation("a command element is cut off") from None
     if "command_field" not in values:
         raise ProtocolViolation("the command has no Command Field")
     return Command(**values)  # type: ignore[arg-type]
+
+
+def _field(name: str, value: bytes) -> str | int:
+    if name in TEXTS:
+        return value.decode("ascii", "replace").strip(" \0")
+    if len(value) != 2:
+        raise ProtocolViolation("a command element has a wrong length")
+    return int.from_bytes(value, "little")

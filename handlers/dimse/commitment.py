@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from pynetdicom.dsutils import decode
 
 from db.records import Reference
-from handlers.dimse.uids import IMPLICIT_LITTLE, is_uid
+from handlers.encoding.elements import walk
+from handlers.encoding.uids import IMPLICIT_LITTLE, is_uid
 from handlers.errors import ScanError
-from handlers.spool.scan import scan
 
 REQUEST_COMMITMENT = 1
 """Action Type ID."""
@@ -48,7 +48,8 @@ def decode_dataset(data: bytes, transfer_syntax: str) -> Dataset:
         CommitmentError: it is malformed, or nested too deeply.
     """
     try:
-        scan(data, transfer_syntax, frozenset())
+        for _ in walk(data, transfer_syntax):
+            pass
         return decode(BytesIO(data), transfer_syntax == IMPLICIT_LITTLE, True)
     except ScanError as error:
         raise CommitmentError(str(error)) from None

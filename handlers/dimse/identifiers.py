@@ -6,7 +6,6 @@ References: PS3.4 sections C.4.1.1.3 and C.6 (identifier structure and informati
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -16,90 +15,17 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pynetdicom.dsutils import encode
 
-from handlers.dimse.uids import IMPLICIT_LITTLE, PATIENT_ROOT_FIND, PATIENT_ROOT_GET, PATIENT_ROOT_MOVE
+from handlers.dimse.uids import PATIENT_ROOT_FIND, PATIENT_ROOT_GET, PATIENT_ROOT_MOVE
+from handlers.encoding.attributes import read_attributes
+from handlers.encoding.uids import IMPLICIT_LITTLE
 from handlers.errors import ScanError
-from handlers.spool.scan import AttributeValue, scan
+from handlers.finding.information_model import KEYWORDS, LEVELS, Identifier
 
-LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
-UNIQUE_KEYS = dict(
-    zip(LEVELS, ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), strict=True)
-)
-LEVEL_KEYS: Mapping[str, tuple[str, ...]] = {
-    "PATIENT": (
-        "PatientName",
-        "PatientID",
-        "IssuerOfPatientID",
-        "PatientBirthDate",
-        "PatientBirthTime",
-        "PatientSex",
-        "NumberOfPatientRelatedStudies",
-        "NumberOfPatientRelatedSeries",
-        "NumberOfPatientRelatedInstances",
-    ),
-    "STUDY": (
-        "StudyDate",
-        "StudyTime",
-        "AccessionNumber",
-        "ModalitiesInStudy",
-        "SOPClassesInStudy",
-        "ReferringPhysicianName",
-        "StudyDescription",
-        "PatientAge",
-        "StudyInstanceUID",
-        "StudyID",
-        "NumberOfStudyRelatedSeries",
-        "NumberOfStudyRelatedInstances",
-    ),
-    "SERIES": (
-        "SeriesDate",
-        "SeriesTime",
-        "Modality",
-        "Manufacturer",
-        "SeriesDescription",
-        "BodyPartExamined",
-        "Laterality",
-        "SeriesInstanceUID",
-        "SeriesNumber",
-        "NumberOfSeriesRelatedInstances",
-    ),
-    "IMAGE": (
-        "ImageType",
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "ContentDate",
-        "ContentTime",
-        "InstanceNumber",
-        "NumberOfFrames",
-        "Rows",
-        "Columns",
-        "BitsAllocated",
-        "CompletionFlag",
-        "VerificationFlag",
-    ),
-}
-KEYWORDS = frozenset(k for keys in LEVEL_KEYS.values() for k in keys) | {
-    "QueryRetrieveLevel",
-    "RetrieveAETitle",
-}
-COUNTS = frozenset(k for k in KEYWORDS if k.startswith("NumberOf") and "Related" in k)
 PATIENT_ROOT = frozenset({PATIENT_ROOT_FIND, PATIENT_ROOT_MOVE, PATIENT_ROOT_GET})
 
 
 class IdentifierError(Exception):
     """The identifier does not fit its SOP class; the message goes into the Error Comment."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identifier:
-    """A request: its level and the keys that it has, None where a key is empty."""
-
-    level: str
-    keys: Mapping[str, AttributeValue]
-
-    def values(self, keyword: str) -> list[str]:
-        """The values of a key; empty where it is absent or empty."""
-        value = self.keys.get(keyword)
-        return [value] if isinstance(value, str) else list(value or ())
 
 
 def read_identifier(data: bytes, transfer_syntax: str, sop_class_uid: str) -> Identifier:
@@ -109,14 +35,13 @@ def read_identifier(data: bytes, transfer_syntax: str, sop_class_uid: str) -> Id
         IdentifierError: it cannot be read, or its level is not one of the information model's.
     """
     try:
-        attributes = scan(data, transfer_syntax, KEYWORDS)
+        keys = read_attributes(data, transfer_syntax, KEYWORDS)
     except ScanError as error:
         raise IdentifierError(str(error)) from error
-    level = attributes.get("QueryRetrieveLevel")
+    level = keys.get("QueryRetrieveLevel")
     levels = LEVELS if sop_class_uid in PATIENT_ROOT else LEVELS[1:]
     if not isinstance(level, str) or level not in levels:
         raise IdentifierError("Query/Retrieve Level is missing or not of this model")
-    keys = {keyword: value for keyword, value in attributes.items() if keyword in KEYWORDS}
     return Identifier(level=level, keys=keys)
 
 

@@ -1,25 +1,42 @@
-"""What a C-STORE status means for the object that was sent (PS3.4 table B.2-1, PS3.7 annex C)."""
+"""Statuses: those that we answer with, and what a C-STORE status means for the object that was sent.
+
+References: PS3.4 tables B.2-1 (storage), C.4-1 (C-FIND), C.4-2 (C-MOVE), C.4-3 (C-GET); PS3.7 annex C.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 SUCCESS = 0x0000
+NO_SUCH_ACTION = 0x0123
+INVALID_INSTANCE = 0x0117
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+NOT_AUTHORIZED = 0x0124
+OUT_OF_RESOURCES = 0xA700
+CANNOT_CALCULATE_MATCHES = 0xA701
+CANNOT_PERFORM_SUBOPERATIONS = 0xA702
+DESTINATION_UNKNOWN = 0xA801
+DATASET_DOES_NOT_MATCH = 0xA900
+"""Also: the identifier of a query does not match its SOP class."""
+SUBOPERATIONS_FAILED = 0xB000
+CANNOT_UNDERSTAND = 0xC000
+CANCELLED = 0xFE00
+PENDING = 0xFF00
 
 PERMANENT = "permanent"
 TRANSIENT = "transient"
 DELIVERED = "delivered"
 
 _SINGLE = {
-    0x0000: (DELIVERED, "success"),
+    SUCCESS: (DELIVERED, "success"),
     0x0001: (DELIVERED, "success, with an optional attribute not supported"),
     0x0107: (DELIVERED, "warning: attribute list error"),
     0x0111: (DELIVERED, "already there"),
     0x0116: (DELIVERED, "warning: attribute value out of range"),
     0x0110: (TRANSIENT, "processing failure"),
-    0x0122: (PERMANENT, "SOP class not supported"),
-    0x0124: (PERMANENT, "not authorized"),
-    0x0117: (PERMANENT, "invalid SOP instance"),
+    SOP_CLASS_NOT_SUPPORTED: (PERMANENT, "SOP class not supported"),
+    NOT_AUTHORIZED: (PERMANENT, "not authorized"),
+    INVALID_INSTANCE: (PERMANENT, "invalid SOP instance"),
     0x0210: (TRANSIENT, "duplicate invocation"),
     0x0211: (PERMANENT, "unrecognized operation"),
     0x0212: (PERMANENT, "mistyped argument"),

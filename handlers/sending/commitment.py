@@ -31,7 +31,8 @@ from handlers.dimse.commitment import (
     write_request,
 )
 from handlers.dimse.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
-from handlers.sending.sender import NATIVE, AssociationFailed, Timeouts, close_association, open_association
+from handlers.encoding.uids import NATIVE
+from handlers.sending.association import AssociationFailed, Timeouts, close_association, open_association
 from handlers.settings import Destination
 
 log = logging.getLogger("overread.commitment")

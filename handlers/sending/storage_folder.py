@@ -10,6 +10,8 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.events import Event
 
+from handlers.dimse.uids import VERIFICATION
+
 
 class StorageFolder:
     """A C-STORE SCP on a free port of the loopback address that keeps what it gets in a folder."""
@@ -20,7 +22,7 @@ class StorageFolder:
         self.arrived = threading.Condition()
         self._entity = AE(ae_title=ae_title)
         self._entity.supported_contexts = AllStoragePresentationContexts
-        self._entity.add_supported_context("1.2.840.10008.1.1")
+        self._entity.add_supported_context(VERIFICATION)
         self.port = 0
 
     def __enter__(self) -> StorageFolder:

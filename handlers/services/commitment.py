@@ -25,16 +25,13 @@ from handlers.dimse.commitment import (
     read_report,
     read_request,
 )
+from handlers.dimse.messages import Message, MessageExchange
+from handlers.dimse.statuses import NO_SUCH_ACTION, NOT_AUTHORIZED, SUCCESS
 from handlers.dimse.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from handlers.errors import RequestRefused
 from handlers.settings import ReceiverSettings
-from handlers.upper_layer.association import Association, Message
 
 log = logging.getLogger("overread.commitment")
-
-SUCCESS = 0x0000
-NOT_AUTHORIZED = 0x0124
-NO_SUCH_ACTION = 0x0123
 
 
 class CommitmentRequests:
@@ -45,21 +42,21 @@ class CommitmentRequests:
         self.settings = settings
         self.run_directory = run_directory
 
-    def __call__(self, association: Association, message: Message) -> None:
+    def __call__(self, exchange: MessageExchange, message: Message) -> None:
         """Answer one N-ACTION-RQ."""
         command = message.command
         status, comment = SUCCESS, None
         try:
-            self._take(association, message)
+            self._take(exchange, message)
         except RequestRefused as refused:
             status, comment = refused.status, str(refused)
             log.warning(
                 "commitment_refused association=%s status=%04X reason=%s",
-                association.identifier,
+                exchange.peer.association,
                 status,
                 comment,
             )
-        association.send(
+        exchange.send(
             message.context.identifier,
             Command(
                 command_field=N_ACTION_RSP,
@@ -74,14 +71,14 @@ class CommitmentRequests:
         if status == SUCCESS:
             notify(self.run_directory, "courier")
 
-    def _take(self, association: Association, message: Message) -> None:
+    def _take(self, exchange: MessageExchange, message: Message) -> None:
         command = message.command
-        data = association.read_dataset()
+        data = exchange.read_dataset()
         if command.requested_sop_instance_uid != STORAGE_COMMITMENT_INSTANCE:
             raise RequestRefused(NO_SUCH_INSTANCE, "not the instance of storage commitment")
         if command.action_type_id != REQUEST_COMMITMENT:
             raise RequestRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
-        title = association.calling_ae
+        title = exchange.peer.calling_ae
         destination = next((d for d in self.settings.destinations if d.ae_title == title), None)
         if destination is None:
             raise RequestRefused(NOT_AUTHORIZED, "no [[destination]] says where this AE title listens")
@@ -103,15 +100,17 @@ class CommitmentReports:
         self.commitments = Commitments(database)
         self.settings = settings
 
-    def __call__(self, association: Association, message: Message) -> None:
+    def __call__(self, exchange: MessageExchange, message: Message) -> None:
         """Answer one N-EVENT-REPORT-RQ."""
-        data = association.read_dataset()
+        data = exchange.read_dataset()
         try:
-            status = self._take(association.calling_ae, data, message.context.transfer_syntax)
+            status = self._take(exchange.peer.calling_ae, data, message.context.transfer_syntax)
         except CommitmentError as error:
-            log.warning("commitment_report_refused association=%s reason=%s", association.identifier, error)
+            log.warning(
+                "commitment_report_refused association=%s reason=%s", exchange.peer.association, error
+            )
             status = INVALID_ARGUMENT
-        association.send(
+        exchange.send(
             message.context.identifier,
             Command(
                 command_field=N_EVENT_REPORT_RSP,

@@ -1,4 +1,4 @@
-"""The services that a receiver offers besides storage and verification: query, retrieve, storage commitment."""
+"""The services that a receiver offers, by the command that asks for them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,48 @@ from pathlib import Path
 
 from db.database import Database
 from handlers.audit.trail import AuditTrail
-from handlers.dimse.commands import C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_EVENT_REPORT_RQ
+from handlers.dimse.commands import (
+    C_ECHO_RQ,
+    C_FIND_RQ,
+    C_GET_RQ,
+    C_MOVE_RQ,
+    C_STORE_RQ,
+    N_ACTION_RQ,
+    N_EVENT_REPORT_RQ,
+)
+from handlers.dimse.messages import Service
 from handlers.services.commitment import CommitmentReports, CommitmentRequests
 from handlers.services.query import Query
 from handlers.services.retrieval import Get, Move
+from handlers.services.storage import Storage
+from handlers.services.verification import verify
 from handlers.settings import ReceiverSettings
-from handlers.upper_layer.association import Service
+from handlers.spool.intake import Intake
 
 
-def services(
-    database: Database,
-    settings: ReceiverSettings,
-    root: Path,
-    run_directory: Path,
-    audit: AuditTrail | None = None,
-) -> Mapping[int, Service]:
-    """Services by the command that asks for them; results lie below ``root``."""
-    trail = audit or AuditTrail(None)
-    return {
-        C_FIND_RQ: Query(database, settings.ae_title, trail),
-        C_MOVE_RQ: Move(database, settings, root, trail),
-        C_GET_RQ: Get(database, settings, root, trail),
-        N_ACTION_RQ: CommitmentRequests(database, settings, run_directory),
-        N_EVENT_REPORT_RQ: CommitmentReports(database, settings),
-    }
+class Services:
+    """The services of one receiver process; results lie below ``data_folder``."""
+
+    def __init__(
+        self,
+        settings: ReceiverSettings,
+        database: Database,
+        data_folder: Path,
+        run_directory: Path,
+        audit: AuditTrail,
+    ) -> None:
+        self._intake = Intake(database, settings, run_directory, audit)
+        self.storage = Storage(self._intake)
+        self.by_command: Mapping[int, Service] = {
+            C_ECHO_RQ: verify,
+            C_STORE_RQ: self.storage,
+            C_FIND_RQ: Query(database, settings.ae_title, audit),
+            C_MOVE_RQ: Move(database, settings, data_folder, audit),
+            C_GET_RQ: Get(database, settings, data_folder, audit),
+            N_ACTION_RQ: CommitmentRequests(database, settings, run_directory),
+            N_EVENT_REPORT_RQ: CommitmentReports(database, settings),
+        }
+
+    def close(self) -> None:
+        """Give back what they hold ready."""
+        self._intake.close()

@@ -16,17 +16,7 @@ from db.database import Database
 from db.errors import DatabaseError
 from db.records import Result
 from db.results import Results
-from handlers.audit.trail import (
-    APPLICATION,
-    DESTINATION_ROLE,
-    SOURCE_ROLE,
-    AuditTrail,
-    Event,
-    Participant,
-    ourselves,
-    peer_of,
-    studies_of,
-)
+from handlers.audit.trail import AuditTrail
 from handlers.dimse.commands import (
     C_GET_RSP,
     C_MOVE_RSP,
@@ -36,36 +26,30 @@ from handlers.dimse.commands import (
     WITH_DATASET,
     Command,
 )
-from handlers.dimse.identifiers import (
-    LEVELS,
-    UNIQUE_KEYS,
-    Identifier,
-    IdentifierError,
-    encode_dataset,
-    read_identifier,
-    write_identifier,
-)
-from handlers.dimse.statuses import meaning
-from handlers.dimse.uids import EXPLICIT_LITTLE, IMPLICIT_LITTLE
-from handlers.errors import ProtocolViolation
-from handlers.sending.sender import FileToSend, MoveOriginator, Sender
-from handlers.services.query import (
+from handlers.dimse.identifiers import IdentifierError, encode_dataset, read_identifier, write_identifier
+from handlers.dimse.messages import Message, MessageExchange
+from handlers.dimse.statuses import (
     CANCELLED,
-    IDENTIFIER_DOES_NOT_MATCH,
+    CANNOT_CALCULATE_MATCHES,
+    CANNOT_PERFORM_SUBOPERATIONS,
+    DATASET_DOES_NOT_MATCH,
+    DESTINATION_UNKNOWN,
     PENDING,
+    SUBOPERATIONS_FAILED,
     SUCCESS,
-    candidates,
+    meaning,
 )
+from handlers.encoding.uids import NATIVE
+from handlers.errors import ProtocolViolation
+from handlers.finding.entities import named
+from handlers.finding.information_model import UNIQUE_KEYS, Identifier
+from handlers.sending.sender import FileToSend, MoveOriginator, Sender
 from handlers.settings import ReceiverSettings
 from handlers.spool.stored_files import StoredFiles
-from handlers.upper_layer.association import Association, Message, PresentationContext
+from handlers.upper_layer.association import PresentationContext
 
 log = logging.getLogger("overread.retrieval")
 
-CANNOT_CALCULATE_MATCHES = 0xA701
-CANNOT_PERFORM_SUBOPERATIONS = 0xA702
-DESTINATION_UNKNOWN = 0xA801
-SOME_FAILED = 0xB000
 COUNT_LIMIT = 0xFFFF
 MEDIUM_PRIORITY = 0
 
@@ -93,7 +77,7 @@ class Tally:
         """What the last response says, if nobody cancelled."""
         if self.failed and not self.completed and not self.warned:
             return CANNOT_PERFORM_SUBOPERATIONS
-        return SOME_FAILED if self.failed or self.warned else SUCCESS
+        return SUBOPERATIONS_FAILED if self.failed or self.warned else SUCCESS
 
 
 class Retrieval:
@@ -107,37 +91,34 @@ class Retrieval:
         self.settings = settings
         self.files = StoredFiles(root)
 
-    def __call__(self, association: Association, message: Message) -> None:
+    def __call__(self, exchange: MessageExchange, message: Message) -> None:
         """Answer one C-MOVE-RQ or C-GET-RQ."""
         context = message.context
         try:
             identifier = read_identifier(
-                association.read_dataset(), context.transfer_syntax, context.abstract_syntax
+                exchange.read_dataset(), context.transfer_syntax, context.abstract_syntax
             )
             found = self._found(identifier)
         except IdentifierError as error:
-            self._refuse(association, message, IDENTIFIER_DOES_NOT_MATCH, str(error))
+            self._refuse(exchange, message, DATASET_DOES_NOT_MATCH, str(error))
             return
         except DatabaseError as error:
-            log.error("retrieval_failed association=%s error=%s", association.identifier, error)
-            self._refuse(association, message, CANNOT_CALCULATE_MATCHES, "the database does not answer")
+            log.error("retrieval_failed association=%s error=%s", exchange.peer.association, error)
+            self._refuse(exchange, message, CANNOT_CALCULATE_MATCHES, "the database does not answer")
             return
-        self._retrieve(association, message, found)
+        self._retrieve(exchange, message, found)
 
-    def _retrieve(self, association: Association, message: Message, found: Sequence[Result]) -> None:
+    def _retrieve(self, exchange: MessageExchange, message: Message, found: Sequence[Result]) -> None:
         raise NotImplementedError
 
     def _found(self, identifier: Identifier) -> list[Result]:
         needed = UNIQUE_KEYS[identifier.level]
         if not identifier.values(needed):
             raise IdentifierError(f"{needed} is missing")
-        # Only the unique keys of the level and those above it say what is meant.
-        unique = {UNIQUE_KEYS[level] for level in LEVELS[: LEVELS.index(identifier.level) + 1]}
-        keys = {keyword: value for keyword, value in identifier.keys.items() if keyword in unique}
-        return list(candidates(self.results, Identifier(level=identifier.level, keys=keys)))
+        return named(self.results, identifier)
 
-    def _refuse(self, association: Association, message: Message, status: int, comment: str) -> None:
-        association.send(
+    def _refuse(self, exchange: MessageExchange, message: Message, status: int, comment: str) -> None:
+        exchange.send(
             message.context.identifier,
             Command(
                 command_field=self.response_field,
@@ -148,7 +129,7 @@ class Retrieval:
             ),
         )
 
-    def _respond(self, association: Association, message: Message, tally: Tally, status: int) -> None:
+    def _respond(self, exchange: MessageExchange, message: Message, tally: Tally, status: int) -> None:
         """Send a response with the counts; the last one also lists what failed."""
         last = status != PENDING
         failures = (
@@ -156,7 +137,7 @@ class Retrieval:
             if last and tally.failed
             else None
         )
-        association.send(
+        exchange.send(
             message.context.identifier,
             Command(
                 command_field=self.response_field,
@@ -188,15 +169,17 @@ class Move(Retrieval):
 
     response_field = C_MOVE_RSP
 
-    def _retrieve(self, association: Association, message: Message, found: Sequence[Result]) -> None:
+    def _retrieve(self, exchange: MessageExchange, message: Message, found: Sequence[Result]) -> None:
         title = message.command.move_destination
         destination = next((d for d in self.settings.destinations if d.ae_title == title), None)
         if destination is None:
-            log.warning("move_refused association=%s reason=unknown destination", association.identifier)
-            self._refuse(association, message, DESTINATION_UNKNOWN, "Move Destination is not configured")
+            log.warning(
+                "move_refused association=%s reason=%s", exchange.peer.association, "unknown destination"
+            )
+            self._refuse(exchange, message, DESTINATION_UNKNOWN, "Move Destination is not configured")
             return
         message_id = message.command.message_id or 0
-        originator = MoveOriginator(ae_title=association.calling_ae, message_id=message_id)
+        originator = MoveOriginator(ae_title=exchange.peer.calling_ae, message_id=message_id)
         tally = Tally(len(found))
         by_uid = {result.sop_instance_uid: result for result in found}
         delivered: list[Result] = []
@@ -206,22 +189,14 @@ class Move(Retrieval):
                 tally.add(sent.file.sop_instance_uid, delivered=sent.delivered, status=sent.status)
                 if sent.delivered:
                     delivered.append(by_uid[sent.file.sop_instance_uid])
-                if tally.remaining and association.cancelled(message_id):
-                    self._respond(association, message, tally, CANCELLED)
+                if tally.remaining and exchange.cancelled(message_id):
+                    self._respond(exchange, message, tally, CANCELLED)
                     return
                 if tally.remaining:
-                    self._respond(association, message, tally, PENDING)
+                    self._respond(exchange, message, tally, PENDING)
         finally:
-            receiver = Participant(
-                identity=destination.ae_title,
-                requestor=False,
-                role=DESTINATION_ROLE,
-                address=destination.host,
-            )
-            sender = ourselves(association.called_ae, SOURCE_ROLE)
-            asking = peer_of(association, APPLICATION)
-            self.audit.transferred(Event.INSTANCES_SENT, (sender, receiver, asking), studies_of(delivered))
-        self._respond(association, message, tally, tally.last_status())
+            self.audit.sent(exchange.peer.called_ae, destination, delivered, asked_by=exchange.peer)
+        self._respond(exchange, message, tally, tally.last_status())
 
 
 class Get(Retrieval):
@@ -229,31 +204,29 @@ class Get(Retrieval):
 
     response_field = C_GET_RSP
 
-    def _retrieve(self, association: Association, message: Message, found: Sequence[Result]) -> None:
+    def _retrieve(self, exchange: MessageExchange, message: Message, found: Sequence[Result]) -> None:
         message_id = message.command.message_id or 0
         tally = Tally(len(found))
         sent: list[Result] = []
         try:
             for number, result in enumerate(found):
-                if association.cancelled(message_id):
-                    self._respond(association, message, tally, CANCELLED)
+                if exchange.cancelled(message_id):
+                    self._respond(exchange, message, tally, CANCELLED)
                     return
-                status = self._store(association, self._file(result), 1 + number % COUNT_LIMIT)
+                status = self._store(exchange, self._file(result), 1 + number % COUNT_LIMIT)
                 delivered = status is not None and meaning(status).delivered
                 tally.add(result.sop_instance_uid, delivered=delivered, status=status)
                 if delivered:
                     sent.append(result)
                 if tally.remaining:
-                    self._respond(association, message, tally, PENDING)
+                    self._respond(exchange, message, tally, PENDING)
         finally:
-            sender = ourselves(association.called_ae, SOURCE_ROLE)
-            receiver = peer_of(association, DESTINATION_ROLE)
-            self.audit.transferred(Event.INSTANCES_SENT, (sender, receiver), studies_of(sent))
-        self._respond(association, message, tally, tally.last_status())
+            self.audit.fetched(exchange.peer, sent)
+        self._respond(exchange, message, tally, tally.last_status())
 
-    def _store(self, association: Association, file: FileToSend, message_id: int) -> int | None:
+    def _store(self, exchange: MessageExchange, file: FileToSend, message_id: int) -> int | None:
         """Send one file; the peer's status, None where it could not be sent."""
-        context = _context_for(association, file)
+        context = _context_for(exchange, file)
         if context is None:
             return None
         command = Command(
@@ -268,28 +241,27 @@ class Get(Retrieval):
             if context.transfer_syntax == file.transfer_syntax_uid:
                 with file.path.open("rb") as opened:
                     opened.seek(_dataset_offset(opened.read(144)))
-                    association.send(context.identifier, command, opened)
+                    exchange.send(context.identifier, command, opened)
             else:
                 encoded = encode_dataset(dcmread(file.path), context.transfer_syntax)
-                association.send(context.identifier, command, encoded)
+                exchange.send(context.identifier, command, encoded)
         except (OSError, InvalidDicomError, ValueError) as error:
             log.error("result_unreadable error=%s", type(error).__name__)
             return None
-        answer = association.receive().command
+        answer = exchange.receive().command
         if answer.command_field != C_STORE_RSP or answer.message_id_responded_to != message_id:
             raise ProtocolViolation("the answer to a C-STORE was expected")
         return answer.status
 
 
-def _context_for(association: Association, file: FileToSend) -> PresentationContext | None:
+def _context_for(exchange: MessageExchange, file: FileToSend) -> PresentationContext | None:
     """The context to send a file with: as it is stored, otherwise a native one for a native file."""
-    native = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
     offered = [
         context
-        for context in association.contexts.values()
+        for context in exchange.contexts.values()
         if context.abstract_syntax == file.sop_class_uid and context.peer_is_scp
     ]
-    wanted = [file.transfer_syntax_uid, *(native if file.transfer_syntax_uid in native else ())]
+    wanted = [file.transfer_syntax_uid, *(NATIVE if file.transfer_syntax_uid in NATIVE else ())]
     return next((c for syntax in wanted for c in offered if c.transfer_syntax == syntax), None)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from handlers.dimse.commands import C_ECHO_RSP, Command
+from handlers.dimse.messages import Message, MessageExchange
+from handlers.dimse.statuses import SUCCESS
 from handlers.dimse.uids import VERIFICATION
-from handlers.upper_layer.association import Association, Message
 
 
-def verify(association: Association, message: Message) -> None:
+def verify(exchange: MessageExchange, message: Message) -> None:
     """Answer one C-ECHO-RQ."""
-    association.send(
+    exchange.send(
         message.context.identifier,
         Command(
             command_field=C_ECHO_RSP,
             message_id_responded_to=message.command.message_id,
             affected_sop_class_uid=VERIFICATION,
-            status=0x0000,
+            status=SUCCESS,
         ),
     )

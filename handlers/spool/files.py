@@ -22,7 +22,7 @@ from pathlib import Path
 
 from db.database import Database
 from db.index import Index
-from handlers.dimse.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from handlers.encoding.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from handlers.spool.folders import make_durable, sync_folder
 
 log = logging.getLogger("overread.spool")
@@ -51,7 +51,7 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
         + _element((2, 3), b"UI", sop_instance_uid.encode())
         + _element((2, 0x10), b"UI", transfer_syntax_uid.encode())
         + _element((2, 0x12), b"UI", IMPLEMENTATION_CLASS_UID.encode())
-        + _element((2, 0x13), b"SH", IMPLEMENTATION_VERSION.encode())
+        + _element((2, 0x13), b"SH", IMPLEMENTATION_VERSION_NAME.encode())
         + _element((2, 0x16), b"AE", source_ae.encode("ascii", "replace"))
     )
     return bytes(PREFIX_AT + len(PREFIX)) + _element((2, 0), b"UL", struct.pack("<I", len(meta))) + meta

@@ -19,7 +19,7 @@ from db.errors import DatabaseError
 from db.index import Index
 from db.records import NewInstance, StoreVerdict
 
-log = logging.getLogger("overread.committer")
+log = logging.getLogger("overread.group_commit")
 
 GATHER_SECONDS = 0.002
 """So long a group waits for instances that are being synced; most syncs take less."""
@@ -53,7 +53,7 @@ class _Entry:
         return self.verdict is not None or self.error is not None
 
 
-class Committer:
+class GroupCommit:
     """Commits instances for all associations of one process."""
 
     def __init__(self, index: Index) -> None:

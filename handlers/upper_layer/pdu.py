@@ -6,7 +6,7 @@ References: PS3.8 section 9.3 (structure of the PDUs), annex D and PS3.7 annex D
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from handlers.errors import ProtocolViolation
@@ -26,6 +26,9 @@ APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 
 MAXIMUM_ASSOCIATE_LENGTH = 262_144
 """An A-ASSOCIATE-RQ with 128 contexts of every transfer syntax is below this."""
+
+HEAD_LENGTH = 68
+"""Protocol version, AE titles and reserved bytes of an A-ASSOCIATE-RQ or -AC, in front of the items."""
 
 RELEASE_RP = HEADER.pack(A_RELEASE_RP, 4) + bytes(4)
 ABORT_BY_PROVIDER = HEADER.pack(A_ABORT, 4) + bytes((0, 0, 2, 0))
@@ -53,8 +56,9 @@ class RoleSelection:
 
 @dataclass(frozen=True, kw_only=True)
 class AssociateRequest:
-    """An A-ASSOCIATE-RQ. ``maximum_length`` 0 means no limit."""
+    """An A-ASSOCIATE-RQ. ``maximum_length`` 0 means no limit; the answer repeats ``head``."""
 
+    head: bytes
     called_ae: str
     calling_ae: str
     application_context: str
@@ -95,13 +99,13 @@ def parse_associate_request(data: bytes) -> AssociateRequest:
     Raises:
         ProtocolViolation: it is not built as PS3.8 section 9.3.2 says.
     """
-    if len(data) < 68:
+    if len(data) < HEAD_LENGTH:
         raise ProtocolViolation("the A-ASSOCIATE-RQ is too short")
     contexts: list[ProposedContext] = []
     roles: list[RoleSelection] = []
     application_context = ""
     maximum_length = 16384
-    for kind, item in _items(data[68:]):
+    for kind, item in _items(data[HEAD_LENGTH:]):
         if kind == 0x10:
             application_context = _text(item)
         elif kind == 0x20 and len(item) >= 4:
@@ -121,6 +125,7 @@ def parse_associate_request(data: bytes) -> AssociateRequest:
                 elif sub == 0x54:
                     roles.append(_role(value))
     return AssociateRequest(
+        head=data[:HEAD_LENGTH],
         called_ae=_text(data[4:20]),
         calling_ae=_text(data[20:36]),
         application_context=application_context,
@@ -142,20 +147,19 @@ def _item(kind: int, data: bytes) -> bytes:
 
 
 def encode_associate_accept(
-    request_head: bytes,
+    request: AssociateRequest,
     contexts: Sequence[AnsweredContext],
-    roles: Sequence[RoleSelection],
     maximum_length: int,
     implementation_class_uid: str,
-    implementation_version: str,
+    implementation_version_name: str,
 ) -> bytes:
-    """An A-ASSOCIATE-AC; ``request_head`` is the first 68 bytes of the request, which it repeats."""
+    """An A-ASSOCIATE-AC: the contexts as they are answered, the roles as they were proposed."""
     user = _item(0x51, struct.pack(">I", maximum_length)) + _item(0x52, implementation_class_uid.encode())
-    for role in roles:
+    for role in request.roles:
         uid = role.sop_class_uid.encode()
         user += _item(0x54, struct.pack(">H", len(uid)) + uid + bytes((role.scu, role.scp)))
-    user += _item(0x55, implementation_version.encode())
-    body = struct.pack(">HH", 1, 0) + request_head[4:68] + _item(0x10, APPLICATION_CONTEXT)
+    user += _item(0x55, implementation_version_name.encode())
+    body = struct.pack(">HH", 1, 0) + request.head[4:] + _item(0x10, APPLICATION_CONTEXT)
     for context in contexts:
         answer = bytes((context.identifier, 0, context.result, 0))
         body += _item(0x21, answer + _item(0x40, context.transfer_syntax.encode()))
@@ -172,3 +176,25 @@ def encode_data(context_id: int, data: bytes | memoryview, *, command: bool, las
     """A P-DATA-TF with one presentation data value (PS3.8 section 9.3.5 and annex E)."""
     control = (1 if command else 0) | (2 if last else 0)
     return HEADER.pack(P_DATA_TF, len(data) + 6) + PDV.pack(len(data) + 2, context_id, control) + bytes(data)
+
+
+def split_data(data: memoryview, contexts: Container[int]) -> list[tuple[int, int, memoryview]]:
+    """The presentation data values of a P-DATA-TF: context, message control header, fragment.
+
+    Raises:
+        ProtocolViolation: it is not built as PS3.8 section 9.3.5 says, or uses another context.
+    """
+    values: list[tuple[int, int, memoryview]] = []
+    position = 0
+    while position < len(data):
+        if position + PDV.size > len(data):
+            raise ProtocolViolation("a presentation data value is cut off")
+        length, identifier, control = PDV.unpack_from(data, position)
+        end = position + 4 + length
+        if length < 2 or end > len(data):
+            raise ProtocolViolation("a presentation data value has a wrong length")
+        if identifier not in contexts:
+            raise ProtocolViolation("a presentation context was used that was not accepted")
+        values.append((identifier, control, data[position + PDV.size : end]))
+        position = end
+    return values

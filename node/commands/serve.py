@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from db.database import Database
-from handlers.audit.trail import AuditTrail, Event
+from handlers.audit.trail import AuditTrail
 from handlers.spool.files import reconcile
 from handlers.spool.stored_files import StoredFiles
 from node.commands.common import ConfigOption, load_configuration
@@ -48,7 +48,7 @@ def serve(
     held = hold_data_folder(configuration, whole=role is None) if role in (None, Role.RECEIVER) else None
     prepare(configuration, with_spool=role is None)
     audit = AuditTrail(configuration.audit_settings())
-    audit.activity(Event.APPLICATION_START)
+    audit.started()
     try:
         if role is None:
             stop = stop_event_on_signals()
@@ -58,7 +58,7 @@ def serve(
             kinds = [engine.kind for engine in configuration.engine] if role is Role.RECEIVER else []
             serve_role(configuration, role, engine_keywords=engine_keywords(kinds))
     finally:
-        audit.activity(Event.APPLICATION_STOP)
+        audit.stopped()
         audit.close()
 
 

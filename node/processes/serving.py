@@ -72,7 +72,6 @@ def _serve_receiver(
 ) -> None:
     from handlers.acceptor.server import Server
     from handlers.audit.trail import AuditTrail
-    from handlers.services.offered import services
 
     give_memory_back()
     settings = configuration.receiver_settings(engine_keywords)
@@ -80,8 +79,8 @@ def _serve_receiver(
     server = Server(
         settings,
         database,
-        configuration.run_dir,
-        services=services(database, settings, configuration.data_dir, configuration.run_dir, audit),
+        data_folder=configuration.data_dir,
+        run_directory=configuration.run_dir,
         audit=audit,
     )
     stop_event_on_signals(also=lambda: server.stop(DRAIN_SECONDS))

@@ -13,15 +13,7 @@ from db.outbox import Outbox
 from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
 from db.retry import DELIVERY, DESTINATION
 from db.wakeup import Wakeup
-from handlers.audit.trail import (
-    DESTINATION_ROLE,
-    SOURCE_ROLE,
-    AuditTrail,
-    Event,
-    Participant,
-    ourselves,
-    studies_of,
-)
+from handlers.audit.trail import AuditTrail
 from handlers.sending.sender import FileToSend, Sender, SendResult
 from handlers.settings import Destination
 from handlers.spool.stored_files import PathOutside, StoredFiles
@@ -113,8 +105,7 @@ class DestinationCourier:
                     break
         finally:
             # Also where the database broke off: the destination has them all the same.
-            if delivered:
-                self._record_sent(delivered)
+            self.audit.sent(self.sender.calling_ae, self.destination, delivered)
         self._pause_unless(answered)
         return True
 
@@ -137,19 +128,6 @@ class DestinationCourier:
             self.outbox.settle(delivery, outcome_of(result, delivery.attempts))
         except StaleLease:
             log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
-
-    def _record_sent(self, delivered: list[Delivery]) -> None:
-        receiver = Participant(
-            identity=self.destination.ae_title,
-            requestor=False,
-            role=DESTINATION_ROLE,
-            address=self.destination.host,
-        )
-        self.audit.transferred(
-            Event.INSTANCES_SENT,
-            (ourselves(self.sender.calling_ae, SOURCE_ROLE, requestor=True), receiver),
-            studies_of(delivered),
-        )
 
     def _files(self, deliveries: list[Delivery]) -> list[tuple[Delivery, FileToSend]]:
         """The deliveries with their files; one whose path is refused fails for good and holds up no other."""

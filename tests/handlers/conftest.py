@@ -18,7 +18,6 @@ from db.database import Database, DatabaseSettings
 from db.index import Index
 from handlers.acceptor.server import Server
 from handlers.audit.trail import AuditTrail
-from handlers.services.offered import services
 from handlers.settings import ReceiverSettings
 from tests.peers.spool import filled
 
@@ -80,8 +79,7 @@ def running(folder: Path, **settings: Any) -> Iterator[Receiver]:
             **settings,
         }
     )
-    offered = services(database, chosen, folder, folder / "run", audit)
-    server = Server(chosen, database, folder / "run", offered, audit)
+    server = Server(chosen, database, folder, folder / "run", audit)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers.encoding.uids import IMPLEMENTATION_CLASS_UID
 from handlers.settings import Source
 from handlers.spool.files import is_whole
 from handlers.upper_layer import pdu
@@ -157,12 +158,12 @@ def test_more_associations_than_allowed_are_rejected_as_a_passing_limit(
 def test_association_that_idles_longest_gives_its_place_up(
     start_receiver: StartReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.acceptor.server.GRACE_SECONDS", 60.0)
+    monkeypatch.setattr("handlers.acceptor.places.GRACE_SECONDS", 60.0)
     receiver = start_receiver(maximum_associations=2)
     with connected(receiver) as first, connected(receiver) as second:
         for number, connection in enumerate((first, second), start=1):
             associated(connection)
-            wait_until(lambda number=number: len(receiver.server._idle) == number, 30, "it idles")
+            wait_until(lambda number=number: len(receiver.server.places._idle) == number, 30, "it idles")
 
         def let_in() -> bool:
             with connected(receiver) as third:
@@ -170,7 +171,7 @@ def test_association_that_idles_longest_gives_its_place_up(
                 return read_pdu(third)[0] == A_ASSOCIATE_AC
 
         assert not let_in()
-        monkeypatch.setattr("handlers.acceptor.server.GRACE_SECONDS", 0.0)
+        monkeypatch.setattr("handlers.acceptor.places.GRACE_SECONDS", 0.0)
         wait_until(let_in, 30, "a place is free")
         assert_ended(first)
         second.sendall(store_command())  # still there
@@ -216,6 +217,7 @@ def test_contexts_that_are_not_supported_are_refused_one_by_one(receiver: Receiv
         assert kind == A_ASSOCIATE_AC
         position = body.index(b"\x21\x00")
         assert body[position + 6] == 3
+        assert IMPLEMENTATION_CLASS_UID.encode() in body
     with connected(receiver) as connection:
         connection.sendall(associate_request(syntax="1.2.3.4.5"))
         _, body = read_pdu(connection)

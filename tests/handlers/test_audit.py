@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 import time
 from base64 import b64decode
 from datetime import UTC, datetime
@@ -15,10 +14,8 @@ from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from db.retry import REJECTION, RetryPolicy
-from handlers.acceptor.guesses import WAITING, Guesses
 from handlers.audit import trail as audit
-from handlers.audit.trail import AuditTrail, Event
+from handlers.audit.trail import AuditTrail
 from handlers.settings import AuditSettings, Source
 from tests.handlers.conftest import StartReceiver, write_object
 from tests.handlers.test_acceptor import connected
@@ -127,7 +124,7 @@ def test_every_day_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     for day in (1, 2):
         moment = datetime(2026, 1, day, 23, 59, tzinfo=UTC)
         monkeypatch.setattr(audit, "datetime", SimpleNamespace(now=lambda zone, at=moment: at))
-        trail.activity(Event.APPLICATION_START)
+        trail.started()
     trail.close()
     names = sorted(path.name for path in (tmp_path / "audit").iterdir())
     assert names == ["audit-2026-01-01.log", "audit-2026-01-02.log"]
@@ -138,46 +135,18 @@ def test_line_that_a_full_disk_cut_off_takes_no_other_along(
 ) -> None:
     trail = AuditTrail(kept_in(tmp_path))
     write = os.write
-    trail.activity(Event.APPLICATION_START)
+    trail.started()
     with monkeypatch.context() as patch:
         patch.setattr(audit.os, "write", lambda file, data: write(file, data[:100]))
-        trail.activity(Event.APPLICATION_START)
+        trail.started()
     another = AuditTrail(kept_in(tmp_path))
-    another.activity(Event.APPLICATION_STOP)
+    another.stopped()
     another.close()
     trail.close()
     assert "audit_not_written" in caplog.text
     (file,) = (tmp_path / "audit").iterdir()
     lines = file.read_bytes().splitlines()
     assert [line.endswith(b"</AuditMessage>") for line in lines] == [True, False, True]
-
-
-def test_guesses_wait_longer_and_longer() -> None:
-    guesses = Guesses()
-    pauses = [guesses.pause("10.0.0.1") for _ in range(12)]
-    assert pauses[0] == 0
-    assert pauses[1:] == sorted(pauses[1:])
-    assert pauses[-1] == REJECTION.ceiling
-    assert guesses.pause("10.0.0.2") == 0
-
-
-def test_guesses_at_once_do_not_fill_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlers.acceptor.guesses.REJECTION", RetryPolicy(first=300.0, ceiling=300.0))
-    guesses, stopping = Guesses(), threading.Event()
-    for _ in range(10):
-        guesses.pause("10.0.0.1")
-    answers: list[bool] = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(guesses.hold("10.0.0.1", stopping)))
-        for _ in range(WAITING + 5)
-    ]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: answers == [False] * 5, 30, "those that are too many are told at once")
-    stopping.set()
-    for thread in threads:
-        thread.join(5)
-    assert answers.count(True) == WAITING
 
 
 def test_guessing_peer_holds_up_nobody(start_receiver: StartReceiver, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from handlers.dimse.commitment import (
     write_report,
     write_request,
 )
-from handlers.dimse.uids import EXPLICIT_LITTLE, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from handlers.dimse.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from handlers.encoding.uids import EXPLICIT_LITTLE
 from handlers.settings import Destination
 from tests.db.test_commitment import asked, sent, states
 from tests.handlers.conftest import Receiver, StartReceiver

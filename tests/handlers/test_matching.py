@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.services.matching import matches, wildcard_matches
+from handlers.finding.matching import matches, wildcard_matches
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ from pydicom.uid import CTImageStorage, JPEGBaseline8Bit, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt, transport
 
 from handlers.dimse.statuses import meaning
-from handlers.sending.sender import FileToSend, Sender, Timeouts, echo
+from handlers.dimse.uids import VERIFICATION
+from handlers.encoding.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from handlers.sending.association import Timeouts
+from handlers.sending.sender import FileToSend, Sender, echo
 from handlers.settings import Destination
 from tests.handlers.conftest import write_object
 from tests.peers.dcmtk import Storescp
@@ -206,3 +209,22 @@ def test_more_classes_than_one_association_has_contexts_for(tmp_path: Path) -> N
     assert all(r.delivered for r in results)
     assert received == [f.sop_instance_uid for f in files]
     assert CTImageStorage in classes
+
+
+def test_peer_is_told_which_implementation_we_are() -> None:
+    named: list[tuple[str, str]] = []
+
+    def answer(event: evt.Event) -> int:
+        requestor = event.assoc.requestor
+        named.append((str(requestor.implementation_class_uid), str(requestor.implementation_version_name)))
+        return 0x0000
+
+    pacs = AE(ae_title="PACS")
+    pacs.add_supported_context(VERIFICATION)
+    server = pacs.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_ECHO, answer)])
+    assert server is not None
+    try:
+        assert echo(destination(server.server_address[1]), "ME").ok
+    finally:
+        server.shutdown()
+    assert named == [(IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)]

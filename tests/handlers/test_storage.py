@@ -28,6 +28,7 @@ from db.database import Database
 from db.errors import DatabaseUnavailable
 from db.index import Index
 from handlers.dimse.uids import storage_sop_classes, transfer_syntaxes
+from handlers.encoding.uids import IMPLEMENTATION_CLASS_UID
 from tests.handlers.conftest import Receiver, StartReceiver, running, write_object
 from tests.peers.dcmtk import storescu
 from tests.peers.waiting import wait_until
@@ -93,7 +94,9 @@ def test_minimal_dataset_is_stored(receiver: Receiver) -> None:
     file = receiver.folder / stored.path
     assert file.read_bytes().endswith(minimal())
     assert stored.sha256 == hashlib.sha256(minimal()).hexdigest()
-    assert pydicom.dcmread(file).file_meta.SourceApplicationEntityTitle == "TEST"
+    meta = pydicom.dcmread(file).file_meta
+    assert meta.SourceApplicationEntityTitle == "TEST"
+    assert meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
 
 
 def test_preamble_of_a_received_file_is_zero(receiver: Receiver, tmp_path: Path) -> None:

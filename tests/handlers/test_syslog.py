@@ -17,7 +17,7 @@ import pytest
 from db.retry import RetryPolicy
 from handlers.audit import syslog
 from handlers.audit.syslog import Severity, SyslogSender
-from handlers.audit.trail import AuditTrail, Event
+from handlers.audit.trail import AuditTrail
 from handlers.settings import AuditSettings, Syslog, Tls
 from tests.peers.certificates import Authority
 from tests.peers.waiting import free_port, wait_until
@@ -98,8 +98,8 @@ def test_messages_arrive_framed_and_in_order(
     settings = AuditSettings(folder=tmp_path / "audit", source="OVERREAD", syslog=server_at(port, authority))
     with collecting(authority, port) as collector:
         trail = AuditTrail(settings)
-        trail.activity(Event.APPLICATION_START)
-        trail.activity(Event.APPLICATION_STOP)
+        trail.started()
+        trail.stopped()
         trail.close()
         wait_until(lambda: len(collector.received) == 2, 60, "both messages are there")
     heads, bodies = zip(*(line.split(f" - {BYTE_ORDER_MARK}") for line in collector.received), strict=True)

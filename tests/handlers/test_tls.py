@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from handlers.sending.sender import FileToSend, Sender, SendResult, Timeouts, echo
+from handlers.sending.association import Timeouts
+from handlers.sending.sender import FileToSend, Sender, SendResult, echo
 from handlers.settings import Destination, Tls
 from tests.handlers.conftest import StartReceiver, write_object
 from tests.handlers.test_audit import codes, kept_in, messages

@@ -54,9 +54,7 @@ STEPS = {
         role="receiver", module="handlers.spool.files", function="SpoolFile.sync", after=True
     ),
     "instance committed": Step(role="receiver", module="db.index", function="Index.record", after=True),
-    "response due": Step(
-        role="receiver", module="handlers.services.storage", function="Storage._store", after=True
-    ),
+    "response due": Step(role="receiver", module="handlers.spool.intake", function="Intake.take", after=True),
     # The ticker.
     "study complete": Step(role="ticker", module="db.plans", function="Plans.complete_study", after=False),
     "jobs inserted": Step(role="ticker", module="db.plans", function="_insert", after=True),

@@ -8,7 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from handlers.acceptor.access import CALLED_NOT_RECOGNIZED, CALLING_NOT_RECOGNIZED, LOCAL_LIMIT, Rejection
+from handlers.upper_layer.rejections import (
+    CALLED_NOT_RECOGNIZED,
+    CALLING_NOT_RECOGNIZED,
+    LOCAL_LIMIT,
+    Rejection,
+)
 from tests.peers.certificates import Authority
 from tests.peers.raw import A_ASSOCIATE_RJ, associate_request, associated, read_pdu
 from tests.peers.waiting import free_port

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from handlers.spool import disk
 from handlers.spool.disk import DiskWatch
-from handlers.spool.files import disk
 from tests.peers.dcmtk import storescu
 from tests.peers.waiting import wait_until
 from tests.system.faults.witness import Witness

@@ -1,4 +1,4 @@
-"""Peers that are turned away again and again wait longer each time, so that guessing AE titles takes for ever."""
+"""Peers that are rejected again and again wait longer each time, so that guessing AE titles takes for ever."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADDRESSES = 4096
 """Most addresses that are remembered; the longest silent one goes first."""
 
 
-class Guesses:
+class RejectionDelays:
     """Counts rejections by address. Thread-safe."""
 
     def __init__(self) -> None:
@@ -23,9 +23,9 @@ class Guesses:
         self._waiting: Counter[str] = Counter()
         self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def hold(self, address: str, stopping: threading.Event) -> bool:
-        """Note a rejection and wait before it is sent; False where it is better not sent at all."""
-        seconds = self.pause(address)
+    def wait(self, address: str, stopping: threading.Event) -> bool:
+        """Count a rejection and wait before it is sent; False where it is better not sent at all."""
+        seconds = self.count(address)
         with self._lock:
             if self._waiting[address] >= WAITING:
                 return False
@@ -39,8 +39,8 @@ class Guesses:
                     del self._waiting[address]
         return True
 
-    def pause(self, address: str) -> float:
-        """Note a rejection; how many seconds to wait before it is sent."""
+    def count(self, address: str) -> float:
+        """Count a rejection; how many seconds to wait before it is sent."""
         now = time.monotonic()
         with self._lock:
             count, at = self._seen.pop(address, (0, now))

@@ -14,7 +14,7 @@ from db.errors import Contended, DatabaseUnavailable
 from db.index import Index
 from db.records import NewInstance, StoreVerdict
 from handlers.spool.files import Spool, file_head, make_folders
-from handlers.spool.group_commit import Committer
+from handlers.spool.group_commit import GroupCommit
 from tests.db.conftest import new_instance
 from tests.peers.failing import failing_once
 
@@ -69,13 +69,13 @@ def instance(number: int) -> NewInstance:
     return new_instance("1.2", "1.2.3", sop_instance_uid=f"1.2.3.{number}")
 
 
-def store_together(committer: Committer) -> list[Future[StoreVerdict]]:
+def store_together(group_commit: GroupCommit) -> list[Future[StoreVerdict]]:
     """Two instances of two associations, the second of which comes while the first one's file is synced."""
     held = threading.Event()
     storing = []
     with ThreadPoolExecutor(2) as associations:
         for number, file in enumerate((File(held=held), File()), 1):
-            storing.append(associations.submit(committer.commit, instance(number), file))
+            storing.append(associations.submit(group_commit.commit, instance(number), file))
             assert file.begun.wait(SECONDS)
         held.set()
     return storing
@@ -83,9 +83,9 @@ def store_together(committer: Committer) -> list[Future[StoreVerdict]]:
 
 def test_rows_of_a_single_instance_are_written_while_its_file_is_synced(index: WatchedIndex) -> None:
     held = threading.Event()
-    committer, file = Committer(index), File(held=held)
+    group_commit, file = GroupCommit(index), File(held=held)
     with ThreadPoolExecutor(1) as association:
-        storing = association.submit(committer.commit, instance(1), file)
+        storing = association.submit(group_commit.commit, instance(1), file)
         assert index.written.wait(SECONDS)
         assert not storing.done()
         assert index.find_instance("1.2.3.1") is None
@@ -100,10 +100,10 @@ def test_safe_instance_does_not_wait_for_another_ones_disk(
 ) -> None:
     monkeypatch.setattr(index.database, "contended", lambda: True)
     held = threading.Event()
-    committer = Committer(index)
+    group_commit = GroupCommit(index)
     with ThreadPoolExecutor(1) as association:
-        storing = association.submit(committer.commit, instance(1), File(held=held))
-        assert committer.commit(instance(2), File()) is StoreVerdict.STORED
+        storing = association.submit(group_commit.commit, instance(1), File(held=held))
+        assert group_commit.commit(instance(2), File()) is StoreVerdict.STORED
         assert not storing.done()
         held.set()
         assert storing.result(SECONDS) is StoreVerdict.STORED
@@ -114,7 +114,7 @@ def test_instance_that_is_being_synced_joins_the_group(
 ) -> None:
     monkeypatch.setattr(index.database, "contended", lambda: True)
     monkeypatch.setattr("handlers.spool.group_commit.GATHER_SECONDS", SECONDS)
-    storing = store_together(Committer(index))
+    storing = store_together(GroupCommit(index))
     assert [future.result(SECONDS) for future in storing] == [StoreVerdict.STORED] * 2
     assert index.groups == [{"1.2.3.1", "1.2.3.2"}]
 
@@ -124,11 +124,11 @@ def test_file_that_cannot_be_synced_is_not_indexed(
     index: WatchedIndex, monkeypatch: pytest.MonkeyPatch, contended: bool
 ) -> None:
     monkeypatch.setattr(index.database, "contended", lambda: contended)
-    committer = Committer(index)
+    group_commit = GroupCommit(index)
     with pytest.raises(OSError, match="broken"):
-        committer.commit(instance(1), File(fault=OSError(5, "broken")))
+        group_commit.commit(instance(1), File(fault=OSError(5, "broken")))
     assert index.find_instance("1.2.3.1") is None
-    assert committer.commit(instance(2), File()) is StoreVerdict.STORED
+    assert group_commit.commit(instance(2), File()) is StoreVerdict.STORED
 
 
 def test_failure_of_a_group_is_told_to_each_of_it_and_ends_with_it(
@@ -137,11 +137,11 @@ def test_failure_of_a_group_is_told_to_each_of_it_and_ends_with_it(
     monkeypatch.setattr(index.database, "contended", lambda: True)
     monkeypatch.setattr("handlers.spool.group_commit.GATHER_SECONDS", SECONDS)
     monkeypatch.setattr(index, "record", failing_once(index.record))
-    committer = Committer(index)
-    for future in store_together(committer):
+    group_commit = GroupCommit(index)
+    for future in store_together(group_commit):
         with pytest.raises(DatabaseUnavailable):
             future.result(SECONDS)
-    assert committer.commit(instance(3), File()) is StoreVerdict.STORED
+    assert group_commit.commit(instance(3), File()) is StoreVerdict.STORED
     assert index.groups == [{"1.2.3.3"}]
 
 
@@ -168,20 +168,20 @@ def test_file_of_a_transaction_that_is_tried_again_is_synced_once(
     file = spool.file(file_head("1.2", "1.2.3.1", "1.2.840.10008.1.2", "CT"))
     file.complete()
     contended = OnceContendedIndex(index.database)
-    committer = Committer(contended)
-    assert committer.commit(instance(1), file) is StoreVerdict.STORED
+    group_commit = GroupCommit(contended)
+    assert group_commit.commit(instance(1), file) is StoreVerdict.STORED
     assert contended.tries == 2
     spool.close()
 
 
 def test_instance_that_comes_during_another_ones_commit_is_committed_after_it(index: WatchedIndex) -> None:
     held = threading.Event()
-    committer = Committer(index)
+    group_commit = GroupCommit(index)
     with ThreadPoolExecutor(2) as associations:
-        first = associations.submit(committer.commit, instance(1), File(held=held))
+        first = associations.submit(group_commit.commit, instance(1), File(held=held))
         assert index.written.wait(SECONDS)
         file = File()
-        second = associations.submit(committer.commit, instance(2), file)
+        second = associations.submit(group_commit.commit, instance(2), file)
         assert file.begun.wait(SECONDS)
         assert not second.done()
         held.set()

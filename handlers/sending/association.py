@@ -1,0 +1,163 @@
+"""Associations that we open, with pynetdicom: one that is established, or the reason why there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pynetdicom import AE, _config
+from pynetdicom.association import Association
+from pynetdicom.events import EVT_CONN_OPEN, EVT_PDU_RECV, Event, EventHandlerType
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext
+
+from handlers.encoding.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from handlers.errors import TlsMisconfigured
+from handlers.settings import Destination
+from handlers.upper_layer.tls import ClientContext, client_context
+
+# Identifiers and handler errors would carry patient data into the log.
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
+_config.LOG_HANDLER_LEVEL = "none"
+
+PERMANENT_REJECTIONS = {
+    3: "calling AE title not recognized",
+    7: "called AE title not recognized",
+}
+"""Diagnostics of a permanent rejection by the service user that waiting does not cure (PS3.8 table 9-21)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """Seconds to wait for a peer in each direction."""
+
+    connection: float = 10.0
+    acse: float = 15.0
+    dimse: float = 60.0
+    network: float = 60.0
+
+
+class AssociationFailed(Exception):
+    """No association came about; ``transient`` says whether trying later can help."""
+
+    def __init__(self, reason: str, *, transient: bool) -> None:
+        super().__init__(reason)
+        self.transient = transient
+
+
+class NothingAccepted(AssociationFailed):
+    """The peer accepted the association but none of the presentation contexts."""
+
+    def __init__(self) -> None:
+        super().__init__("the peer does not accept the SOP class or its transfer syntax", transient=False)
+
+
+def open_association(
+    destination: Destination,
+    calling_ae: str,
+    timeouts: Timeouts,
+    contexts: list[PresentationContext],
+    *,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[EventHandlerType] = (),
+) -> Association:
+    """An established association whose socket never waits for ever.
+
+    ``roles`` are proposed with it; ``handlers`` answer what the peer asks over it.
+
+    Raises:
+        NothingAccepted: the peer accepts none of the presentation contexts.
+        AssociationFailed: there is no association, with the reason.
+    """
+    entity = AE(ae_title=calling_ae)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = timeouts.connection
+    entity.acse_timeout = timeouts.acse
+    entity.dimse_timeout = timeouts.dimse
+    entity.network_timeout = timeouts.network
+    secured: tuple[ClientContext, str] | None = None
+    if destination.tls is not None:
+        try:
+            secured = client_context(destination.tls), destination.tls_name or destination.host
+        except TlsMisconfigured as error:
+            raise AssociationFailed(str(error), transient=True) from None
+    where = f"{destination.host}:{destination.port}"
+    # From the PDU itself: pynetdicom calls an association aborted where the answer came sooner than its thread.
+    answer = _Answer()
+    started = time.monotonic()
+    try:
+        association = entity.associate(
+            destination.host,
+            destination.port,
+            contexts=contexts,
+            ae_title=destination.ae_title,
+            tls_args=secured,
+            ext_neg=list(roles),
+            evt_handlers=[
+                *handlers,
+                (EVT_CONN_OPEN, answer.opened),
+                (EVT_PDU_RECV, answer.received),
+            ],
+        )
+    except (OSError, UnicodeError) as error:
+        # A name that cannot be resolved now, or is none.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AssociationFailed(f"no association with {where}: {reason}", transient=True) from None
+    if association.is_established:
+        connection = association.dul.socket
+        bare = None if connection is None else connection.socket
+        if bare is not None:
+            # pynetdicom takes the timeout off after connecting: a peer that stops reading would hold us.
+            bare.settimeout(timeouts.network)
+        return association
+    if isinstance(answer.first, A_ASSOCIATE_RJ):
+        raise _rejected(answer.first)
+    if association.rejected_contexts:
+        raise NothingAccepted
+    if secured is not None and secured[0].failure is not None:
+        raise AssociationFailed(f"no TLS with {where}: {secured[0].failure}", transient=True)
+    if not answer.connected:
+        reason = "the connection is refused, or nothing is there"
+    elif isinstance(answer.first, A_ABORT_RQ):
+        reason = "it aborted"
+    elif time.monotonic() - started >= timeouts.acse:
+        reason = f"no answer within {timeouts.acse:g} seconds"
+    else:
+        reason = "it closed the connection"
+    raise AssociationFailed(f"no association with {where}: {reason}", transient=True)
+
+
+@dataclass
+class _Answer:
+    """What a peer has said to a request for an association."""
+
+    connected: bool = False
+    first: object = None
+    """Its first PDU."""
+
+    def opened(self, _: Event) -> None:
+        """The connection is there."""
+        self.connected = True
+
+    def received(self, event: Event) -> None:
+        """A PDU is there."""
+        self.first = self.first or event.pdu
+
+
+def _rejected(rejection: A_ASSOCIATE_RJ) -> AssociationFailed:
+    diagnostic = PERMANENT_REJECTIONS.get(rejection.reason_diagnostic or 0)
+    if rejection.result == 1 and rejection.source == 1 and diagnostic is not None:
+        return AssociationFailed(f"the association was rejected: {diagnostic}", transient=False)
+    return AssociationFailed(
+        f"the association was rejected ({rejection.result_str}: {rejection.reason_str})", transient=True
+    )
+
+
+def close_association(association: Association) -> None:
+    """Release where the association still stands; end the connection in any case."""
+    if association.is_established:
+        association.release()

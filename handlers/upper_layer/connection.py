@@ -1,0 +1,129 @@
+"""A peer's connection, in clear or with TLS: bytes come and go within deadlines.
+
+No length or silence of a peer can hold it for long. It is used by one thread; others may only end it.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+
+from handlers.errors import AssociationAborted, HandshakeFailed, PeerTimeout
+from handlers.upper_layer.tls import explain
+
+LOOK_SECONDS = 1.0
+"""The socket's own timeout: how often a silent peer's deadline is looked at."""
+
+
+class Connection:
+    """A connected socket. Deadlines are times of ``time.monotonic``."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._thread = 0
+        look = struct.pack("ll", int(LOOK_SECONDS), 0)
+        connected.setblocking(True)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, look)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, look)
+
+    def secure(self, tls: ssl.SSLContext, seconds: float) -> None:
+        """Shake hands, in the thread that uses the connection from then on.
+
+        Raises:
+            HandshakeFailed, PeerTimeout, AssociationAborted: TLS did not come about.
+        """
+        self._thread = threading.get_ident()
+        plain = self._socket
+        plain.settimeout(seconds)
+        try:
+            self._socket = tls.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+            self._socket.do_handshake()
+        except TimeoutError:
+            raise PeerTimeout("the TLS handshake took too long") from None
+        except ssl.SSLEOFError:
+            raise AssociationAborted("the peer closed the connection in the TLS handshake") from None
+        except ssl.SSLError as error:
+            raise HandshakeFailed(f"the TLS handshake failed: {explain(error)}") from None
+        except OSError as error:
+            raise AssociationAborted(f"the connection broke: {error.strerror}") from None
+        self._socket.settimeout(LOOK_SECONDS)
+
+    def readable(self) -> bool:
+        """Whether bytes are there, without waiting."""
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0:
+            return True
+        waiting = select.poll()  # select.select() takes no descriptor above 1023
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(0))
+
+    def read_some(self, view: memoryview, deadline: float) -> int:
+        """Read at least one byte into a view; how many.
+
+        Raises:
+            PeerTimeout, AssociationAborted: nothing comes any more.
+        """
+        while True:
+            if time.monotonic() > deadline:
+                raise PeerTimeout("the peer sent nothing, or too slowly")
+            try:
+                count = self._socket.recv_into(view)
+            except (BlockingIOError, TimeoutError):
+                continue
+            except OSError as error:
+                raise AssociationAborted(f"the connection broke: {error.strerror}") from None
+            if count == 0:
+                raise AssociationAborted("the peer closed the connection")
+            return count
+
+    def read_into(self, view: memoryview, deadline: float) -> memoryview:
+        """Fill a view; raises as ``read_some`` does."""
+        position = 0
+        while position < len(view):
+            position += self.read_some(view[position:], deadline)
+        return view
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send all of it.
+
+        Raises:
+            PeerTimeout, AssociationAborted: the peer does not take it.
+        """
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._socket.send(view) :]
+            except (BlockingIOError, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise PeerTimeout("the peer stopped reading") from None
+            except OSError as error:
+                raise AssociationAborted(f"the connection broke: {error.strerror}") from None
+
+    def send_at_once(self, data: bytes) -> None:
+        """Send what the peer takes without waiting, from any thread, as the last thing that it hears."""
+        try:
+            if not isinstance(self._socket, ssl.SSLSocket):
+                self._socket.send(data, socket.MSG_DONTWAIT)
+            elif threading.get_ident() == self._thread:
+                # Only the connection's own thread may touch its TLS state; from others the connection just ends.
+                self._socket.settimeout(0)
+                self._socket.send(data)
+        except OSError:
+            return
+
+    def interrupt(self) -> None:
+        """End the connection from another thread; its own one then comes to its end."""
+        try:
+            # Past ssl.SSLSocket.shutdown, which would drop the TLS state that the other thread uses.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Close the connection; safe from another thread, whose reading then ends."""
+        self.interrupt()
+        self._socket.close()
