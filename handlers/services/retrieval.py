@@ -238,7 +238,7 @@ class Get(Retrieval):
                 if association.cancelled(message_id):
                     self._respond(association, message, tally, CANCELLED)
                     return
-                status = self._store(association, self._file(result), 1 + number % COUNT_LIMIT)
+                status = self._store(association, result, 1 + number % COUNT_LIMIT)
                 delivered = status is not None and meaning(status).delivered
                 tally.add(result.sop_instance_uid, delivered=delivered, status=status)
                 if delivered:
@@ -251,27 +251,27 @@ class Get(Retrieval):
             self.audit.transferred(Event.INSTANCES_SENT, (sender, receiver), studies_of(sent))
         self._respond(association, message, tally, tally.last_status())
 
-    def _store(self, association: Association, file: FileToSend, message_id: int) -> int | None:
-        """Send one file; the peer's status, None where it could not be sent."""
-        context = _context_for(association, file)
+    def _store(self, association: Association, result: Result, message_id: int) -> int | None:
+        """Send one result; the peer's status, None where it could not be sent."""
+        context = _context_for(association, result)
         if context is None:
             return None
         command = Command(
             command_field=C_STORE_RQ,
             message_id=message_id,
-            affected_sop_class_uid=file.sop_class_uid,
+            affected_sop_class_uid=result.sop_class_uid,
             priority=MEDIUM_PRIORITY,
             dataset_type=WITH_DATASET,
-            affected_sop_instance_uid=file.sop_instance_uid,
+            affected_sop_instance_uid=result.sop_instance_uid,
         )
         try:
-            if context.transfer_syntax == file.transfer_syntax_uid:
-                with file.path.open("rb") as opened:
+            with self.files.open(result.path) as opened:
+                if context.transfer_syntax == result.transfer_syntax_uid:
                     opened.seek(_dataset_offset(opened.read(144)))
                     association.send(context.identifier, command, opened)
-            else:
-                encoded = encode_dataset(dcmread(file.path), context.transfer_syntax)
-                association.send(context.identifier, command, encoded)
+                else:
+                    encoded = encode_dataset(dcmread(opened), context.transfer_syntax)
+                    association.send(context.identifier, command, encoded)
         except (OSError, InvalidDicomError, ValueError) as error:
             log.error("result_unreadable error=%s", type(error).__name__)
             return None
@@ -281,15 +281,15 @@ class Get(Retrieval):
         return answer.status
 
 
-def _context_for(association: Association, file: FileToSend) -> PresentationContext | None:
-    """The context to send a file with: as it is stored, otherwise a native one for a native file."""
+def _context_for(association: Association, result: Result) -> PresentationContext | None:
+    """The context to send a result with: as it is stored, otherwise a native one for a native file."""
     native = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
     offered = [
         context
         for context in association.contexts.values()
-        if context.abstract_syntax == file.sop_class_uid and context.peer_is_scp
+        if context.abstract_syntax == result.sop_class_uid and context.peer_is_scp
     ]
-    wanted = [file.transfer_syntax_uid, *(native if file.transfer_syntax_uid in native else ())]
+    wanted = [result.transfer_syntax_uid, *(native if result.transfer_syntax_uid in native else ())]
     return next((c for syntax in wanted for c in offered if c.transfer_syntax == syntax), None)
 
 
