@@ -39,7 +39,6 @@ from handlers.dimse.statuses import (
     SUCCESS,
     meaning,
 )
-from handlers.encoding.uids import NATIVE
 from handlers.errors import ProtocolViolation
 from handlers.finding.entities import named
 from handlers.finding.information_model import UNIQUE_KEYS, Identifier
@@ -200,7 +199,7 @@ class Move(Retrieval):
 
 
 class Get(Retrieval):
-    """Sends results back over the association that asks for them."""
+    """Sends results back over the exchange that asks for them."""
 
     response_field = C_GET_RSP
 
@@ -213,7 +212,7 @@ class Get(Retrieval):
                 if exchange.cancelled(message_id):
                     self._respond(exchange, message, tally, CANCELLED)
                     return
-                status = self._store(exchange, self._file(result), 1 + number % COUNT_LIMIT)
+                status = self._store(exchange, result, 1 + number % COUNT_LIMIT)
                 delivered = status is not None and meaning(status).delivered
                 tally.add(result.sop_instance_uid, delivered=delivered, status=status)
                 if delivered:
@@ -224,27 +223,27 @@ class Get(Retrieval):
             self.audit.fetched(exchange.peer, sent)
         self._respond(exchange, message, tally, tally.last_status())
 
-    def _store(self, exchange: MessageExchange, file: FileToSend, message_id: int) -> int | None:
-        """Send one file; the peer's status, None where it could not be sent."""
-        context = _context_for(exchange, file)
+    def _store(self, exchange: MessageExchange, result: Result, message_id: int) -> int | None:
+        """Send one result; the peer's status, None where it could not be sent."""
+        context = _context_for(exchange, result)
         if context is None:
             return None
         command = Command(
             command_field=C_STORE_RQ,
             message_id=message_id,
-            affected_sop_class_uid=file.sop_class_uid,
+            affected_sop_class_uid=result.sop_class_uid,
             priority=MEDIUM_PRIORITY,
             dataset_type=WITH_DATASET,
-            affected_sop_instance_uid=file.sop_instance_uid,
+            affected_sop_instance_uid=result.sop_instance_uid,
         )
         try:
-            if context.transfer_syntax == file.transfer_syntax_uid:
-                with file.path.open("rb") as opened:
+            with self.files.open(result.path) as opened:
+                if context.transfer_syntax == result.transfer_syntax_uid:
                     opened.seek(_dataset_offset(opened.read(144)))
                     exchange.send(context.identifier, command, opened)
-            else:
-                encoded = encode_dataset(dcmread(file.path), context.transfer_syntax)
-                exchange.send(context.identifier, command, encoded)
+                else:
+                    encoded = encode_dataset(dcmread(opened), context.transfer_syntax)
+                    exchange.send(context.identifier, command, encoded)
         except (OSError, InvalidDicomError, ValueError) as error:
             log.error("result_unreadable error=%s", type(error).__name__)
             return None
@@ -254,14 +253,14 @@ class Get(Retrieval):
         return answer.status
 
 
-def _context_for(exchange: MessageExchange, file: FileToSend) -> PresentationContext | None:
-    """The context to send a file with: as it is stored, otherwise a native one for a native file."""
+def _context_for(exchange: MessageExchange, result: Result) -> PresentationContext | None:
+    """The context to send a result with: as it is stored, otherwise a native one for a native file."""
     offered = [
         context
         for context in exchange.contexts.values()
-        if context.abstract_syntax == file.sop_class_uid and context.peer_is_scp
+        if context.abstract_syntax == result.sop_class_uid and context.peer_is_scp
     ]
-    wanted = [file.transfer_syntax_uid, *(NATIVE if file.transfer_syntax_uid in NATIVE else ())]
+    wanted = [result.transfer_syntax_uid, *(NATIVE if result.transfer_syntax_uid in NATIVE else ())]
     return next((c for syntax in wanted for c in offered if c.transfer_syntax == syntax), None)
 
 
