@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
 
+ENDED_ITSELF = 70
+"""Exit status of a process whose job hung, device is lost or supervisor is gone (EX_SOFTWARE of sysexits)."""
+
 
 def raised_at(error: BaseException) -> str:
     """File, line and function where an error was raised: what a log may say of it, since messages quote data."""

@@ -39,6 +39,7 @@ from handlers.dimse.statuses import (
     SUCCESS,
     meaning,
 )
+from handlers.encoding.uids import NATIVE
 from handlers.errors import ProtocolViolation
 from handlers.finding.entities import named
 from handlers.finding.information_model import UNIQUE_KEYS, Identifier

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from handlers.spool.folders import make_durable
 from node.configuration.configuration import Configuration
-from node.errors import CommandError
+from node.errors import ENDED_ITSELF, CommandError
 from node.processes.log_format import LogFormatter, LogStyle
 
 log = logging.getLogger("overread.processes")
@@ -28,9 +28,6 @@ PR_SET_PDEATHSIG = 1
 M_MMAP_THRESHOLD = -3
 """mallopt(3): blocks from this size on are mapped, and go back to the system when they are freed."""
 MAPPED_BYTES = 192 * 1024
-
-ENDED_ITSELF = 70
-"""Exit status of a process whose job hung, device is lost or supervisor is gone (EX_SOFTWARE of sysexits)."""
 
 STOP_SECONDS = 40.0
 """So long a process has to stop in order, also when its supervisor has died."""

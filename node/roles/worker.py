@@ -19,8 +19,7 @@ from inference.errors import DeviceLost, InferenceError, ModelAbsent, is_out_of_
 from inference.reading.pool import close_readers, limit_readers, readers
 from inference.store.store import ModelStore
 from node.configuration.configuration import Configuration
-from node.errors import raised_at
-from node.processes.process import ENDED_ITSELF
+from node.errors import ENDED_ITSELF, raised_at
 from node.steps.batches import check_device
 from node.steps.pipeline import Pipeline
 
