@@ -1,10 +1,10 @@
 """Tables, states, queue and outbox. Knows neither the DICOM network nor torch.
 
-Other rooms import the modules that ``__all__`` names, and no others: tables, migrations, the steps between states and
-SQLite's log are this room's own affair.
+Other rooms import what ``PUBLIC`` names; tables, migrations, the steps between states and SQLite's log are this
+room's own affair.
 """
 
-__all__ = [
+PUBLIC = (
     "errors",
     "records",
     "states",
@@ -19,4 +19,4 @@ __all__ = [
     "statistics",
     "wakeup",
     "retry",
-]
+)

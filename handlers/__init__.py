@@ -4,10 +4,10 @@ From the bottom to the top: ``encoding`` (PS3.5), ``upper_layer`` (PS3.8), ``fin
 ``dimse`` (PS3.7), ``audit``, ``spool`` (what is received, durable), ``sending`` (associations that we open),
 ``services`` (answers to commands), ``acceptor`` (associations that peers open). Folders import only those below.
 
-Other rooms import the modules that ``__all__`` names, and no others.
+Other rooms import what ``PUBLIC`` names.
 """
 
-__all__ = [
+PUBLIC = (
     "errors",
     "settings",
     "acceptor.server",
@@ -22,4 +22,4 @@ __all__ = [
     "spool.part10",
     "spool.stored_files",
     "upper_layer.tls",
-]
+)

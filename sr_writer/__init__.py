@@ -1,15 +1,20 @@
-"""Findings to DICOM objects: Structured Reports on TID 1500 and overlays as Secondary Captures."""
+"""Findings to DICOM objects: Structured Reports on TID 1500, overlays as Secondary Captures, Segmentations.
+
+Other rooms import the names below from here, and no module of this room.
+"""
 
 from sr_writer.attributes import result_attributes
 from sr_writer.context import PredecessorReport, ReportContext, ResultKind, WrittenObject
-from sr_writer.results import write_results
-from sr_writer.text import render_text
+from sr_writer.results import overlay_pictures, write_results
+from sr_writer.text import findings_table, render_text
 
 __all__ = [
     "PredecessorReport",
     "ReportContext",
     "ResultKind",
     "WrittenObject",
+    "findings_table",
+    "overlay_pictures",
     "render_text",
     "result_attributes",
     "write_results",

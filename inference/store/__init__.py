@@ -1,6 +1,7 @@
-"""The model store: safetensors with a model card, fetched or imported once, verified at every load."""
+"""The model store: safetensors with a model card, verified at every load."""
 
 from inference.store.card import ModelCard
-from inference.store.store import ModelStore, StoredModel, Verdict
+from inference.store.combination import refusal_of_models
+from inference.store.store import DEMONSTRATION, ModelStore, StoredModel, Verdict
 
-__all__ = ["ModelCard", "ModelStore", "StoredModel", "Verdict"]
+__all__ = ["DEMONSTRATION", "ModelCard", "ModelStore", "StoredModel", "Verdict", "refusal_of_models"]

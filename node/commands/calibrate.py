@@ -21,8 +21,7 @@ from inference.errors import InferenceError
 from inference.findings import Analysis
 from inference.offline.calibration_trial import CalibrationTrial, reliability_diagram, try_calibration
 from inference.reading.pool import limit_readers
-from inference.store.card import ModelCard
-from inference.store.store import ModelStore
+from inference.store import ModelCard, ModelStore
 from node.commands.common import (
     ConfigOption,
     JsonOption,

@@ -23,7 +23,7 @@ from handlers.sending.sender import echo
 from handlers.spool.part10 import scan_file
 from inference.engines import engine_class
 from inference.errors import InferenceError
-from inference.store.store import ModelStore
+from inference.store import ModelStore
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
 from node.configuration.configuration import Configuration

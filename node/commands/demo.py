@@ -25,7 +25,7 @@ from inference.demo.phantoms import phantom_dicom
 from node.commands.common import console
 from node.commands.send import describe_file
 from node.errors import CommandError, UsageError
-from sr_writer.text import findings_table, render_text
+from sr_writer import findings_table, render_text
 
 READY_SECONDS = 60.0
 RESULT_SECONDS = 120.0

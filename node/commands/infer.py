@@ -24,7 +24,7 @@ from inference.offline.output import case_document, refusal_document
 from inference.reading.files import read_region
 from inference.reading.plain import is_plain_picture
 from inference.reading.pool import limit_readers
-from inference.store.store import ModelStore
+from inference.store import ModelStore
 from node.commands.common import (
     ConfigOption,
     JsonOption,
@@ -39,8 +39,7 @@ from node.errors import CommandError, UsageError
 from node.steps.batches import Batches, Failure, Result
 from node.steps.inputs import inputs_of, is_image, select
 from node.steps.reports import series_number, written_objects
-from sr_writer.context import ReportContext
-from sr_writer.results import overlay_pictures
+from sr_writer import ReportContext, overlay_pictures
 
 CSV = "results.csv"
 CSV_COLUMNS = (

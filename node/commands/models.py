@@ -11,11 +11,9 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from inference.checking.expectations import with_cases
 from inference.engine import Case
 from inference.engines import engine_class, engine_kinds
-from inference.engines.image import ImageEngine
-from inference.engines.volume import VolumeEngine
+from inference.engines.expected import checks_inputs, learned
 from inference.errors import InferenceError, ModelError
 from inference.findings import Refusal
 from inference.importing import nnunet
@@ -24,9 +22,7 @@ from inference.importing.torchxrayvision import Normalisation
 from inference.importing.trial import refusal_of
 from inference.reading.pool import limit_readers
 from inference.settings import EngineSettings
-from inference.store.card import ModelCard
-from inference.store.expects import Expectations
-from inference.store.store import DEMONSTRATION, ModelStore, StoredModel
+from inference.store import DEMONSTRATION, ModelCard, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
 from node.configuration.tables import known
@@ -269,16 +265,16 @@ def expect(
         loaded = engine_class(kind).load(
             EngineSettings(name=name, kind=kind, model=name, device="cpu"), store
         )
-        if not isinstance(loaded, (ImageEngine, VolumeEngine)):
+        if not checks_inputs(loaded):
             raise UsageError(f"Engines of kind {kind} do not check what they are given.")
         files = [file for file in find_files([images]) if is_image(file)]
         cases = [
             case for one in select(loaded, files) if one.refused is None for case in loaded.prepare(one.files)
         ]
-        figures = [case.check.figures for case in cases if not isinstance(case, Refusal)]
-        if not figures:
+        taken = [case for case in cases if not isinstance(case, Refusal)]
+        if not taken:
             raise CommandError(_none_taken(cases, images))
-        expects = with_cases(loaded.expected or Expectations(), figures)
+        expects = learned(loaded, taken)
         store.set_expectations(name, expects)
     except InferenceError as error:
         raise CommandError(str(error)) from error
@@ -290,7 +286,7 @@ def expect(
         table.add_row(measure, *("" if x is None else f"{x:g}" for x in limits.review))
     console.print(table)
     console.print(
-        f"The card of {name} now expects what {len(figures)} cases have; {len(cases) - len(figures)} were refused.",
+        f"The card of {name} now expects what {len(taken)} cases have; {len(cases) - len(taken)} were refused.",
         markup=False,
     )
 

@@ -184,7 +184,7 @@ def _ensemble_faults(configuration: Configuration) -> list[Fault]:
         if not members:
             continue
         # It loads NumPy, which the processes of nodes without ensembles do without.
-        from inference.store.combination import refusal_of_models
+        from inference.store import refusal_of_models
 
         reason = refusal_of_models((settings.model, *members), engine.kind, configuration.models_dir)
         if reason is not None:

@@ -17,7 +17,7 @@ from inference.engine import Engine
 from inference.engines import engine_class
 from inference.errors import DeviceLost, InferenceError, ModelAbsent, is_out_of_memory
 from inference.reading.pool import close_readers, limit_readers, readers
-from inference.store.store import ModelStore
+from inference.store import ModelStore
 from node.configuration.configuration import Configuration
 from node.errors import ENDED_ITSELF, raised_at
 from node.steps.batches import check_device

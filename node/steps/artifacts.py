@@ -7,8 +7,7 @@ from io import BytesIO
 
 from db.records import Job, NewResult
 from handlers.spool.stored_files import StoredFiles
-from sr_writer.attributes import result_attributes
-from sr_writer.context import WrittenObject
+from sr_writer import WrittenObject, result_attributes
 
 
 def store(written: WrittenObject, job: Job, files: StoredFiles) -> NewResult:

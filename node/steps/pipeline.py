@@ -22,7 +22,7 @@ from inference.offline.output import stage_summary
 from node.steps import artifacts
 from node.steps.batches import Batches, Cause, Failure, Inputs, Result
 from node.steps.reports import series_number, written_objects
-from sr_writer.context import PredecessorReport, ReportContext
+from sr_writer import PredecessorReport, ReportContext
 
 log = logging.getLogger("overread.pipeline")
 

@@ -9,8 +9,7 @@ from inference.checking.plausibility import nothing_left
 from inference.findings import Analysis, Refusal
 from node.errors import raised_at
 from node.steps.batches import Cause, Failure
-from sr_writer.context import ReportContext, WrittenObject
-from sr_writer.results import write_results
+from sr_writer import ReportContext, WrittenObject, write_results
 
 log = logging.getLogger("overread.reports")
 
