@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from db.database import time_text
 from db.records import NewInstance
@@ -15,7 +16,7 @@ from db.tables import studies
 from db.transitions import STUDIES, change, record
 
 RECEIVER = "receiver"
-# Made once, because building and hashing a statement takes as long as running it. Most instances need this one only.
+# Made once, because building and hashing a statement takes as long as running it. Most instances need the first only.
 TOUCH = (
     update(studies)
     .where(studies.c.study_instance_uid == bindparam("uid"), studies.c.state == str(StudyState.RECEIVING))
@@ -29,6 +30,12 @@ TOUCH = (
     )
     .returning(studies.c.modalities)
 )
+BEAR = {
+    dialect: server.insert(studies)
+    .on_conflict_do_nothing(index_elements=[studies.c.study_instance_uid])
+    .execution_options(preserve_rowcount=True)
+    for dialect, server in (("sqlite", sqlite), ("postgresql", postgresql))
+}
 
 
 def touch_studies(connection: Connection, stored: Sequence[NewInstance]) -> None:
@@ -54,12 +61,13 @@ def _touch(connection: Connection, uid: str, items: Sequence[NewInstance]) -> No
     }
     why = f"an instance came by association {last.association}"
     known = connection.execute(TOUCH, touched).scalar_one_or_none()
-    if known is None and _opened(connection, uid, why):
-        known = connection.execute(TOUCH, touched).scalar_one()
     if known is None:
-        _bear(connection, touched, items[0], modalities)
-        record(connection, STUDIES, uid, who=RECEIVER, was=None, becomes=StudyState.RECEIVING, why=why)
-    elif not modalities <= (before := set(json.loads(known))):
+        if _born(connection, touched, items[0], modalities):
+            record(connection, STUDIES, uid, who=RECEIVER, was=None, becomes=StudyState.RECEIVING, why=why)
+            return
+        _open(connection, uid, why)
+        known = connection.execute(TOUCH, touched).scalar_one()
+    if not modalities <= (before := set(json.loads(known))):
         connection.execute(
             update(studies)
             .where(studies.c.study_instance_uid == uid)
@@ -67,32 +75,31 @@ def _touch(connection: Connection, uid: str, items: Sequence[NewInstance]) -> No
         )
 
 
-def _opened(connection: Connection, uid: str, why: str) -> bool:
-    """Whether the study is there and open; one that was complete is opened again."""
+def _open(connection: Connection, uid: str, why: str) -> None:
+    """Open a study again, unless another receiver has done so meanwhile."""
     state = connection.execute(
         select(studies.c.state).where(studies.c.study_instance_uid == uid).with_for_update()
-    ).scalar_one_or_none()
+    ).scalar_one()
     if state == StudyState.COMPLETE:
         change(connection, STUDIES, uid, StudyState.COMPLETE, StudyEvent.REOPEN, who=RECEIVER, why=why)
-    return state is not None
 
 
-def _bear(connection: Connection, touched: dict[str, Any], first: NewInstance, modalities: set[str]) -> None:
-    connection.execute(
-        insert(studies).values(
-            study_instance_uid=touched["uid"],
-            state=str(StudyState.RECEIVING),
-            revision=0,
-            instance_count=touched["more"],
-            instance_bytes=touched["bytes"],
-            first_instance_at=time_text(first.received_at),
-            last_instance_at=touched["last"],
-            association=touched["by"],
-            released=False,
-            modalities=json.dumps(sorted(modalities)),
-            expected_instances=touched["expected"],
-        )
-    )
+def _born(connection: Connection, touched: dict[str, Any], first: NewInstance, modalities: set[str]) -> bool:
+    """Whether this instance is the first of its study, which then has a row."""
+    row = {
+        "study_instance_uid": touched["uid"],
+        "state": str(StudyState.RECEIVING),
+        "revision": 0,
+        "instance_count": touched["more"],
+        "instance_bytes": touched["bytes"],
+        "first_instance_at": time_text(first.received_at),
+        "last_instance_at": touched["last"],
+        "association": touched["by"],
+        "released": False,
+        "modalities": json.dumps(sorted(modalities)),
+        "expected_instances": touched["expected"],
+    }
+    return connection.execute(BEAR[connection.dialect.name], row).rowcount == 1
 
 
 def _expected(item: NewInstance) -> int:
