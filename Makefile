@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test serve lint bench soak fuzz
+.PHONY: demo quick test test-all serve lint bench soak fuzz
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): a few minutes, once ..."
@@ -16,10 +16,25 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/overread demo
 
-# One thread each: the processes of the tests take all cores already.
+# Three speeds of tests. One thread each: the processes of the tests take all cores already.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+
+# No other programs, no node, no large models: while one works.
+quick: $(READY)
+	$(PYTEST) -n 2 -m "not node and not peer and not engine and not gpu and not slow"
+
+# More processes than most machines have cores, since tests of whole nodes wait.
 test: $(READY)
 	tests/install-peers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n 6 -m "not slow"
+
+# For the night: everything, on the disk instead of in memory, with the coverage that there is now; long fuzz; a soak.
+COVERED ?= 0
+test-all: $(READY)
+	tests/install-peers
+	PYTEST_DEBUG_TEMPROOT=$${TMPDIR:-/tmp} $(PYTEST) -n 4 --cov --cov-branch --cov-fail-under=$(COVERED)
+	$(MAKE) fuzz
+	$(MAKE) soak MINUTES=5
 
 serve: $(READY)
 	$(BIN)/overread serve

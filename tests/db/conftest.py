@@ -15,6 +15,7 @@ from db.index import Index
 from db.plans import Plans
 from db.queue import Queue
 from db.records import Job, NewInstance, NewResult, PlannedJob
+from tests.databases import migrated
 from tests.peers.postgres import Postgres
 
 _numbers = itertools.count(1)
@@ -36,11 +37,15 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.create(f"test{next(_numbers)}")
 
 
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database with the schema of this version."""
-    opened = Database.open(DatabaseSettings(url=url, wait_seconds=60.0))
-    opened.upgrade()
+    if request.param == "sqlite":
+        opened = migrated(tmp_path / "test.db", wait_seconds=60.0)
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        copied = server.create(f"test{next(_numbers)}", template=server.migrated())
+        opened = Database.open(DatabaseSettings(url=copied, wait_seconds=60.0))
     yield opened
     opened.close()
 

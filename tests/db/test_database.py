@@ -26,6 +26,7 @@ from db.records import StoreVerdict
 from db.statistics import gather
 from db.tables import instances
 from db.wal import filled_beyond
+from tests.databases import migrated
 from tests.db.conftest import new_instance
 from tests.peers.postgres import Postgres
 from tests.peers.waiting import wait_until
@@ -88,6 +89,7 @@ def test_newer_database_is_refused(database: Database) -> None:
         database.upgrade()
 
 
+@pytest.mark.peer
 def test_server_that_is_away_is_reported_and_used_again_when_it_is_back(tmp_path: Path) -> None:
     with Postgres(tmp_path / "server") as server:
         database = Database.open(DatabaseSettings(url=server.create("away"), wait_seconds=20))
@@ -127,6 +129,7 @@ WRITER = """
 import sys
 from db.database import Database, DatabaseSettings
 from db.index import Index
+from tests.databases import migrated
 from tests.db.conftest import new_instance
 database = Database.open(DatabaseSettings(url=sys.argv[1], wait_seconds=20))
 index = Index(database)
@@ -149,8 +152,7 @@ def test_processes_that_write_at_once_lose_nothing(database: Database) -> None:
 
 
 def test_write_ahead_log_stays_short(tmp_path: Path) -> None:
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
-    database.upgrade()
+    database = migrated(tmp_path / "test.db")
     index = Index(database)
     for _ in range(40):
         index.record([new_instance(attributes={"StudyDescription": "x" * 4000}) for _ in range(50)])
@@ -165,8 +167,7 @@ def test_log_that_a_long_read_made_long_is_short_again(
     monkeypatch.setattr("db.database.LOG_BYTES", 400_000)
     monkeypatch.setattr("db.database.CHECKPOINT_AGAIN_SECONDS", 0.0)
     # Writers that waited for the reader would not be done before the test's own limit.
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}", wait_seconds=60))
-    database.upgrade()
+    database = migrated(tmp_path / "test.db", wait_seconds=60)
     index = Index(database)
     log = tmp_path / "test.db-wal"
 
@@ -186,8 +187,7 @@ def test_log_that_a_long_read_made_long_is_short_again(
 
 def test_full_log_is_used_from_its_start_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("db.database.CHECKPOINT_BYTES", 100_000)
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
-    database.upgrade()
+    database = migrated(tmp_path / "test.db")
     log = tmp_path / "test.db-wal"
     full = []
     for _ in range(60):
@@ -200,8 +200,7 @@ def test_full_log_is_used_from_its_start_again(tmp_path: Path, monkeypatch: pyte
 
 
 def test_log_has_its_length_from_the_first_transaction_and_zeros_in_it_are_no_rows(tmp_path: Path) -> None:
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
-    database.upgrade()
+    database = migrated(tmp_path / "test.db")
     log = tmp_path / "test.db-wal"
     Index(database).record([new_instance()])
     length = log.stat().st_size
@@ -223,8 +222,7 @@ def test_log_has_its_length_from_the_first_transaction_and_zeros_in_it_are_no_ro
 def test_checkpoint_that_fails_does_not_undo_what_was_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
-    database.upgrade()
+    database = migrated(tmp_path / "test.db")
     with monkeypatch.context() as patch:
         patch.setattr("db.database.CHECKPOINT_BYTES", 0)
         patch.setattr("db.database.CHECKPOINT", "PRAGMA wal_checkpoint(")
@@ -246,8 +244,7 @@ def test_closed_databases_leave_no_file_handles(url: str) -> None:
 
 
 def test_another_process_that_writes_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}", wait_seconds=0.1))
-    database.upgrade()
+    database = migrated(tmp_path / "test.db", wait_seconds=0.1)
     assert not database.contended()
     monkeypatch.setattr("db.database.CONTENDED_SECONDS", 60.0)
     other = os.open(tmp_path / "test.db.lock", os.O_RDWR)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, insert, select
 
-from db.database import Database, DatabaseSettings, now, time_text
+from db.database import Database, now, time_text
 from db.errors import IllegalTransition
 from db.index import Index
 from db.plans import Plans
@@ -27,6 +27,7 @@ from db.states import (
 )
 from db.tables import history, jobs, studies
 from db.transitions import JOBS, STUDIES, change
+from tests.databases import migrated
 from tests.db.conftest import new_instance, planned
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "states.md"
@@ -44,11 +45,7 @@ def test_every_state_can_be_reached() -> None:
 
 @pytest.fixture(scope="module")
 def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    database = Database.open(
-        DatabaseSettings(url=f"sqlite:///{tmp_path_factory.mktemp('states') / 'test.db'}")
-    )
-    database.upgrade()
-    return database
+    return migrated(tmp_path_factory.mktemp("states") / "test.db")
 
 
 @given(was=st.sampled_from(JobState), event=st.sampled_from(JobEvent))

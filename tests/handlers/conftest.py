@@ -14,11 +14,12 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from db.database import Database, DatabaseSettings
+from db.database import Database
 from db.index import Index
 from handlers.acceptor.server import Server
 from handlers.audit.trail import AuditTrail
 from handlers.settings import ReceiverSettings
+from tests.databases import migrated
 from tests.peers.spool import filled
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -64,8 +65,7 @@ StartReceiver = Callable[..., Receiver]
 def running(folder: Path, **settings: Any) -> Iterator[Receiver]:
     """A receiver that is patient unless the settings say otherwise."""
     (folder / "run").mkdir(parents=True, exist_ok=True)
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{folder / 'test.db'}"))
-    database.upgrade()
+    database = migrated(folder / "test.db")
     audit = AuditTrail(settings.pop("audit", None))
     chosen = ReceiverSettings(
         **{

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from db.database import Database, DatabaseSettings
 from db.queue import Queue
 from db.records import Done
 from db.results import Results
 from handlers.finding.entities import TooManyResults, find, named
 from handlers.finding.information_model import Identifier
+from tests.databases import migrated
 from tests.db.conftest import new_result, queued_job
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Iterator[Results]:
     """Of three studies."""
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
-    database.upgrade()
+    database = migrated(tmp_path / "test.db")
     for study in ("1.1", "1.2", "1.3"):
         queued_job(database, study)
         (job,) = Queue(database).claim("w", ["cxr"], 1, 60)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from db.database import Database, DatabaseSettings
+from db.database import Database
 from db.errors import Contended, DatabaseUnavailable
 from db.index import Index
 from db.records import NewInstance, StoreVerdict
 from handlers.spool.files import Spool, file_head, make_folders
 from handlers.spool.group_commit import GroupCommit
+from tests.databases import migrated
 from tests.db.conftest import new_instance
 from tests.peers.failing import failing_once
 
@@ -60,8 +61,7 @@ class WatchedIndex(Index):
 
 @pytest.fixture
 def index(tmp_path: Path) -> WatchedIndex:
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
-    database.upgrade()
+    database = migrated(tmp_path / "test.db")
     return WatchedIndex(database)
 
 

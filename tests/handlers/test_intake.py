@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from db.database import Database, DatabaseSettings
 from db.index import Index
 from db.records import StoreVerdict
 from handlers.audit.trail import AuditTrail
@@ -17,6 +16,7 @@ from handlers.peer import Peer
 from handlers.settings import ReceiverSettings
 from handlers.spool.files import make_folders
 from handlers.spool.intake import Announced, Cause, Intake, Refused
+from tests.databases import migrated
 from tests.peers.failing import failing_once
 from tests.peers.spool import filled
 
@@ -51,8 +51,7 @@ def fragments(data: bytes) -> Iterator[memoryview]:
 
 @pytest.fixture
 def intake(tmp_path: Path) -> Iterator[Intake]:
-    database = Database.open(DatabaseSettings(url=f"sqlite:///{tmp_path / 'test.db'}"))
-    database.upgrade()
+    database = migrated(tmp_path / "test.db")
     settings = ReceiverSettings(ae_title="OVERREAD", host="", port=0, spool=tmp_path / "spool")
     make_folders(settings.spool)
     (tmp_path / "run").mkdir()

@@ -22,6 +22,8 @@ from tests.peers.dcmtk import run, storescu
 from tests.peers.programs import program
 from tests.peers.waiting import answers, free_port, wait_until
 
+pytestmark = pytest.mark.peer
+
 SHORT = Timeouts(connection=3, acse=5, dimse=5, network=5)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import format_exception_only
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from pydicom import FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from inference.engines import engine_class
+from inference.errors import InferenceError
+from inference.importing import imports
+from inference.settings import EngineSettings
 from inference.store import ModelStore
 
 WriteRadiograph = Callable[..., Path]
@@ -25,6 +30,25 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip("the real images are not on this machine")
     return REAL_DATA
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trial_here() -> Iterator[None]:
+    """A model that is imported is tried in this process; tests of the commands start the real one, with its limits."""
+
+    def refusal_of(folder: Path, kind: str) -> str | None:
+        settings = EngineSettings(name="trial", kind=kind, model=str(folder), device="cpu", backend="torch")
+        try:
+            engine_class(kind).load(settings, ModelStore(folder.parent))
+        except Exception as error:
+            return (
+                str(error) if isinstance(error, InferenceError) else format_exception_only(error)[-1].strip()
+            )
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imports, "refusal_of", refusal_of)
+        yield
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from inference.store import ModelStore
 from tests.inference.conftest import WriteRadiograph
 from tests.seeded import seeded_densenet
 
+pytestmark = pytest.mark.engine
+
 CR = "1.2.840.10008.5.1.4.1.1.1"
 
 

@@ -34,6 +34,8 @@ from inference.store.draft import Draft
 from inference.store.pathologies import chest_label
 from tests.inference.conftest import WriteRadiograph
 
+pytestmark = pytest.mark.engine
+
 SMALL_DENSENET = DenseNetArchitecture(block_config=(2, 2), growth_rate=8, init_features=16, bottleneck=2)
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -101,9 +103,10 @@ LoadEngine = Callable[..., Engine]
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> LoadEngine:
-    """Load an engine of a kind with a seeded model; by PyTorch, where the options do not say otherwise."""
+    """The engine of a kind with a seeded model, loaded once; by PyTorch, where the options do not say otherwise."""
     store = ModelStore(tmp_path_factory.mktemp("models"))
     made: set[str] = set()
+    loaded: dict[str, Engine] = {}
 
     def load_engine(kind: str, backend: str = "torch", **options: Any) -> Engine:
         if kind not in made:
@@ -112,7 +115,9 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> LoadEngine:
         settings = EngineSettings(
             name=kind, kind=kind, model=kind, device="cpu", backend=backend, options=options
         )
-        return engine_class(kind).load(settings, store)
+        if repr(settings) not in loaded:
+            loaded[repr(settings)] = engine_class(kind).load(settings, store)
+        return loaded[repr(settings)]
 
     return load_engine
 
@@ -229,7 +234,14 @@ def test_every_real_chest_radiograph_is_analysed(load: LoadEngine, real_data: Pa
 
 
 @pytest.mark.parametrize(
-    "network", ["densenet121", "resnet50", "efficientnet_b4", "convnext_base", "vit_b_16"]
+    "network",
+    [
+        *("resnet50", "vit_b_16"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("densenet121", "efficientnet_b4", "convnext_base")
+        ),
+    ],
 )
 def test_every_backbone_gives_maps(tmp_path: Path, write_radiograph: WriteRadiograph, network: str) -> None:
     store = seeded_model(

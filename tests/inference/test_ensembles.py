@@ -19,6 +19,8 @@ from inference.store.card_parts import Platt
 from tests.inference.conftest import WriteRadiograph
 from tests.inference.test_engine_contract import SMALL_DENSENET, analyse, radiograph, seeded_model
 
+pytestmark = pytest.mark.engine
+
 TABLES: dict[str, dict[str, Any]] = {
     "densenet": {
         "architecture": SMALL_DENSENET,

@@ -30,6 +30,8 @@ from inference.volumes.normalisation import resized
 from tests.seeded import seeded_densenet
 from tests.volume_models import metastasis_checkpoint
 
+pytestmark = pytest.mark.engine
+
 
 def densenet_file(folder: Path, channels: int) -> Path:
     """A bare state dict of torchvision's DenseNet-121 with three outputs, and their names beside it."""

@@ -24,6 +24,8 @@ from inference.settings import EngineSettings
 from inference.store import ModelStore
 from tests.inference.test_engine_contract import analyse
 
+pytestmark = pytest.mark.engine
+
 IMAGENET = transforms.Compose(
     [
         transforms.Resize((224, 224)),

@@ -28,6 +28,8 @@ from sr_writer import ReportContext, write_results
 from tests.inference.conftest import WriteRadiograph
 from tests.volume_models import bundle_folder, metastasis_checkpoint
 
+pytestmark = pytest.mark.engine
+
 
 def plastic_head(size: int = 128, *, fill: float = 35, shell: float = 1000, thickness: float = 0.08) -> Any:
     """An ellipsoid of one material with a thin shell, in air; Hounsfield units with noise."""

@@ -18,6 +18,8 @@ from tests.inference.conftest import WriteRadiograph
 from tests.inference.test_engine_contract import MODELS, analyse, radiograph, seeded_model
 from tests.inference.test_thresholds import card
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.mark.parametrize(
     "name", ["NORMAL", "No Finding", "no_tumor", "notumor", "None", "Healthy", "negative", "background"]

@@ -30,7 +30,10 @@ from tests.volume_models import nnunet_folder
 LABELS = {"background": 0, "spleen": 1, "liver": 2, "kidney": 4, "aorta": 3}
 AGREEMENT = 0.995
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # nnunetv2's dependencies, each about itself
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore"),  # nnunetv2's dependencies, each about itself
+]
 
 
 def texture(shape: tuple[int, int, int], *, stripped: bool = False) -> NDArray[np.float64]:

@@ -21,6 +21,8 @@ from inference.offline.nodule_files import write_nodule_files
 from inference.settings import EngineSettings
 from inference.store import ModelStore
 
+pytestmark = pytest.mark.engine
+
 Written = tuple[Path, list[Path], Analysis]
 
 

@@ -29,6 +29,7 @@ def test_finding_changes_the_picture(finding: int) -> None:
     assert having.picture.max() <= 1
 
 
+@pytest.mark.peer
 def test_object_conforms(tmp_path: Path) -> None:
     program("dciodvfy")
     phantom_dicom(5).save_as(tmp_path / "phantom.dcm", enforce_file_format=True)

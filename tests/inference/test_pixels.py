@@ -198,6 +198,7 @@ def test_compressed_frame_that_is_cut_short_is_refused(
 
 @pytest.mark.skipif(not Path("/usr/bin/dcmcjpeg").exists(), reason="dcmtk is not installed")
 @pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.peer
 def test_extended_jpeg_is_what_dcmtk_makes_of_it(write_radiograph: Write, tmp_path: Path, bits: int) -> None:
     rows, columns = np.mgrid[:64, :50]
     cells = (2 ** (bits - 1) * (1 + 0.9 * np.sin(rows / 9) * np.cos(columns / 7))).astype(np.uint16)
@@ -212,6 +213,7 @@ def test_extended_jpeg_is_what_dcmtk_makes_of_it(write_radiograph: Write, tmp_pa
 
 @pytest.mark.skipif(not Path("/usr/bin/dcmdjpeg").exists(), reason="dcmtk is not installed")
 @pytest.mark.parametrize("name", ["JPEG-lossy.dcm", "JPGExtended.dcm"])
+@pytest.mark.peer
 def test_twelve_bit_jpeg_of_nema_is_what_dcmtk_makes_of_it(tmp_path: Path, name: str) -> None:
     """The first has selection parameters that the standard forbids; DCMTK only warns of them."""
     file, decoded = get_testdata_file(name, download=False), tmp_path / "decoded.dcm"

@@ -21,6 +21,8 @@ from inference.store import ModelStore
 from tests.inference.test_engine_contract import MODELS, seeded_model
 from tests.volume_models import add_ct_chest, bundle_folder, nnunet_folder
 
+pytestmark = pytest.mark.engine
+
 DEMONSTRATED = ("brain_metastasis", "hybrid_volume", "lung_nodule")
 
 

@@ -64,6 +64,7 @@ def test_pickled_file_needs_trust(store: ModelStore, pickled: Path) -> None:
     assert [e for e in store.entries() if not e.card.demonstration] == []
 
 
+@pytest.mark.engine
 def test_pickled_file_is_converted_with_its_labels_and_operating_points(
     store: ModelStore, pickled: Path, seeded: StoredModel
 ) -> None:
@@ -134,6 +135,7 @@ def test_names_that_are_no_names_are_refused(store: ModelStore, pickled: Path, n
         import_model(store, pickled, name=name, trust=True)
 
 
+@pytest.mark.engine
 def test_labels_that_do_not_fit_are_refused(store: ModelStore, pickled: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('{"classes": ["a", "b"]}')
     with pytest.raises(ModelInvalid, match="18 outputs and 2 labels"):
@@ -199,6 +201,7 @@ def test_no_former_card_is_lost(store: ModelStore, seeded: StoredModel) -> None:
 
 
 @pytest.mark.parametrize("kind", ["chest_xray", "lung_nodule", "brain_metastasis"])
+@pytest.mark.engine
 def test_thresholds_of_the_configuration_make_a_version(store: ModelStore, kind: str) -> None:
     label = next(iter(store.get("demo", kind).card.reported.values())).name
 

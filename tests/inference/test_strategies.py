@@ -39,6 +39,8 @@ from inference.store.card_parts import Platt, Temperature
 from tests.inference.conftest import WriteRadiograph
 from tests.inference.test_engine_contract import analyse, radiograph, seeded_model
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def predictions() -> np.ndarray:

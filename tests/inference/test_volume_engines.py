@@ -50,6 +50,8 @@ from tests.volume_models import (
     pivot_checkpoint,
 )
 
+pytestmark = pytest.mark.engine
+
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TISSUES = {"0": "background", "1": "spleen", "2": "kidney_left"}
 

@@ -11,6 +11,7 @@ from db.database import Database
 from node.configuration.configuration import Configuration
 from node.configuration.loading import load
 from node.processes.process import make_folders
+from tests.databases import migrated
 from tests.peers.waiting import free_port
 
 CONFIGURATION = """\
@@ -41,7 +42,6 @@ def configuration(tmp_path: Path) -> Configuration:
 @pytest.fixture
 def database(configuration: Configuration) -> Iterator[Database]:
     """The node's database."""
-    opened = Database.open(configuration.database_settings())
-    opened.upgrade()
+    opened = migrated(configuration.data_dir / "overread.db")
     yield opened
     opened.close()

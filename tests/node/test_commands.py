@@ -241,6 +241,7 @@ def test_each_case_has_a_folder_of_its_own(call: Call, tmp_path: Path) -> None:
     assert reports[0].SeriesNumber != reports[1].SeriesNumber
 
 
+@pytest.mark.engine
 def test_plain_picture_gets_an_overlay_and_the_disclaimer(call: Call, tmp_path: Path) -> None:
     seeded_model(
         ModelStore(tmp_path / "var" / "models"), "pneumonia", name="lungs", labels=("NORMAL", "Pneumonia")
@@ -366,6 +367,7 @@ def test_models_import_refuses_what_it_would_not_use(
 
 
 @pytest.mark.parametrize(("arguments", "kind"), [((), "brain_mri"), (("--kind", "nnunet"), "nnunet")])
+@pytest.mark.engine
 def test_models_import_says_the_kind_of_an_nnunet(
     call: Call, tmp_path: Path, arguments: tuple[str, ...], kind: str
 ) -> None:
@@ -376,6 +378,7 @@ def test_models_import_says_the_kind_of_an_nnunet(
     assert ModelStore(tmp_path / "var" / "models").get("mine").card.kind == kind
 
 
+@pytest.mark.engine
 def test_models_import_overwrites_no_other_model(call: Call, model: Path, tmp_path: Path) -> None:
     arguments = ("models", "import", "mine.safetensors", "--name", "mine")
     card = model.with_suffix(".json")
@@ -396,6 +399,7 @@ def test_models_import_overwrites_no_other_model(call: Call, model: Path, tmp_pa
     assert store.get("mine").card.version == "another"
 
 
+@pytest.mark.engine
 def test_models_expect_writes_what_the_images_have(call: Call, model: Path, tmp_path: Path) -> None:
     assert call("models", "import", "mine.safetensors", "--name", "mine")[0] == 0
     store = ModelStore(tmp_path / "var" / "models")

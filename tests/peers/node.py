@@ -17,10 +17,13 @@ import httpx
 
 from db.database import Database, DatabaseSettings
 from db.index import Index
+from db.queue import Queue
 from node.views.documents import Views
 from tests.peers.faults.steps import Faults
 from tests.peers.waiting import free_port, wait_until
 from tests.peers.web import web_client
+
+ENDED = frozenset({"succeeded", "skipped", "failed", "cancelled", "superseded"})
 
 CONFIGURATION = """\
 [node]
@@ -243,20 +246,24 @@ class Node:
         Deliveries to the destinations ``but`` may wait.
         """
 
-        def settled() -> list[dict[str, Any]] | None:
-            jobs = self.jobs()
-            over = [
-                job
-                for job in jobs
-                if job["state"] in ("succeeded", "skipped", "failed", "cancelled", "superseded")
-                and all(
-                    d["state"] in ("sent", "committed", "failed") or d["destination"] in but
-                    for d in job["deliveries"]
-                )
-            ]
-            return jobs if len(over) >= count and len(over) == len(jobs) else None
+        with self._database() as database:
+            queue = Queue(database)
 
-        return wait_until(settled, seconds, f"{count} jobs have ended")
+            def settled() -> list[dict[str, Any]] | None:
+                states = queue.counts()
+                if sum(states.values()) < count or not ENDED.issuperset(s for s, n in states.items() if n):
+                    return None
+                jobs = self.jobs()
+                left = [
+                    delivery
+                    for job in jobs
+                    for delivery in job["deliveries"]
+                    if delivery["state"] not in ("sent", "committed", "failed")
+                    and delivery["destination"] not in but
+                ]
+                return jobs if not left and ENDED.issuperset(job["state"] for job in jobs) else None
+
+            return wait_until(settled, seconds, f"{count} jobs have ended")
 
     def ready(self) -> dict[str, str]:
         """What ``/readyz`` says; nothing while the web process does not answer as it should."""

@@ -9,11 +9,15 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
+from db.database import Database, DatabaseSettings
 from tests.peers.waiting import answers, free_port, wait_until
 
 VERSIONS = Path("/usr/lib/postgresql")
+MIGRATED = "migrated"
 
 
 class Postgres:
@@ -26,6 +30,7 @@ class Postgres:
         self.programs = found[-1].parent
         self.folder = folder
         self.port = free_port()
+        self._migrated = False
 
     def __enter__(self) -> Postgres:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -43,8 +48,8 @@ class Postgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Start and wait until it listens."""
-        options = f"-p {self.port} -h 127.0.0.1 -k {self.folder}"
+        """Start and wait until it listens; it does not sync, since its machine never stops in a test."""
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.folder} -c fsync=off"
         self._run("pg_ctl", "-D", "data", "-l", "log", "-o", options, "-w", "start")
         wait_until(lambda: answers(self.port), 20, "Postgres listens")
 
@@ -52,10 +57,22 @@ class Postgres:
         """Stop it at once."""
         self._run("pg_ctl", "-D", "data", "-m", "immediate", "-w", "stop")
 
-    def create(self, name: str) -> str:
-        """A new empty database; its URL."""
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "overread", name)
+    def create(self, name: str, template: str = "template1") -> str:
+        """A new database, empty or a copy of ``template``; its URL."""
+        address = f"host=127.0.0.1 port={self.port} user=overread dbname=postgres"
+        with psycopg.connect(address, autocommit=True) as connection:
+            statement = SQL("CREATE DATABASE {} TEMPLATE {}")
+            connection.execute(statement.format(Identifier(name), Identifier(template)))
         return f"postgresql+psycopg://overread@127.0.0.1:{self.port}/{name}"
+
+    def migrated(self) -> str:
+        """The name of a database with the schema of this version, as a template for others; made once."""
+        if not self._migrated:
+            database = Database.open(DatabaseSettings(url=self.create(MIGRATED)))
+            database.upgrade()
+            database.close()
+            self._migrated = True
+        return MIGRATED
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), *arguments]

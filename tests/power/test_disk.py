@@ -7,6 +7,8 @@ import random
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.power.disk import SECTOR, Disk
 from tests.power.trace import (
     FolderMade,
@@ -106,6 +108,7 @@ os.unlink(root + "d/b")
 """
 
 
+@pytest.mark.peer
 def test_recording_has_what_a_process_did_in_order(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()

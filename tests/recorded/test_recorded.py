@@ -36,6 +36,8 @@ from tests.inference.test_engine_contract import seeded_model
 from tests.recorded import outputs
 from tests.volume_models import add_ct_chest, bundle_folder, nnunet_folder
 
+pytestmark = pytest.mark.engine
+
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 VALUES = Path(__file__).parent / "values"
 RECORD = os.environ.get("RECORD") == "1"

@@ -12,7 +12,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from inference.findings import Absence, Analysis, ModelIdentity
 from sr_writer import PredecessorReport, ReportContext, write_results
-from tests.validators import DCIODVFY, SR_VALIDATOR, dciodvfy_errors, sr_validator_errors
+from tests.validators import dciodvfy_errors, sr_validator_errors, validators_missing
 
 MakeAnalysis = Callable[..., Analysis]
 MakeImage = Callable[..., Path]
@@ -26,10 +26,10 @@ PREDECESSOR = PredecessorReport(
     sop_instance_uid="2.25.6",
 )
 
-pytestmark = pytest.mark.skipif(
-    not (DCIODVFY.exists() and SR_VALIDATOR.exists()),
-    reason="dicom3tools and pixelmed-apps are not installed",
-)
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.skipif(bool(validators_missing()), reason=f"not installed: {validators_missing()}"),
+]
 
 
 def errors(analyses: Sequence[Analysis], context: ReportContext, folder: Path) -> list[str]:

@@ -31,7 +31,7 @@ from sr_writer.segmentation import laterality, type_code
 from sr_writer.shown import ShownPicture
 from tests.sr_writer.conftest import MODEL, THRESHOLDS
 from tests.sr_writer.test_report import TRACKING, TRACKING_UID, child, groups
-from tests.validators import DCIODVFY, SR_VALIDATOR, dciodvfy_errors, sr_validator_errors
+from tests.validators import dciodvfy_errors, sr_validator_errors, validators_missing
 
 SIZE = 40
 NODULE = Label(
@@ -238,10 +238,8 @@ def test_ribs_are_written_with_their_number_and_side() -> None:
     assert ribs[6][0].meaning == "Seventh rib"
 
 
-@pytest.mark.skipif(
-    not (DCIODVFY.exists() and SR_VALIDATOR.exists()),
-    reason="dicom3tools and pixelmed-apps are not installed",
-)
+@pytest.mark.peer
+@pytest.mark.skipif(bool(validators_missing()), reason=f"not installed: {validators_missing()}")
 @pytest.mark.parametrize("volumes", ["nodules", "organs", "beside"])
 def test_results_of_volumes_conform(
     volumes: str, context: ReportContext, tmp_path: Path, request: pytest.FixtureRequest

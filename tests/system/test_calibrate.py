@@ -35,19 +35,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def node_with_model(folder: Path, where: Path) -> Node:
-    """A configuration whose model is a copy of the demonstration model, so that its card may change."""
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a copy of the demonstration model, so that its card may change."""
+    where = tmp_path_factory.mktemp("models")
     node = Node(where, model="copy")
     demo = ModelStore(where).get("demo", "chest_xray")
     (where / "copy.safetensors").write_bytes(demo.weights.read_bytes())
     (where / "copy.json").write_text(demo.card.model_dump_json())
     node.command("models", "import", str(where / "copy.safetensors"), "--name", "copy")
+    return node.data_dir / "models"
+
+
+@pytest.fixture
+def node(models: Path, tmp_path: Path) -> Node:
+    """A configuration with a store of its own."""
+    node = Node(tmp_path, model="copy")
+    shutil.copytree(models, node.data_dir / "models")
     return node
 
 
-@pytest.mark.parametrize("method", ["temperature", "platt"])
-def test_calibration_that_helps_is_kept(folder: Path, tmp_path: Path, method: str) -> None:
-    node = node_with_model(folder, tmp_path)
+@pytest.mark.parametrize("method", ["temperature", pytest.param("platt", marks=pytest.mark.slow)])
+def test_calibration_that_helps_is_kept(folder: Path, node: Node, tmp_path: Path, method: str) -> None:
     arguments = ["--engine", "cxr", "--labels", str(folder / "labels.csv"), "--method", method]
     document = node.json(
         "calibrate",
@@ -72,9 +81,8 @@ def test_calibration_that_helps_is_kept(folder: Path, tmp_path: Path, method: st
 
 
 def test_stored_results_are_as_good_as_images_and_calibration_changes_what_is_reported(
-    folder: Path, tmp_path: Path
+    folder: Path, node: Node, tmp_path: Path
 ) -> None:
-    node = node_with_model(folder, tmp_path)
     out = tmp_path / "out"
     before = node.json("infer", str(folder / "images"), "--engine", "cxr", "--out", str(out))
     assert before[0]["probabilities"] == before[0]["calibrated_probabilities"]
@@ -85,8 +93,7 @@ def test_stored_results_are_as_good_as_images_and_calibration_changes_what_is_re
     assert after[0]["probabilities"] != after[0]["calibrated_probabilities"]
 
 
-def test_labels_file_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
-    node = node_with_model(folder, tmp_path)
+def test_labels_file_that_does_not_fit_is_refused(folder: Path, node: Node, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("input,Other\n1.png,1\n")
     arguments = [
         "--engine",

@@ -9,8 +9,7 @@ from tests.inference.test_engine_contract import MODELS, seeded_model
 from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
-from tests.peers.programs import program
-from tests.validators import dciodvfy_errors, sr_validator_errors
+from tests.validators import dciodvfy_errors, require_validators, sr_validator_errors
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 
@@ -31,8 +30,7 @@ destinations = ["pacs"]
 
 
 def test_real_radiograph_becomes_valid_reports_of_every_engine(real_data: Path, tmp_path: Path) -> None:
-    program("dciodvfy")
-    program("DicomSRValidator")
+    require_validators()
     kinds = sorted(MODELS)
     extra = "".join(
         ENGINE.format(kind=kind, backend="openvino" if kind == "chest_xray" else "torch") for kind in kinds

@@ -13,11 +13,10 @@ from sr_writer.text import findings_table
 from tests.peers.dcmtk import Storescp, findscu, run, send, storescu
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
-from tests.peers.programs import program
 from tests.peers.spool import filled
 from tests.system.conftest import Site
 from tests.system.faults.witness import dataset_bytes
-from tests.validators import dciodvfy_errors, sr_validator_errors
+from tests.validators import dciodvfy_errors, require_validators, sr_validator_errors
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -66,7 +65,7 @@ def returned(site: Site, real_data: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("name", CHEST)
 def test_report_and_overlays_come_back_and_conform(returned: dict[str, Any], name: str) -> None:
-    program("dciodvfy")
+    require_validators()
     objects = returned[name]
     reports = [path for path, dataset in objects if dataset.SOPClassUID == COMPREHENSIVE_3D_SR]
     overlays = [path for path, dataset in objects if dataset.SOPClassUID == SECONDARY_CAPTURE]
@@ -78,7 +77,7 @@ def test_report_and_overlays_come_back_and_conform(returned: dict[str, Any], nam
 
 @pytest.mark.parametrize("name", CHEST)
 def test_report_satisfies_the_template(returned: dict[str, Any], name: str) -> None:
-    program("DicomSRValidator")
+    require_validators()
     (report,) = [path for path, dataset in returned[name] if dataset.SOPClassUID == COMPREHENSIVE_3D_SR]
     assert sr_validator_errors(report) == []
 

@@ -16,9 +16,8 @@ from inference.store import ModelStore
 from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
-from tests.peers.programs import program
 from tests.system.conftest import Site
-from tests.validators import dciodvfy_errors, sr_validator_errors
+from tests.validators import dciodvfy_errors, require_validators, sr_validator_errors
 from tests.volume_models import bundle_folder, nnunet_folder
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -83,13 +82,12 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def returned(site: Site, study: str, folder: Path) -> dict[str, list[tuple[Path, pydicom.Dataset]]]:
     """The PACS' objects of a study that the node has made, by SOP Class; each conforms."""
-    program("dciodvfy")
+    require_validators()
     made: dict[str, list[tuple[Path, pydicom.Dataset]]] = {}
     for path, dataset in site.pacs.objects(folder, study):
         made.setdefault(str(dataset.SOPClassUID), []).append((path, dataset))
         assert dciodvfy_errors(path) == [], path
     for path, _ in made[COMPREHENSIVE_3D_SR]:
-        program("DicomSRValidator")
         assert sr_validator_errors(path) == []
     return made
 

@@ -62,8 +62,12 @@ destinations = []
 
 @pytest.fixture
 def plug_in(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH with a distribution that registers the engine kind ``faulty``."""
-    folder = tmp_path / "plugins"
+    """A folder for PYTHONPATH with the engine kind ``faulty``."""
+    return install_faulty(tmp_path / "plugins")
+
+
+def install_faulty(folder: Path) -> Path:
+    """Fill a folder for PYTHONPATH with a distribution that registers the engine kind ``faulty``."""
     example = re.search(r"```python\n(.*?)```", EXAMPLE.read_text(), re.S)
     assert example is not None
     metadata = folder / "faulty-1.0.dist-info"

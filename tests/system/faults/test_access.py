@@ -56,7 +56,9 @@ def witness(tmp_path_factory: pytest.TempPathFactory, tls_port: int) -> Iterator
     settings = SETTINGS.format(
         certificate=ours.certificate, key=ours.key, ca=authority.certificate, port=tls_port
     )
-    with Witness(folder / "site", with_pacs=False, receivers=1, extra=settings).watching() as witness:
+    with Witness(
+        folder / "site", with_pacs=False, measured=True, receivers=1, extra=settings
+    ).watching() as witness:
         yield witness
 
 

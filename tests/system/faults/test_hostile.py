@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pydicom
+import pytest
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
@@ -109,45 +111,52 @@ def results(node: Node, job: dict[str, Any]) -> list[Dataset]:
     return [pydicom.dcmread(node.data_dir / result["file"]) for result in job["results"]]
 
 
-def test_each_hostile_study_ends_with_a_report_or_its_reason(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Witness]:
+    """One node for all of them; none of its processes dies."""
+    with Witness(tmp_path_factory.mktemp("hostile"), receivers=1).watching() as witness:
+        yield witness
+    assert "process_died" not in witness.node.log
+
+
+def test_each_hostile_study_ends_with_a_report_or_its_reason(witness: Witness, tmp_path: Path) -> None:
     made = objects(tmp_path)
-    with Witness(tmp_path / "site", receivers=1).watching() as witness:
-        node = witness.node
-        workers = node.pids("worker")
-        expected: dict[str, tuple[str, str | None]] = {}
-        for name, (paths, reason) in made.items():
-            storescu(node.port, *paths)
-            for path in paths:
-                witness.note(path)
-            expected[identity(paths[0])[0]] = name, reason
-        witness.assert_serves()
-        jobs = [job for job in witness.wait_for_jobs() if job["study_instance_uid"] in expected]
-        assert len(jobs) == len(expected)
-        for job in jobs:
-            name, reason = expected[job["study_instance_uid"]]
-            if reason is None:
-                assert job["state"] == "succeeded", (name, job["reason"])
-                source = pydicom.dcmread(made[name][0][0])
-                for written in results(node, job):
-                    assert written.get_item("PatientName").value == source.get_item("PatientName").value
-            else:
-                assert job["state"] == "skipped" and reason in job["reason"], (name, job["reason"])
-                assert job["results"] == []
-        assert node.pids("worker") == workers
-        refused = next(job for job in jobs if job["state"] == "skipped")
-        assert refused["reason"] in " ".join(node.command("show", str(refused["id"])).split())
-        witness.assert_intact({study: "skipped" for study, (_, reason) in expected.items() if reason})
-    assert "process_died" not in node.log
+    node = witness.node
+    workers = node.pids("worker")
+    expected: dict[str, tuple[str, str | None]] = {}
+    for name, (paths, reason) in made.items():
+        storescu(node.port, *paths)
+        for path in paths:
+            witness.note(path)
+        expected[identity(paths[0])[0]] = name, reason
+    witness.assert_serves()
+    jobs = [job for job in witness.wait_for_jobs() if job["study_instance_uid"] in expected]
+    assert len(jobs) == len(expected)
+    for job in jobs:
+        name, reason = expected[job["study_instance_uid"]]
+        if reason is None:
+            assert job["state"] == "succeeded", (name, job["reason"])
+            source = pydicom.dcmread(made[name][0][0])
+            for written in results(node, job):
+                assert written.get_item("PatientName").value == source.get_item("PatientName").value
+        else:
+            assert job["state"] == "skipped" and reason in job["reason"], (name, job["reason"])
+            assert job["results"] == []
+    assert node.pids("worker") == workers
+    refused = next(job for job in jobs if job["state"] == "skipped")
+    assert refused["reason"] in " ".join(node.command("show", str(refused["id"])).split())
+    witness.assert_intact({study: "skipped" for study, (_, reason) in expected.items() if reason})
 
 
-def test_patients_that_share_a_study_each_get_their_own_report(tmp_path: Path) -> None:
+def test_patients_that_share_a_study_each_get_their_own_report(witness: Witness, tmp_path: Path) -> None:
+    node = witness.node
+    before = len(node.jobs())
     first = write_radiograph(tmp_path / "1.dcm", 1)
     write_radiograph(tmp_path / "2.dcm", 2, StudyInstanceUID=first.StudyInstanceUID)
-    with Node(tmp_path / "node", receivers=1) as node:
-        storescu(node.port, tmp_path / "1.dcm", tmp_path / "2.dcm")
-        jobs = node.wait_for_jobs(2)
-        patients = {}
-        for job in jobs:
+    storescu(node.port, tmp_path / "1.dcm", tmp_path / "2.dcm")
+    patients: dict[str, set[str]] = {}
+    for job in node.wait_for_jobs(before + 2):
+        if job["study_instance_uid"] == first.StudyInstanceUID:
             for written in results(node, job):
                 patients.setdefault(job["series_instance_uid"], set()).add(written.PatientID)
     assert sorted(map(sorted, patients.values())) == [["CANARY-1"], ["CANARY-2"]]

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.events import Event
 
@@ -85,7 +84,6 @@ def states_of(jobs: list[dict[str, Any]]) -> dict[str, set[str]]:
     return states
 
 
-@pytest.mark.slow
 def test_only_the_deliveries_of_a_faulty_pacs_wait_or_fail(tmp_path: Path) -> None:
     aborted: set[str] = set()
     over = threading.Event()

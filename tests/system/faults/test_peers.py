@@ -40,7 +40,7 @@ Hostile = Callable[[int], AbstractContextManager[object]]
 @pytest.fixture(scope="module")
 def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Witness]:
     """One node for all cases."""
-    with Witness(tmp_path_factory.mktemp("peers")).watching() as witness:
+    with Witness(tmp_path_factory.mktemp("peers"), measured=True).watching() as witness:
         yield witness
         assert witness.node.stop() == 0
         assert list(witness.elsewhere.rglob("*")) == []
@@ -212,7 +212,6 @@ HOSTILE: dict[str, Hostile] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_modality_is_served_beside(witness: Witness, name: str) -> None:
     with HOSTILE[name](witness.node.port):
@@ -220,7 +219,6 @@ def test_modality_is_served_beside(witness: Witness, name: str) -> None:
     witness.assert_intact()
 
 
-@pytest.mark.slow
 def test_node_ends_slow_peers_by_itself(witness: Witness) -> None:
     with half_pdus(witness.node.port) as silent, one_byte_a_second(witness.node.port) as slow:
         witness.assert_serves()

@@ -32,6 +32,9 @@ from tests.power.trace import Recording, Removed, Said, SyncEnded, Written
 LOG = "overread.db-wal"
 ROOT = Path(__file__).resolve().parents[3]
 SEED = 20261122
+EVERY = pytest.mark.parametrize(
+    "every", [7, pytest.param(1, marks=pytest.mark.slow)], ids=["each 7th point", "each point"]
+)
 VERSION = max(path.name[:4] for path in (ROOT / "db" / "migrations" / "versions").glob("[0-9]*.py"))
 EARLY_CHECKPOINTS = """\
 import db.database
@@ -169,7 +172,8 @@ def dataset_digest(file: bytes) -> str:
     return hashlib.sha256(file[start:]).hexdigest()
 
 
-def test_acknowledged_instances_survive_a_cut_at_every_point(tmp_path: Path, data: Path, quiet: None) -> None:
+@EVERY
+def test_acknowledged_instances_survive_a_cut(tmp_path: Path, data: Path, quiet: None, every: int) -> None:
     load_ = mixed_load()
     disk, recording = record_receiver(tmp_path / "recorded", load_)
     node = Node(load(configure(tmp_path / "replayed", data)))
@@ -194,7 +198,7 @@ def test_acknowledged_instances_survive_a_cut_at_every_point(tmp_path: Path, dat
         finally:
             database.close()
 
-    cuts = Cuts(recording.operations(), disk, SEED)
+    cuts = Cuts(recording.operations(), disk, SEED, every)
     assert rounds(cuts) >= 2
     cuts.replay(data, said, check)
     assert len(acknowledged) == load_.count
@@ -208,8 +212,9 @@ def job_numbers(said: Said, found: set[int]) -> bool:
     return said.port == 0
 
 
-def test_committed_results_have_their_files_after_a_cut_at_every_point(
-    tmp_path: Path, data: Path, quiet: None
+@EVERY
+def test_committed_results_have_their_files_after_a_cut(
+    tmp_path: Path, data: Path, quiet: None, every: int
 ) -> None:
     folder, studies = tmp_path / "recorded", 4
     file = configure(folder, folder / "var")
@@ -238,7 +243,7 @@ def test_committed_results_have_their_files_after_a_cut_at_every_point(
         finally:
             database.close()
 
-    cuts = Cuts(recording.operations(), disk, SEED)
+    cuts = Cuts(recording.operations(), disk, SEED, every)
     cuts.replay(data, lambda words: job_numbers(words, committed), check)
     assert len(committed) == studies
     report(cuts)
@@ -257,7 +262,8 @@ prepare(load(Path(sys.argv[1])), with_spool=True)
 """
 
 
-def test_start_up_check_loses_no_orphan_at_any_cut(tmp_path: Path, data: Path, quiet: None) -> None:
+@EVERY
+def test_start_up_check_loses_no_orphan_at_a_cut(tmp_path: Path, data: Path, quiet: None, every: int) -> None:
     folder = tmp_path / "recorded"
     file = configure(folder, folder / "var")
     prepare(load(file), with_spool=True)
@@ -277,6 +283,6 @@ def test_start_up_check_loses_no_orphan_at_any_cut(tmp_path: Path, data: Path, q
         assert {path.name: path.read_bytes() for path in (data / "orphans").iterdir()} == orphans
         assert [path for path in (data / "spool").rglob("*") if path.is_file()] == []
 
-    cuts = Cuts(recording.operations(), disk, SEED)
+    cuts = Cuts(recording.operations(), disk, SEED, every)
     cuts.replay(data, lambda _: False, check)
     report(cuts)

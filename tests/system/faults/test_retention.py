@@ -24,7 +24,9 @@ def test_age_removes_neither_undelivered_results_nor_quarantined_objects(tmp_pat
     with aged.watching() as witness:
         node = witness.node
         changed = tmp_path / "changed.dcm"
-        dataset = pydicom.dcmread(next(iter(witness.acknowledged.values())))
+        original = witness.radiograph()
+        witness.send(original)
+        dataset = pydicom.dcmread(original)
         dataset.StudyDescription = "changed"
         dataset.save_as(changed)
         storescu(node.port, changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -27,6 +27,10 @@ WHOLE_NODE = (
     "outbox rows inserted",
     "result sent",
 )
+AT_NIGHT = frozenset({"inferring", "all results stored", "outbox committed"})
+"""Steps of the worker, whose successors load a model; kills at its two other steps run with ``make test`` too."""
+WHOLE_NODE_AT_NIGHT = frozenset({"file synced", "result sent"})
+"""As above: one kill of the whole node runs with ``make test`` too."""
 DISK = (
     ("fragments written", errno.ENOSPC, "status=A700"),
     ("fragments written", errno.EIO, "status=A700"),
@@ -36,10 +40,15 @@ DISK = (
 """Steps, what the disk says there, and what the administrator reads in the log."""
 
 
+def by_speed(steps: Iterable[str], at_night: Collection[str]) -> list[object]:
+    """Parameters of a test, those of the night marked as such."""
+    return [pytest.param(step, marks=[pytest.mark.slow] if step in at_night else []) for step in steps]
+
+
 @pytest.fixture(scope="module")
 def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Witness]:
     """One node for all cases; each sends studies of its own."""
-    with Witness(tmp_path_factory.mktemp("steps")).watching() as witness:
+    with Witness(tmp_path_factory.mktemp("steps"), measured=True).watching() as witness:
         yield witness
         assert witness.node.stop() == 0
         assert list(witness.elsewhere.rglob("*")) == []
@@ -52,8 +61,7 @@ def test_step_is_in_the_product(step: str) -> None:
     assert callable(getattr(owner, attribute))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", by_speed(STEPS, AT_NIGHT))
 def test_process_is_killed_at(witness: Witness, step: str) -> None:
     witness.faults.arm(step)
     with ThreadPoolExecutor(1) as modality:
@@ -65,8 +73,7 @@ def test_process_is_killed_at(witness: Witness, step: str) -> None:
     witness.assert_intact()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", WHOLE_NODE)
+@pytest.mark.parametrize("step", by_speed(WHOLE_NODE, WHOLE_NODE_AT_NIGHT))
 def test_whole_node_is_killed_at(witness: Witness, step: str) -> None:
     witness.faults.arm(step, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as modality:
@@ -80,7 +87,6 @@ def test_whole_node_is_killed_at(witness: Witness, step: str) -> None:
     witness.assert_intact()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("step", "error", "logged"), DISK)
 def test_disk_fails_at(witness: Witness, step: str, error: int, logged: str) -> None:
     seen = len(witness.node.log)

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.peers.dcmtk import send
 from tests.peers.node import Node
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
-from tests.system.faults.conftest import CONFIGURATION
+from tests.system.faults.conftest import CONFIGURATION, install_faulty
 from tests.system.faults.witness import Witness, identity
 
 
-def run_studies(
-    folder: Path, plug_in: Path, words: list[str], deadline: int = 60
-) -> tuple[dict[str, dict[str, object]], Node]:
-    """Send one study for each word; the ended jobs by word and number, and the stopped node."""
-    extra = CONFIGURATION.replace("deadline_seconds = 60", f"deadline_seconds = {deadline}")
-    faulty = Witness(folder, with_pacs=False, receivers=1, extra=extra, engine=False, python_path=plug_in)
-    with faulty.watching() as witness:
+class Studies:
+    """Studies at a node whose engine fails as they say; one node for many of them."""
+
+    def __init__(self, folder: Path, plug_in: Path, deadline: int = 60) -> None:
+        extra = CONFIGURATION.replace("deadline_seconds = 60", f"deadline_seconds = {deadline}")
+        self.witness = Witness(
+            folder, with_pacs=False, receivers=1, extra=extra, engine=False, python_path=plug_in
+        )
+        self.otherwise: dict[str, str] = {}
+
+    def run(self, *words: str) -> tuple[dict[str, dict[str, object]], str]:
+        """Send one study for each word; the ended jobs by word and number, and what was logged meanwhile."""
+        witness = self.witness
+        seen = len(witness.node.log)
         files = [witness.radiograph(StudyID=word) for word in words]
         names = {
             identity(path)[0]: f"{word}{number}"
@@ -30,44 +40,53 @@ def run_studies(
             witness.note(path)
         witness.assert_serves()
         jobs = witness.wait_for_jobs(280)
-        ended = {names.get(job["study_instance_uid"], ""): job for job in jobs}
-        otherwise = {study: str(ended[name]["state"]) for study, name in names.items()}
-        witness.assert_intact(otherwise)
-    del ended[""]
-    return ended, witness.node
+        ended = {names[job["study_instance_uid"]]: job for job in jobs if job["study_instance_uid"] in names}
+        self.otherwise |= {study: str(ended[name]["state"]) for study, name in names.items()}
+        witness.assert_intact(self.otherwise)
+        return ended, witness.node.log[seen:]
 
 
-def test_crash_in_native_code_ends_as_poisonous_and_harms_no_other_job(tmp_path: Path, plug_in: Path) -> None:
-    jobs, node = run_studies(tmp_path, plug_in, ["fine", "fine", "crash", "fine", "fine"])
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studies]:
+    folder = tmp_path_factory.mktemp("worker")
+    studies = Studies(folder, install_faulty(folder / "plugins"))
+    with studies.witness.watching():
+        yield studies
+
+
+def test_crash_in_native_code_ends_as_poisonous_and_harms_no_other_job(studies: Studies) -> None:
+    jobs, log = studies.run("fine", "fine", "crash", "fine", "fine")
     states = {name: job["state"] for name, job in jobs.items()}
     assert states.pop("crash2") == "failed"
     assert set(states.values()) == {"succeeded"}
     assert "poisonous" in str(jobs["crash2"]["reason"])
     assert all(int(str(jobs[name]["attempts"])) <= 2 for name in states)
-    assert "process_died role=worker" in node.log
+    assert "process_died role=worker" in log
 
 
-def test_lost_device_costs_the_worker_and_harms_no_other_job(tmp_path: Path, plug_in: Path) -> None:
-    jobs, node = run_studies(tmp_path, plug_in, ["fine", "fine", "lost", "fine", "fine"])
+def test_lost_device_costs_the_worker_and_harms_no_other_job(studies: Studies) -> None:
+    jobs, log = studies.run("fine", "fine", "lost", "fine", "fine")
     states = {name: job["state"] for name, job in jobs.items()}
     assert states.pop("lost2") == "failed"
     assert set(states.values()) == {"succeeded"}
     assert "poisonous" in str(jobs["lost2"]["reason"])
-    assert "device_lost device=cuda:99" in node.log
+    assert "device_lost device=cuda:99" in log
 
 
 def test_hanging_job_is_ended_at_its_deadline(tmp_path: Path, plug_in: Path) -> None:
-    jobs, node = run_studies(tmp_path, plug_in, ["fine", "hang", "fine"], deadline=5)
+    hanging = Studies(tmp_path, plug_in, deadline=5)
+    with hanging.witness.watching():
+        jobs, log = hanging.run("fine", "hang", "fine")
     assert {name: job["state"] for name, job in jobs.items()} == {
         "fine0": "succeeded",
         "hang1": "failed",
         "fine2": "succeeded",
     }
-    assert "worker_hangs" in node.log
+    assert "worker_hangs" in log
 
 
-def test_batch_that_is_too_large_is_halved(tmp_path: Path, plug_in: Path) -> None:
-    jobs, node = run_studies(tmp_path, plug_in, ["large", "fine", "large", "memory", "error"])
+def test_batch_that_is_too_large_is_halved(studies: Studies) -> None:
+    jobs, log = studies.run("large", "fine", "large", "memory", "error")
     assert {name: job["state"] for name, job in jobs.items()} == {
         "large0": "succeeded",
         "fine1": "succeeded",
@@ -77,7 +96,7 @@ def test_batch_that_is_too_large_is_halved(tmp_path: Path, plug_in: Path) -> Non
     }
     assert jobs["memory3"]["reason"] == "the device has too little memory for this input alone"
     assert jobs["error4"]["reason"].startswith("the engine failed on this input (RuntimeError at ")
-    assert "Canary" not in node.log
+    assert "Canary" not in log
 
 
 def test_engine_that_fails_offline_costs_its_own_inputs(tmp_path: Path, plug_in: Path) -> None:
