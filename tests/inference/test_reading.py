@@ -36,7 +36,7 @@ from inference.reading.fields import Fields
 from inference.reading.limits import ReaderLimits
 from inference.reading.pool import close_readers, limit_readers, readers
 from inference.reading.stored import StoredImage
-from inference.reading.wire import MAXIMUM_PIXEL_BYTES, Nonsense
+from inference.reading.wire import MAXIMUM_PIXEL_BYTES, MalformedMessage
 from tests.peers.decoders import misbehaving_decoders
 from tests.peers.waiting import wait_until
 
@@ -401,7 +401,7 @@ FRAME = {
 )
 def test_pixels_that_are_not_those_announced_make_no_sense(change: dict[str, object]) -> None:
     assert read_pixel_document(Fields(IMAGE), 12) == ("<u2", 2, 3)
-    with pytest.raises(Nonsense):
+    with pytest.raises(MalformedMessage):
         read_pixel_document(Fields(IMAGE | change), 12)
 
 
@@ -424,7 +424,7 @@ def test_pixels_that_are_not_those_announced_make_no_sense(change: dict[str, obj
 def test_images_outside_of_their_ranges_make_no_sense(change: dict[str, object]) -> None:
     values = np.zeros((2, 3), np.uint16)
     assert read_image_document(Fields(IMAGE), Path("x"), values).highest == 4095
-    with pytest.raises(Nonsense):
+    with pytest.raises(MalformedMessage):
         read_image_document(Fields(IMAGE | change), Path("x"), values)
 
 
@@ -448,7 +448,7 @@ def test_images_outside_of_their_ranges_make_no_sense(change: dict[str, object])
 def test_slices_outside_of_their_ranges_make_no_sense(change: dict[str, object]) -> None:
     frame = read_frame_document(Fields(FRAME), Path("x"))
     assert frame.pixels is None
-    with pytest.raises(Nonsense):
+    with pytest.raises(MalformedMessage):
         read_frame_document(Fields(FRAME | change), Path("x"))
 
 
