@@ -1,7 +1,6 @@
 """Tables, states, queue and outbox. Knows neither the DICOM network nor torch.
 
-Other rooms import what ``PUBLIC`` names; tables, migrations, the steps between states and SQLite's log are this
-room's own affair.
+Other rooms import only the modules in ``PUBLIC``. Tables, migrations, transitions and SQLite's log are private.
 """
 
 PUBLIC = (

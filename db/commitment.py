@@ -1,7 +1,7 @@
-"""Storage commitment: what we asked destinations to take responsibility for, and what peers asked of us.
+"""Storage commitment: what we ask destinations to take responsibility for, and what peers ask of us (PS3.4 annex J).
 
-A due time stands in for a lease: whoever takes a row moves its time on, so that it comes back by itself
-when nothing is heard of it, also after a crash.
+Rows have no lease but a due time. Whoever claims a row sets its due time to later, so that the row is due again if
+no answer comes, also after a crash.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, insert, select, update
 
-from db.database import PARAMETERS, Database, now, read_time, time_text
+from db.database import MAX_PARAMETERS, Database, now, read_time, time_text
 from db.records import CommitmentRequest, OwedReport, Reference
 from db.retry import COMMITMENT
 from db.states import DeliveryEvent, DeliveryState, ReportEvent, ReportState
@@ -23,12 +23,12 @@ from db.transitions import DELIVERIES, REPORTS, change, record
 NO_ANSWER_YET = "storage commitment was asked for, no answer yet"
 RESEND_SECONDS = 60.0
 MAXIMUM_ATTEMPTS = 10
-"""So often an object is sent that the destination then does not commit to."""
+"""How often an object is sent to a destination that then does not commit to it."""
 PERMANENT_REASONS = {
     0x0119: "class and instance conflict",
     0x0122: "SOP class not supported",
 }
-"""Failure Reason (0008,1197), PS3.3 section C.14.1.1, where sending again cannot help."""
+"""The values of Failure Reason (0008,1197) after which sending again cannot help (PS3.3 section C.14.1.1)."""
 OTHER_REASONS = {
     0x0110: "processing failure",
     0x0112: "no such object instance",
@@ -38,16 +38,23 @@ OTHER_REASONS = {
 
 
 class Commitments:
-    """What we ask destinations for. Thread-safe."""
+    """Our requests to destinations. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def ask(self, destination: str, limit: int) -> CommitmentRequest | None:
-        """A new request over results that were sent to a destination and are due to be asked for, or None.
+        """Record a new request about results that were sent to a destination; the caller then sends it.
 
-        It is recorded before it goes out. Without an answer the same results become due again: after a
-        minute, then twice as long each time, at most an hour.
+        If no answer comes, the same results are due again after a minute, then after twice as long each time, at
+        most an hour.
+
+        Args:
+            destination: its name in the configuration.
+            limit: at most so many results.
+
+        Returns:
+            The request, or None if nothing is due.
         """
         moment = now()
         due = (
@@ -74,8 +81,8 @@ class Commitments:
                 ),
                 delivery_ids=tuple(row.id for row in rows),
             )
-            tried = max(row.commitment_attempts for row in rows)
-            patience = COMMITMENT.pause(tried + 1)
+            attempts = max(row.commitment_attempts for row in rows)
+            pause = COMMITMENT.pause(attempts + 1)
             connection.execute(
                 insert(commitments).values(
                     transaction_uid=request.transaction_uid,
@@ -87,15 +94,15 @@ class Commitments:
                 update(deliveries)
                 .where(deliveries.c.id.in_(request.delivery_ids))
                 .values(
-                    not_before=time_text(moment + timedelta(seconds=patience)),
+                    not_before=time_text(moment + timedelta(seconds=pause)),
                     commitment_attempts=deliveries.c.commitment_attempts + 1,
                     reason=NO_ANSWER_YET,
                 )
             )
         return request
 
-    def not_asked(self, request: CommitmentRequest, reason: str) -> None:
-        """Note why a request did not reach the destination, or was refused; it is made again when due."""
+    def request_failed(self, request: CommitmentRequest, reason: str) -> None:
+        """Record why a request did not reach the destination or was refused. It is due again all the same."""
         with self.database.write() as connection:
             connection.execute(
                 update(deliveries)
@@ -104,18 +111,25 @@ class Commitments:
             )
 
     def destination_of(self, transaction_uid: str) -> str | None:
-        """Whom a transaction was opened with, None for one that is not ours."""
+        """The destination that was asked in a transaction, None for one that is not ours."""
         with self.database.read() as connection:
             return connection.execute(
                 select(commitments.c.destination).where(commitments.c.transaction_uid == transaction_uid)
             ).scalar_one_or_none()
 
-    def reported(
+    def apply_report(
         self, transaction_uid: str, committed: Sequence[Reference], failed: Mapping[Reference, int]
     ) -> bool:
-        """Apply a destination's report; False for a transaction that is not ours.
+        """Apply a destination's report.
 
-        ``failed`` has the Failure Reason. Those results are sent again, or given up where that cannot help.
+        Args:
+            transaction_uid: the transaction that it answers.
+            committed: the instances that the destination takes responsibility for.
+            failed: the others, each with its Failure Reason (0008,1197). They are sent again, or given up where that
+                cannot help.
+
+        Returns:
+            False for a transaction that is not ours.
         """
         with self.database.write() as connection:
             destination = connection.execute(
@@ -123,7 +137,7 @@ class Commitments:
             ).scalar_one_or_none()
             if destination is None:
                 return False
-            for delivery, _, _ in _sent(connection, destination, committed):
+            for delivery, _, _ in _awaiting_report(connection, destination, committed):
                 change(
                     connection,
                     DELIVERIES,
@@ -134,8 +148,8 @@ class Commitments:
                     why="storage commitment",
                     values={"reason": None, "not_before": None},
                 )
-            for delivery, reference, attempts in _sent(connection, destination, tuple(failed)):
-                _not_committed(connection, destination, delivery, attempts, failed[reference])
+            for delivery, reference, attempts in _awaiting_report(connection, destination, tuple(failed)):
+                _resend_or_give_up(connection, destination, delivery, attempts, failed[reference])
             connection.execute(
                 update(commitments)
                 .where(commitments.c.transaction_uid == transaction_uid)
@@ -144,20 +158,20 @@ class Commitments:
         return True
 
 
-def _sent(
+def _awaiting_report(
     connection: Connection, destination: str, references: Sequence[Reference]
 ) -> Iterator[tuple[int, Reference, int]]:
-    """Deliveries of these instances that wait for the destination's word: id, instance, attempts."""
+    """The deliveries of these instances that wait for a report, as (delivery id, instance, attempts)."""
     wanted = set(references)
     uids = [r.sop_instance_uid for r in references]
-    for start in range(0, len(uids), PARAMETERS):
+    for start in range(0, len(uids), MAX_PARAMETERS):
         rows = connection.execute(
             select(
                 deliveries.c.id, deliveries.c.attempts, results.c.sop_class_uid, results.c.sop_instance_uid
             )
             .join(results, results.c.id == deliveries.c.result_id)
             .where(deliveries.c.state == "sent", deliveries.c.destination == destination)
-            .where(results.c.sop_instance_uid.in_(uids[start : start + PARAMETERS]))
+            .where(results.c.sop_instance_uid.in_(uids[start : start + MAX_PARAMETERS]))
             .with_for_update(of=deliveries)
         ).all()
         for row in rows:
@@ -166,9 +180,10 @@ def _sent(
                 yield row.id, reference, row.attempts
 
 
-def _not_committed(
+def _resend_or_give_up(
     connection: Connection, destination: str, delivery: int, attempts: int, failure_reason: int
 ) -> None:
+    """Send a result again that the destination did not commit to, or give it up."""
     meaning = PERMANENT_REASONS.get(failure_reason) or OTHER_REASONS.get(failure_reason, "unknown reason")
     why = f"not committed: {meaning} ({failure_reason:04X})"
     given_up = failure_reason in PERMANENT_REASONS or attempts >= MAXIMUM_ATTEMPTS
@@ -188,29 +203,35 @@ def _not_committed(
 
 
 class OwedReports:
-    """What peers have asked of us. Thread-safe."""
+    """Our answers to requests of peers. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def owe(self, transaction_uid: str, destination: str, references: Sequence[Reference]) -> None:
-        """Record a peer's request, durably; one that is there already is answered again."""
+        """Record a peer's request. A request that is recorded already is answered again.
+
+        Args:
+            transaction_uid: the peer's transaction.
+            destination: where the peer listens for the answer: a name in the configuration.
+            references: the instances that the peer asks about.
+        """
         moment = time_text(now())
-        listed = json.dumps([[r.sop_class_uid, r.sop_instance_uid] for r in references])
+        instances = json.dumps([[r.sop_class_uid, r.sop_instance_uid] for r in references])
         with self.database.write() as connection:
-            former = connection.execute(
+            present = connection.execute(
                 select(commitment_reports.c.id, commitment_reports.c.state)
                 .where(commitment_reports.c.transaction_uid == transaction_uid)
                 .where(commitment_reports.c.destination == destination)
                 .with_for_update()
             ).one_or_none()
-            if former is None:
+            if present is None:
                 key = connection.execute(
                     insert(commitment_reports)
                     .values(
                         transaction_uid=transaction_uid,
                         destination=destination,
-                        instances=listed,
+                        instances=instances,
                         state=str(ReportState.PENDING),
                         attempts=0,
                         created_at=moment,
@@ -222,25 +243,25 @@ class OwedReports:
                     connection, REPORTS, key, who=destination, was=None, becomes="pending", why="asked for"
                 )
                 return
-            again = {"instances": listed, "attempts": 0, "not_before": None, "created_at": moment}
-            if former.state == ReportState.PENDING:
+            renewed = {"instances": instances, "attempts": 0, "not_before": None, "created_at": moment}
+            if present.state == ReportState.PENDING:
                 connection.execute(
-                    update(commitment_reports).where(commitment_reports.c.id == former.id).values(again)
+                    update(commitment_reports).where(commitment_reports.c.id == present.id).values(renewed)
                 )
                 return
             change(
                 connection,
                 REPORTS,
-                former.id,
-                ReportState(former.state),
+                present.id,
+                ReportState(present.state),
                 ReportEvent.ASKED_AGAIN,
                 who=destination,
                 why="asked for again",
-                values=again,
+                values=renewed,
             )
 
     def claim(self, destination: str, seconds: float) -> OwedReport | None:
-        """The oldest report that is due for a destination; nobody else gets it for that many seconds."""
+        """Claim the oldest report that is due for a destination, or None. Nobody else gets it for ``seconds``."""
         moment = now()
         due = (
             select(commitment_reports)
@@ -273,15 +294,15 @@ class OwedReports:
         )
 
     def sent(self, report: OwedReport) -> None:
-        """The peer has taken it."""
-        self._settle(report, ReportEvent.SENT, "the peer has the report", None)
+        """Record that the peer accepted a report."""
+        self._finish(report, ReportEvent.SENT, "the peer has the report", None)
 
     def failed(self, report: OwedReport, reason: str) -> None:
-        """The peer does not take it and will not."""
-        self._settle(report, ReportEvent.FAIL, reason, reason)
+        """Give up a report that the peer does not accept."""
+        self._finish(report, ReportEvent.FAIL, reason, reason)
 
-    def later(self, report: OwedReport, moment: datetime, reason: str) -> None:
-        """Try again at a later moment."""
+    def postpone(self, report: OwedReport, moment: datetime, reason: str) -> None:
+        """Make a report due again at a later moment."""
         with self.database.write() as connection:
             connection.execute(
                 update(commitment_reports)
@@ -289,7 +310,7 @@ class OwedReports:
                 .values(not_before=time_text(moment), reason=reason)
             )
 
-    def _settle(self, report: OwedReport, event: ReportEvent, why: str, reason: str | None) -> None:
+    def _finish(self, report: OwedReport, event: ReportEvent, why: str, reason: str | None) -> None:
         with self.database.write() as connection:
             change(
                 connection,

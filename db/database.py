@@ -1,4 +1,4 @@
-"""Opening the database: durable SQLite with one writer at a time, or Postgres, behind the same two contexts."""
+"""Access to the database: SQLite with one writer at a time, or Postgres, both by ``read()`` and ``write()``."""
 
 from __future__ import annotations
 
@@ -27,48 +27,49 @@ from db.wal import extend, filled_beyond
 log = logging.getLogger("overread.database")
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-"""The write-ahead log is brought into the database file when it is filled beyond this."""
-CHECKPOINT_AGAIN_SECONDS = 1.0
-"""So long a checkpoint is not tried again that a reader was in the way of."""
+"""A write-ahead log that holds more than this is copied into the database file."""
+CHECKPOINT_RETRY_SECONDS = 1.0
+"""Seconds before a checkpoint is retried that a reader blocked."""
 CHECKPOINT = "PRAGMA wal_checkpoint(RESTART)"
 LOG_BYTES = 4 * CHECKPOINT_BYTES
-"""A log that grew beyond this, while a long read held up checkpoints, is cut when it is used from its start again."""
+"""A log that grew beyond this during a long read is cut to this length at the next restart from its beginning."""
 
 SILENCE_SECONDS = 30
-"""So long Postgres' machine may not answer at all before its connection counts as broken."""
+"""Seconds without any answer from the Postgres machine after which its connection counts as broken."""
 
-SHORT_SECONDS = 0.02
-"""Most transactions are over within this: so long a waiting writer looks very often, and then less often."""
+EAGER_SECONDS = 0.02
+"""Most transactions end within this time. A waiting writer polls the lock very often for so long, then less often."""
 CONTENDED_SECONDS = 0.1
+"""``Database.contended`` is true for this long after another process held the lock."""
 
-PARAMETERS = 500
-"""So many values in one statement are safe: SQLite takes about a thousand."""
+MAX_PARAMETERS = 500
+"""Values in one statement: SQLite takes at least 999 (https://www.sqlite.org/limits.html)."""
 
-CONTENTION = frozenset({"DeadlockDetected", "SerializationFailure"})
-"""Errors of Postgres that a second try cures."""
+RETRYABLE_ERRORS = frozenset({"DeadlockDetected", "SerializationFailure"})
+"""The Postgres errors after which a second try succeeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseSettings:
-    """Where the database is. A SQLite path is absolute."""
+    """Where the database is, as a URL of SQLAlchemy. A SQLite path is absolute."""
 
     url: str
     wait_seconds: float = 5.0
-    """How long a caller waits for a lock before DatabaseUnavailable."""
+    """How long a caller waits for a lock before it gets DatabaseUnavailable."""
 
 
 class Database:
-    """One process' way to the database. Thread-safe: each context has a connection of its own."""
+    """One process's access to the database. Thread-safe: each context has its own connection."""
 
     def __init__(self, engine: Engine, settings: DatabaseSettings) -> None:
         self.engine = engine
         self.settings = settings
         self.is_sqlite = engine.dialect.name == "sqlite"
-        self._writer = (
+        self._write_lock = (
             _WriteLock(_sqlite_file(settings.url), settings.wait_seconds) if self.is_sqlite else None
         )
-        self._extended = False
-        self._checkpoint_after = 0.0
+        self._log_lengthened = False
+        self._next_checkpoint_at = 0.0
 
     @classmethod
     def open(cls, settings: DatabaseSettings) -> Database:
@@ -85,14 +86,14 @@ class Database:
         else:
             engine = create_engine(
                 settings.url,
-                # One stays connected: commits come one after the other, and a server has few connections for all.
+                # One stays connected: commits come one by one, and a server has few connections for all processes.
                 pool_size=1,
                 max_overflow=39,
                 pool_pre_ping=True,
                 pool_timeout=settings.wait_seconds,
                 connect_args={
                     "connect_timeout": max(2, int(settings.wait_seconds)),
-                    # A server that is gone without a word is noticed: by what it leaves unanswered, or when idle.
+                    # A server that vanished is noticed by its missing answers, or by keepalives when idle.
                     "tcp_user_timeout": 1000 * SILENCE_SECONDS,
                     "keepalives_idle": SILENCE_SECONDS // 3,
                     "keepalives_interval": SILENCE_SECONDS // 3,
@@ -104,88 +105,91 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A consistent view; nothing is written.
+        """A transaction that only reads, with a consistent view.
 
         Raises:
-            DatabaseUnavailable: the database is locked or away.
+            DatabaseUnavailable: the database is locked or does not answer.
         """
-        with _translated(), self.engine.connect() as connection, connection.begin():
+        with _translated_errors(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction, on disk when the context is left. Keep it short: SQLite has one writer at a time.
+        """A transaction that is on disk when the context ends. Keep it short: SQLite has one writer at a time.
 
         Raises:
-            DatabaseUnavailable: the database is locked or away; nothing was written.
-            OutcomeUnknown: the connection broke during the commit.
+            DatabaseUnavailable: the database is locked or does not answer; nothing was written.
+            Contended: another process wrote the same rows; nothing was written.
+            OutcomeUnknown: the connection broke during the commit; it may have been written.
         """
-        if self._writer is None:
-            with _translated(), self.engine.connect() as connection, _committed(connection):
+        if self._write_lock is None:
+            with _translated_errors(), self.engine.connect() as connection, _transaction(connection):
                 yield connection
             return
-        with self._writer.held():
+        with self._write_lock.held():
             with (
-                _translated(),
+                _translated_errors(),
                 self.engine.connect().execution_options(overread_write=True) as connection,
-                _committed(connection),
+                _transaction(connection),
             ):
                 yield connection
             self._checkpoint()
 
     def contended(self) -> bool:
-        """Whether another process wanted to write at the same time a moment ago; always false for Postgres."""
-        return self._writer is not None and time.monotonic() - self._writer.waited_at < CONTENDED_SECONDS
+        """Whether this process has just had to wait for another one to write. Always False for Postgres."""
+        return (
+            self._write_lock is not None and time.monotonic() - self._write_lock.waited_at < CONTENDED_SECONDS
+        )
 
     def _checkpoint(self) -> None:
-        """Let a full write-ahead log begin anew, under the write lock: see docs/decisions/0002-sqlite-journal.md.
+        """Copy a full write-ahead log into the database and restart it. Needs the write lock.
 
-        The first call of a process gives a new log its length, or leaves it to grow where the disk is full. The
-        transaction before is committed, so a failure here is not its own; the next one tries the checkpoint again.
+        The first call of a process also lengthens a new log. The caller's transaction is committed already, so a
+        failure is only logged, and the next transaction tries again. See docs/decisions/0002-sqlite-journal.md.
         """
         file = _sqlite_file(self.settings.url)
         log_file = file.with_name(f"{file.name}-wal")
         try:
-            if not self._extended:
-                self._extended = True
+            if not self._log_lengthened:
+                self._log_lengthened = True
                 extend(log_file, CHECKPOINT_BYTES + CHECKPOINT_BYTES // 8)
             if not filled_beyond(log_file, CHECKPOINT_BYTES):
                 return
-            if time.monotonic() < self._checkpoint_after:
+            if time.monotonic() < self._next_checkpoint_at:
                 return
-            with _translated(), self.engine.connect() as connection:
+            with _translated_errors(), self.engine.connect() as connection:
                 raw: Any = connection.connection.dbapi_connection
-                # A long read keeps the log from beginning anew: writers must not wait for that.
+                # A long read prevents the restart; writers must not wait for it.
                 raw.execute("PRAGMA busy_timeout = 0")
                 try:
-                    # The file keeps its length, so that syncs of what is written over it need not sync its length.
+                    # RESTART keeps the file's length, so that later commits need not sync a new one.
                     (blocked, *_) = raw.execute(CHECKPOINT).fetchone()
                 finally:
                     raw.execute(f"PRAGMA busy_timeout = {int(1000 * self.settings.wait_seconds)}")
             if blocked:
-                self._checkpoint_after = time.monotonic() + CHECKPOINT_AGAIN_SECONDS
+                self._next_checkpoint_at = time.monotonic() + CHECKPOINT_RETRY_SECONDS
         except (sqlite3.Error, DatabaseError, OSError) as error:
             log.error("checkpoint_failed error=%s", error)
 
     def schema_status(self) -> SchemaStatus:
-        """Whether the schema is that of this version."""
-        with _translated():
+        """How the schema compares with this version's."""
+        with _translated_errors():
             return schema_status(self.engine)
 
     def upgrade(self) -> None:
-        """Bring an empty or old schema to this version.
+        """Create the schema, or migrate an old one to this version.
 
         Raises:
             SchemaTooNew: the database was written by a newer version.
         """
-        if self._writer is None:
+        if self._write_lock is None:
             self._upgrade()
             return
-        with self._writer.held():
+        with self._write_lock.held():
             self._upgrade()
 
     def _upgrade(self) -> None:
-        with _translated():
+        with _translated_errors():
             if schema_status(self.engine) == "newer":
                 raise SchemaTooNew(
                     "The database was written by a newer overread: update overread or use another database."
@@ -193,32 +197,37 @@ class Database:
             upgrade(self.engine)
 
     def close(self) -> None:
-        """Close all connections; SQLite's last one empties the write-ahead log, hence the lock."""
-        if self._writer is None:
+        """Close all connections. SQLite's last one also checkpoints the log, which needs the write lock."""
+        if self._write_lock is None:
             self.engine.dispose()
             return
-        with self._writer.held():
+        with self._write_lock.held():
             self.engine.dispose()
-        self._writer.close()
+        self._write_lock.close()
 
 
 class _WriteLock:
-    """At most one writer over all threads and processes, by a file lock beside the database.
+    """Lets one writer in at a time, over all threads and processes, by a file lock beside the database.
 
-    SQLite's own lock makes waiters sleep and lets them starve; and its WAL-reset bug needs a writer and a
-    checkpoint at the same time, which this lock rules out.
+    With SQLite's own lock, waiting writers sleep long and may starve. This lock also prevents SQLite's WAL-reset bug,
+    which needs a writer and a checkpoint at the same moment.
     """
 
     def __init__(self, database: Path, wait_seconds: float) -> None:
         self.path = database.with_name(database.name + ".lock")
         self.wait_seconds = wait_seconds
         self.waited_at = -math.inf
-        """When another process last had the lock, on the clock of ``time.monotonic``."""
+        """When another process was last seen to hold the lock, by ``time.monotonic``."""
         self._thread_lock = threading.Lock()
         self._file: int | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        """Hold the lock.
+
+        Raises:
+            DatabaseUnavailable: another writer kept it for longer than ``wait_seconds``.
+        """
         deadline = time.monotonic() + self.wait_seconds
         if not self._thread_lock.acquire(timeout=self.wait_seconds):
             raise DatabaseUnavailable("The database is busy: another writer of this process holds it.")
@@ -237,14 +246,14 @@ class _WriteLock:
             self._thread_lock.release()
 
     def close(self) -> None:
-        """Give the file handle back; the next use opens another."""
+        """Close the lock file; the next use opens it again."""
         with self._thread_lock:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
 
     def _lock_file(self, file: int, deadline: float) -> None:
-        patient_from = time.monotonic() + SHORT_SECONDS
+        eager_until = time.monotonic() + EAGER_SECONDS
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -253,7 +262,7 @@ class _WriteLock:
                 self.waited_at = time.monotonic()
                 if self.waited_at >= deadline:
                     raise DatabaseUnavailable("The database is busy: another process holds it.") from None
-                time.sleep(0.00005 if self.waited_at < patient_from else 0.005)
+                time.sleep(0.00005 if self.waited_at < eager_until else 0.005)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -278,8 +287,8 @@ def _sqlite_file(url: str) -> Path:
 
 
 @contextmanager
-def _committed(connection: Connection) -> Iterator[None]:
-    """A transaction whose commit may fail in a way that leaves open whether it counts."""
+def _transaction(connection: Connection) -> Iterator[None]:
+    """A transaction; OutcomeUnknown if it is not known whether its commit succeeded."""
     transaction = connection.begin()
     try:
         yield
@@ -289,18 +298,18 @@ def _committed(connection: Connection) -> Iterator[None]:
     try:
         transaction.commit()
     except OperationalError as error:
-        raise OutcomeUnknown("The database broke off while it committed.") from error
+        raise OutcomeUnknown("The connection to the database broke during the commit.") from error
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """The driver's errors as ours; never with the statement's parameters, which hold patient data."""
+def _translated_errors() -> Iterator[None]:
+    """Raise the driver's errors as ours, without the statement's parameters, which hold patient data."""
     try:
         yield
     except PoolTimeoutError:
         raise DatabaseUnavailable("The database is busy: no connection became free.") from None
     except DBAPIError as error:
-        if isinstance(error, IntegrityError) or type(error.orig).__name__ in CONTENTION:
+        if isinstance(error, IntegrityError) or type(error.orig).__name__ in RETRYABLE_ERRORS:
             raise Contended(
                 "The database did not take the rows: another process wrote them at once."
             ) from None
@@ -316,22 +325,26 @@ def _translated() -> Iterator[None]:
 
 
 def now() -> datetime:
-    """The present time."""
+    """The present time in UTC."""
     return datetime.now(UTC)
 
 
 def time_text(moment: datetime) -> str:
-    """A time as the tables hold it: UTC, fixed width, so that text order is time order."""
+    """A time as the tables store it: UTC, fixed width, so that text order is time order.
+
+    Raises:
+        ValueError: ``moment`` has no time zone.
+    """
     if moment.tzinfo is None:
         raise ValueError("times need a time zone")
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def read_time(text: str) -> datetime:
-    """A time that the tables hold."""
+    """The inverse of ``time_text``."""
     return datetime.fromisoformat(text)
 
 
 def read_optional_time(text: str | None) -> datetime | None:
-    """A time that the tables may hold."""
+    """As ``read_time``, None for None."""
     return None if text is None else read_time(text)

@@ -3,21 +3,21 @@
 DatabaseError
 ├── DatabaseUnavailable   locked or away; the same call may succeed later
 │   ├── Contended         another process wrote the same rows
-│   └── OutcomeUnknown    the connection broke during the commit
+│   └── OutcomeUnknown    the connection broke during the commit: written or not
 ├── SchemaTooNew          written by a newer version
 ├── StaleLease            the job or delivery is no longer held by the caller
-└── IllegalTransition     the state machine has no such step, or the row changed meanwhile
+└── IllegalTransition     there is no such transition, or the row changed meanwhile
 """
 
 from __future__ import annotations
 
 
 class DatabaseError(Exception):
-    """Something is wrong with the database."""
+    """The base of all errors of this room."""
 
 
 class DatabaseUnavailable(DatabaseError):
-    """The database is locked or does not answer: try again, and look at the server or the disk if it lasts."""
+    """The database is locked or does not answer: try again; if that does not help, check the server or the disk."""
 
 
 class SchemaTooNew(DatabaseError):
@@ -25,16 +25,16 @@ class SchemaTooNew(DatabaseError):
 
 
 class Contended(DatabaseUnavailable):
-    """Another process wrote the same rows at the same moment; nothing was written, and trying again helps."""
+    """Another process wrote the same rows at the same moment. Nothing was written; a second try succeeds."""
 
 
 class OutcomeUnknown(DatabaseUnavailable):
-    """The connection broke while a transaction was committed: it may have been written, or not."""
+    """The connection broke during a commit: the transaction may have been written or not."""
 
 
 class StaleLease(DatabaseError):
-    """The job or delivery is no longer held by this process: it was superseded, cancelled or given to another."""
+    """The job or delivery is no longer held by this process: it was superseded, cancelled or claimed by another."""
 
 
 class IllegalTransition(DatabaseError):
-    """The job or delivery cannot take this step from its present state."""
+    """This event is not possible in the present state of the job or delivery."""

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from db.database import PARAMETERS, Database, read_time, time_text
+from db.database import MAX_PARAMETERS, Database, read_time, time_text
 from db.errors import Contended
 from db.records import (
     HistoryEntry,
@@ -22,14 +22,14 @@ from db.records import (
     StudyProgress,
 )
 from db.states import StudyState
-from db.studies import touch_studies
+from db.studies import update_studies
 from db.tables import instances, quarantine, results, studies
 from db.transitions import STUDIES, read_entry
 
 CONFLICT_REASON = "this SOP Instance UID was received before with other content; the first one stays"
-# Made once, because building and hashing a statement takes as long as running it: the write lock is held meanwhile,
-# and the other receivers wait for it.
-INSERT_NEW = {
+# Built once: building and hashing a statement takes as long as running it, and other receivers wait for the write lock
+# meanwhile.
+INSERT_INSTANCE = {
     dialect: server.insert(instances)
     .on_conflict_do_nothing(index_elements=[instances.c.sop_instance_uid])
     .inline()
@@ -37,11 +37,11 @@ INSERT_NEW = {
     for dialect, server in (("sqlite", sqlite), ("postgresql", postgresql))
 }
 TRIES = 10
-"""Two receivers may record the same study at once; one of them then looks again."""
+"""Two receivers may record the same study at once; one of them then tries again."""
 
 
 class Index:
-    """What was received. Thread-safe."""
+    """What was received: instances, studies and quarantined objects. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -49,10 +49,17 @@ class Index:
     def record(
         self, new: Sequence[NewInstance], before_commit: Callable[[], None] = lambda: None
     ) -> list[StoreVerdict]:
-        """Index received instances in one transaction; the verdicts are in the order given.
+        """Index received instances in one transaction.
 
-        A stored instance creates or re-opens its study. A duplicate changes nothing. A conflict is
-        quarantined; the file stays where it is. What ``before_commit`` raises undoes everything.
+        A stored instance creates or reopens its study. A duplicate changes nothing. A conflict is quarantined, and
+        its file stays where it is.
+
+        Args:
+            new: the instances, whose files are written.
+            before_commit: called last in the transaction, perhaps more than once; what it raises undoes everything.
+
+        Returns:
+            A verdict for each instance, in their order.
 
         Raises:
             DatabaseUnavailable: nothing was indexed.
@@ -67,27 +74,27 @@ class Index:
     def _record(self, new: Sequence[NewInstance], before_commit: Callable[[], None]) -> list[StoreVerdict]:
         values = [_instance_values(item) for item in new]
         with self.database.write() as connection:
-            statement = INSERT_NEW[connection.dialect.name]
+            statement = INSERT_INSTANCE[connection.dialect.name]
             inserted = [connection.execute(statement, row).rowcount == 1 for row in values]
-            touch_studies(connection, list(compress(new, inserted)))
+            update_studies(connection, list(compress(new, inserted)))
             verdicts = [StoreVerdict.STORED] * len(new)
             if not all(inserted):
-                known = self._digests(connection, [item.sop_instance_uid for item in new])
-                for place, item in enumerate(new):
-                    if inserted[place]:
+                stored_digests = self._digests(connection, [item.sop_instance_uid for item in new])
+                for position, item in enumerate(new):
+                    if inserted[position]:
                         continue
-                    if item.sha256 == known[item.sop_instance_uid]:
-                        verdicts[place] = StoreVerdict.DUPLICATE
+                    if item.sha256 == stored_digests[item.sop_instance_uid]:
+                        verdicts[position] = StoreVerdict.DUPLICATE
                     else:
-                        verdicts[place] = StoreVerdict.CONFLICT
-                        self._quarantine(connection, _conflict(item))
+                        verdicts[position] = StoreVerdict.CONFLICT
+                        self._quarantine(connection, _conflict_entry(item))
             before_commit()
         return verdicts
 
     @staticmethod
     def _digests(connection: Connection, uids: Sequence[str]) -> dict[str, str]:
-        known = select(instances.c.sop_instance_uid, instances.c.sha256)
-        rows = connection.execute(known.where(instances.c.sop_instance_uid.in_(uids)))
+        digests = select(instances.c.sop_instance_uid, instances.c.sha256)
+        rows = connection.execute(digests.where(instances.c.sop_instance_uid.in_(uids)))
         return {uid: digest for uid, digest in rows}
 
     def quarantine(self, entry: QuarantineEntry) -> None:
@@ -112,7 +119,7 @@ class Index:
         )
 
     def association_released(self, association: str) -> int:
-        """Mark the studies whose last instance came by this association; how many there are."""
+        """Mark the studies whose last instance came by this association; returns how many."""
         with self.database.write() as connection:
             return connection.execute(
                 update(studies)
@@ -149,7 +156,7 @@ class Index:
         return [_read_instance(row) for row in rows]
 
     def find_instance(self, sop_instance_uid: str) -> Instance | None:
-        """The instance of that UID."""
+        """The instance with this UID, or None."""
         with self.database.read() as connection:
             row = connection.execute(
                 select(instances).where(instances.c.sop_instance_uid == sop_instance_uid)
@@ -157,11 +164,11 @@ class Index:
         return None if row is None else _read_instance(row)
 
     def find_instances(self, sop_instance_uids: Sequence[str]) -> dict[str, Instance]:
-        """Those of these instances that are there, by their UID."""
+        """Those of these instances that were received, by their UID."""
         found: dict[str, Instance] = {}
         with self.database.read() as connection:
-            for start in range(0, len(sop_instance_uids), PARAMETERS):
-                some = sop_instance_uids[start : start + PARAMETERS]
+            for start in range(0, len(sop_instance_uids), MAX_PARAMETERS):
+                some = sop_instance_uids[start : start + MAX_PARAMETERS]
                 for row in connection.execute(
                     select(instances).where(instances.c.sop_instance_uid.in_(some))
                 ):
@@ -169,7 +176,7 @@ class Index:
         return found
 
     def known_paths(self) -> set[str]:
-        """Every file that a row speaks of, relative to the data folder."""
+        """Every file that a row refers to, relative to the data folder."""
         with self.database.read() as connection:
             return {
                 path
@@ -178,7 +185,7 @@ class Index:
             }
 
     def quarantined(self, study_instance_uid: str | None = None) -> list[QuarantineEntry]:
-        """What is in quarantine, of one study or altogether, oldest first."""
+        """The quarantined objects of one study, or of all, oldest first."""
         statement = select(quarantine).order_by(quarantine.c.id)
         if study_instance_uid is not None:
             statement = statement.where(quarantine.c.study_instance_uid == study_instance_uid)
@@ -200,7 +207,7 @@ class Index:
         ]
 
     def study(self, study_instance_uid: str) -> Study | None:
-        """The study of that UID."""
+        """The study with this UID, or None."""
         with self.database.read() as connection:
             row = connection.execute(
                 select(studies).where(studies.c.study_instance_uid == study_instance_uid)
@@ -208,13 +215,13 @@ class Index:
         return None if row is None else _read_study(row)
 
     def history(self, study_instance_uid: str) -> list[HistoryEntry]:
-        """When a study was opened and complete, oldest first."""
+        """The changes of a study's state, oldest first."""
         with self.database.read() as connection:
             rows = connection.execute(STUDIES.entries(study_instance_uid)).all()
         return [read_entry(row) for row in rows]
 
     def series_study(self, series_instance_uid: str) -> str | None:
-        """The Study Instance UID of a series."""
+        """The Study Instance UID of a series, None where the series is not known."""
         with self.database.read() as connection:
             return connection.execute(
                 select(instances.c.study_instance_uid)
@@ -223,7 +230,7 @@ class Index:
             ).scalar_one_or_none()
 
 
-def _conflict(item: NewInstance) -> QuarantineEntry:
+def _conflict_entry(item: NewInstance) -> QuarantineEntry:
     return QuarantineEntry(
         path=item.path,
         reason=CONFLICT_REASON,

@@ -1,4 +1,4 @@
-"""The outbox: each result on its way to each destination, until the destination has said that it has it."""
+"""The outbox: one delivery for each result and destination, kept until the destination confirms the result."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from db.states import DeliveryEvent, DeliveryState
 from db.tables import deliveries, history, results
 from db.transitions import DELIVERIES, NO_LEASE, OPERATOR, change, read_entry
 
-AT_ONCE = 200
-"""So many rows are changed in one transaction: others wait to write meanwhile."""
+ROWS_PER_TRANSACTION = 200
+"""Rows changed in one transaction: others wait to write meanwhile."""
 LEAST_ADVANCED_FIRST = (
     DeliveryState.FAILED,
     DeliveryState.PENDING,
@@ -27,13 +27,13 @@ LEAST_ADVANCED_FIRST = (
 
 
 class Outbox:
-    """Deliveries and their life. Thread-safe."""
+    """The deliveries of all results. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def destinations_due(self, moment: datetime) -> list[str]:
-        """The destinations that something is due for."""
+        """The destinations for which a delivery is due."""
         with self.database.read() as connection:
             return list(
                 connection.execute(
@@ -44,7 +44,17 @@ class Outbox:
             )
 
     def claim(self, destination: str, sender: str, limit: int, lease_seconds: float) -> list[Delivery]:
-        """Take up to ``limit`` due deliveries to one destination, oldest first, a job's report before its pictures."""
+        """Claim up to ``limit`` due deliveries to one destination under a lease.
+
+        Args:
+            destination: its name in the configuration.
+            sender: the name of the claiming process.
+            limit: at most so many.
+            lease_seconds: how long nobody else gets them.
+
+        Returns:
+            The deliveries, oldest first, and a job's report before its pictures.
+        """
         moment = now()
         if destination not in self.destinations_due(moment):
             return []
@@ -75,12 +85,14 @@ class Outbox:
                     },
                 )
             claimed = connection.execute(
-                _joined().where(deliveries.c.id.in_([row.id for row in rows])).order_by(deliveries.c.id)
+                _select_deliveries()
+                .where(deliveries.c.id.in_([row.id for row in rows]))
+                .order_by(deliveries.c.id)
             ).all()
-        return [_read(row) for row in claimed]
+        return [_read_delivery(row) for row in claimed]
 
     def settle(self, delivery: Delivery, outcome: DeliveryOutcome) -> None:
-        """Apply what sending one object came to.
+        """Record the outcome of sending one object.
 
         Raises:
             StaleLease: the delivery is no longer held by the caller.
@@ -112,7 +124,7 @@ class Outbox:
             )
 
     def of_job(self, job_id: int) -> list[DeliverySummary]:
-        """A job's deliveries by destination; the state is the least advanced, failed above all."""
+        """A job's deliveries, summed up by destination. Failed counts as the least advanced state."""
         with self.database.read() as connection:
             rows = connection.execute(
                 select(deliveries).where(deliveries.c.job_id == job_id).order_by(deliveries.c.id)
@@ -120,28 +132,33 @@ class Outbox:
         by_destination: dict[str, list[Row[Any]]] = {}
         for row in rows:
             by_destination.setdefault(row.destination, []).append(row)
-        return [_summary(destination, group) for destination, group in by_destination.items()]
+        return [_summarise(destination, group) for destination, group in by_destination.items()]
 
     def reclaim_expired(self, moment: datetime) -> int:
-        """Give deliveries back whose lease ran out; how many there were."""
+        """Make deliveries pending again whose lease ran out; returns how many."""
         expired = (deliveries.c.state == "sending") & (deliveries.c.lease_until < time_text(moment))
-        return self._again(
+        return self._change_all(
             expired, DeliveryState.SENDING, DeliveryEvent.LEASE_LOST, "ticker", "its lease ran out", {}
         )
 
     def release_sender(self, sender: str, why: str = "its sender died") -> int:
-        """Give back what a sender still holds and does not send; how many there were."""
+        """Make all deliveries pending again that a sender holds; returns how many."""
         held = (deliveries.c.state == "sending") & (deliveries.c.owner == sender)
-        return self._again(held, DeliveryState.SENDING, DeliveryEvent.LEASE_LOST, sender, why, {})
+        return self._change_all(held, DeliveryState.SENDING, DeliveryEvent.LEASE_LOST, sender, why, {})
 
     def retry(self, job_id: int | None = None, destination: str | None = None) -> int:
-        """Send failed deliveries again and delayed ones at once, of a job, to a destination or all; how many."""
+        """Make failed and delayed deliveries due now; returns how many.
+
+        Args:
+            job_id: only those of this job.
+            destination: only those to this destination.
+        """
         which: list[ColumnElement[bool]] = []
         if job_id is not None:
             which.append(deliveries.c.job_id == job_id)
         if destination is not None:
             which.append(deliveries.c.destination == destination)
-        failed = self._again(
+        failed = self._change_all(
             and_(deliveries.c.state == str(DeliveryState.FAILED), *which),
             DeliveryState.FAILED,
             DeliveryEvent.RETRY,
@@ -158,7 +175,7 @@ class Outbox:
             ).rowcount
         return failed + delayed
 
-    def _again(
+    def _change_all(
         self, which: Any, was: DeliveryState, event: DeliveryEvent, who: str, why: str, values: dict[str, Any]
     ) -> int:
         with self.database.read() as connection:
@@ -168,7 +185,10 @@ class Outbox:
         while True:
             with self.database.write() as connection:
                 rows = connection.execute(
-                    select(deliveries.c.id).where(which).limit(AT_ONCE).with_for_update(skip_locked=True)
+                    select(deliveries.c.id)
+                    .where(which)
+                    .limit(ROWS_PER_TRANSACTION)
+                    .with_for_update(skip_locked=True)
                 ).all()
                 for row in rows:
                     change(
@@ -182,13 +202,13 @@ class Outbox:
                         values={**NO_LEASE, **values},
                     )
             changed += len(rows)
-            if len(rows) < AT_ONCE:
+            if len(rows) < ROWS_PER_TRANSACTION:
                 return changed
 
     def history(self, job_id: int) -> list[tuple[str, HistoryEntry]]:
-        """What happened to a job's deliveries, oldest first, each with its destination."""
+        """The changes of a job's deliveries as (destination, entry), oldest first."""
         of_job = select(deliveries.c.id, deliveries.c.destination).where(deliveries.c.job_id == job_id)
-        # A join would go through the history of all deliveries.
+        # A join would scan the history of all deliveries.
         subjects = history.c.subject_id.in_(of_job.with_only_columns(deliveries.c.id))
         with self.database.read() as connection:
             destinations = {identifier: destination for identifier, destination in connection.execute(of_job)}
@@ -210,7 +230,7 @@ class Outbox:
         return {(destination, state): count for destination, state, count in rows}
 
 
-def _joined() -> Any:
+def _select_deliveries() -> Any:
     return select(
         deliveries.c.id,
         deliveries.c.job_id,
@@ -228,7 +248,7 @@ def _joined() -> Any:
     ).join(results, results.c.id == deliveries.c.result_id)
 
 
-def _read(row: Row[Any]) -> Delivery:
+def _read_delivery(row: Row[Any]) -> Delivery:
     return Delivery(
         id=row.id,
         job_id=row.job_id,
@@ -246,13 +266,13 @@ def _read(row: Row[Any]) -> Delivery:
     )
 
 
-def _summary(destination: str, rows: Sequence[Row[Any]]) -> DeliverySummary:
-    worst = min(rows, key=lambda row: LEAST_ADVANCED_FIRST.index(DeliveryState(row.state)))
-    status = worst.last_status
+def _summarise(destination: str, rows: Sequence[Row[Any]]) -> DeliverySummary:
+    least_advanced = min(rows, key=lambda row: LEAST_ADVANCED_FIRST.index(DeliveryState(row.state)))
+    status = least_advanced.last_status
     return DeliverySummary(
         destination=destination,
-        state=DeliveryState(worst.state),
+        state=DeliveryState(least_advanced.state),
         attempts=max(row.attempts for row in rows),
         last_status=None if status is None else f"{status:04X}",
-        reason=worst.reason,
+        reason=least_advanced.reason,
     )

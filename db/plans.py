@@ -1,4 +1,4 @@
-"""Plans: the jobs of a study are brought into line with what its rules ask for, in one transaction."""
+"""Plans: create and supersede the jobs of a study until they match what its rules ask for, in one transaction."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from db.transitions import JOBS, NO_LEASE, OPERATOR, STUDIES, change, record
 CAME_TOO_LATE = "images came after those of this job were removed by age: not analysed without them"
 PLANNER = "planner"
 LIVE = tuple(str(state) for state in JobState if state is not JobState.SUPERSEDED)
-_Key = tuple[str, str | None]
-"""Series and engine of a job."""
+_JobKey = tuple[str, str | None]
+"""Series Instance UID and engine of a job."""
 
 
 class Plans:
@@ -31,37 +31,44 @@ class Plans:
     def complete_study(
         self, study_instance_uid: str, instance_count: int, plan: Sequence[PlannedJob]
     ) -> list[Job] | None:
-        """Close a study for now and bring its jobs into line with the plan.
+        """Mark a study complete and make its jobs match the plan.
 
-        A planned job whose series, engine and inputs equal a live job's changes nothing. Any other one is
-        created in the next revision and supersedes the live job of its series and engine, if there is one.
-        Live jobs that the plan no longer has are superseded. A job that succeeded on inputs which were removed
-        by age since then stays as it is: the plan sees only what came later.
+        A live job is one that is not superseded. A planned job with the series, engine and inputs of a live job
+        changes nothing. Any other planned job is created in the next revision, and supersedes the live job of its
+        series and engine, if there is one. Live jobs that are not in the plan are superseded.
+
+        Retention may have removed inputs of a job that succeeded. Such a job stays as it is, because the plan was
+        made without them.
+
+        Args:
+            study_instance_uid: a study that is being received.
+            instance_count: how many instances the plan was made from.
+            plan: all jobs that the study needs.
 
         Returns:
-            The new jobs, or None where an instance arrived since the plan was made: plan again.
+            The new jobs, or None if another instance has arrived since: plan again.
         """
-        return self._apply(study_instance_uid, instance_count, plan, again=False)
+        return self._apply_plan(study_instance_uid, instance_count, plan, rerun=False)
 
     def reprocess(
         self, study_instance_uid: str, instance_count: int, plan: Sequence[PlannedJob]
     ) -> list[Job] | None:
-        """As ``complete_study`` for a study that is complete, but what equals a live job runs again as well.
+        """As ``complete_study``, for a study that is complete: every planned job runs again.
 
         Returns:
-            The new jobs, or None where the study is not complete or an instance arrived since the plan was made.
+            The new jobs, or None if the study is not complete or another instance has arrived since.
         """
-        return self._apply(study_instance_uid, instance_count, plan, again=True)
+        return self._apply_plan(study_instance_uid, instance_count, plan, rerun=True)
 
-    def _apply(
-        self, study_instance_uid: str, instance_count: int, plan: Sequence[PlannedJob], *, again: bool
+    def _apply_plan(
+        self, study_instance_uid: str, instance_count: int, plan: Sequence[PlannedJob], *, rerun: bool
     ) -> list[Job] | None:
         with self.database.write() as connection:
             study = connection.execute(
                 select(studies).where(studies.c.study_instance_uid == study_instance_uid).with_for_update()
             ).one_or_none()
             who, expected, event = PLANNER, StudyState.RECEIVING, StudyEvent.COMPLETE
-            if again:
+            if rerun:
                 who, expected, event = OPERATOR, StudyState.COMPLETE, StudyEvent.REPROCESS
             if study is None or study.state != expected or study.instance_count != instance_count:
                 return None
@@ -73,22 +80,22 @@ class Plans:
                     )
                 )
             }
-            removed = _removed(connection, study_instance_uid, live) if live else set()
+            without_inputs = _without_inputs(connection, study_instance_uid, live) if live else set()
             planned = {(p.series_instance_uid, p.engine): p for p in plan}
-            for key in removed & planned.keys():
+            for key in without_inputs & planned.keys():
                 state = live[key].state
                 record(connection, JOBS, live[key].id, who=who, was=state, becomes=state, why=CAME_TOO_LATE)
-            fresh = [
+            to_create = [
                 p
                 for key, p in planned.items()
-                if key not in removed and (again or not _unchanged(live.get(key), p))
+                if key not in without_inputs and (rerun or not _unchanged(live.get(key), p))
             ]
-            revision = study.revision + bool(fresh)
+            revision = study.revision + bool(to_create)
             for key, row in live.items():
-                if key not in planned and key not in removed:
+                if key not in planned and key not in without_inputs:
                     why = "the study or its rules changed and no longer ask for this job"
                     _supersede(connection, row, who, why)
-            created = [_insert(connection, who, study_instance_uid, revision, p, live) for p in fresh]
+            created = [_insert_job(connection, who, study_instance_uid, revision, p, live) for p in to_create]
             change(
                 connection,
                 STUDIES,
@@ -105,9 +112,11 @@ class Plans:
             ]
 
 
-def _removed(connection: Connection, study_instance_uid: str, live: Mapping[_Key, Row[Any]]) -> set[_Key]:
-    """The jobs that succeeded on inputs which are no longer there; instances go only by age."""
-    held = set(
+def _without_inputs(
+    connection: Connection, study_instance_uid: str, live: Mapping[_JobKey, Row[Any]]
+) -> set[_JobKey]:
+    """The live jobs that succeeded on inputs which retention has removed."""
+    present = set(
         connection.execute(
             select(instances.c.sop_instance_uid).where(instances.c.study_instance_uid == study_instance_uid)
         ).scalars()
@@ -115,7 +124,7 @@ def _removed(connection: Connection, study_instance_uid: str, live: Mapping[_Key
     return {
         key
         for key, row in live.items()
-        if row.state == str(JobState.SUCCEEDED) and not held.issuperset(json.loads(row.inputs))
+        if row.state == str(JobState.SUCCEEDED) and not present.issuperset(json.loads(row.inputs))
     }
 
 
@@ -136,17 +145,17 @@ def _supersede(connection: Connection, row: Row[Any], who: str, why: str) -> Non
     )
 
 
-def _insert(
+def _insert_job(
     connection: Connection,
     who: str,
     study: str,
     revision: int,
     planned: PlannedJob,
-    live: Mapping[_Key, Row[Any]],
+    live: Mapping[_JobKey, Row[Any]],
 ) -> int:
-    former = live.get((planned.series_instance_uid, planned.engine))
-    if former is not None:
-        _supersede(connection, former, who, f"revision {revision} of the study takes its place")
+    predecessor = live.get((planned.series_instance_uid, planned.engine))
+    if predecessor is not None:
+        _supersede(connection, predecessor, who, f"revision {revision} of the study takes its place")
     moment = time_text(now())
     state = JobState.SKIPPED if planned.skip_reason else JobState.QUEUED
     identifier: int = connection.execute(
@@ -164,7 +173,7 @@ def _insert(
             reason=planned.skip_reason,
             inputs=json.dumps(planned.inputs),
             inputs_digest=planned.inputs_digest,
-            predecessor_id=None if former is None else former.id,
+            predecessor_id=None if predecessor is None else predecessor.id,
             created_at=moment,
             updated_at=moment,
             finished_at=moment if planned.skip_reason else None,

@@ -1,4 +1,4 @@
-"""The queue: jobs are claimed under a lease, and settled with the outcome that their step returned."""
+"""The queue: workers claim jobs under a lease and settle each with its outcome."""
 
 from __future__ import annotations
 
@@ -27,18 +27,28 @@ from db.tables import deliveries, jobs
 from db.transitions import JOBS, NO_LEASE, OPERATOR, change, read_entry, record
 
 MAX_ATTEMPTS = 5
-"""A job that was claimed this often without an outcome is given up."""
+"""A job that was claimed this often without success is given up."""
 
 
 class Queue:
-    """Jobs and their life. Thread-safe."""
+    """All jobs. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def claim(self, worker: str, engines: Sequence[str], limit: int, lease_seconds: float) -> list[Job]:
-        """Take up to ``limit`` due jobs of one engine: that of the job with the highest priority, oldest first."""
-        if not self._due(engines):
+        """Claim due jobs of one engine under a lease.
+
+        Jobs of the highest priority come first, then the oldest; the first one decides the engine. A job that was
+        claimed before without success is claimed alone.
+
+        Args:
+            worker: the name of the claiming process.
+            engines: the engines that it has.
+            limit: at most so many jobs.
+            lease_seconds: how long nobody else gets them.
+        """
+        if not self._has_due(engines):
             return []
         with self.database.write() as connection:
             moment = now()
@@ -51,7 +61,7 @@ class Queue:
             first = connection.execute(due.limit(1)).one_or_none()
             if first is None:
                 return []
-            # A job whose attempt failed or killed its worker is tried again alone, so that it takes no other along.
+            # A job that failed or killed its worker runs alone, so that it harms no other job.
             alone = first.attempts > 0
             batch = due.where(jobs.c.id == first.id) if alone else due.where(jobs.c.attempts == 0)
             rows = connection.execute(batch.where(jobs.c.engine == first.engine).limit(limit)).all()
@@ -73,10 +83,10 @@ class Queue:
                         "not_before": None,
                     },
                 )
-            return [self._read(connection, row.id) for row in rows]
+            return [self._read_row(connection, row.id) for row in rows]
 
-    def _due(self, engines: Sequence[str]) -> bool:
-        """A look without the write lock, so that idle workers disturb nobody."""
+    def _has_due(self, engines: Sequence[str]) -> bool:
+        """Whether a job is due. Read without the write lock, so that idle workers disturb nobody."""
         with self.database.read() as connection:
             return (
                 connection.execute(
@@ -88,7 +98,7 @@ class Queue:
             )
 
     def renew(self, held: Sequence[Job], lease_seconds: float) -> None:
-        """Hold jobs for longer.
+        """Extend the leases of jobs.
 
         Raises:
             StaleLease: one of them is no longer held; the others were renewed.
@@ -109,14 +119,14 @@ class Queue:
             raise StaleLease(f"{len(held) - renewed} of {len(held)} jobs are no longer held.")
 
     def settle(self, job: Job, outcome: Outcome) -> None:
-        """Apply what a step returned; results and deliveries are recorded in the same transaction.
+        """Record the outcome of a job, with its results and deliveries in the same transaction.
 
         Raises:
             StaleLease: the job is no longer held by the caller; nothing was recorded.
         """
         with self.database.write() as connection:
             owner = connection.execute(select(jobs.c.owner).where(jobs.c.id == job.id)).scalar_one()
-            event, why, values = self._step(job, outcome)
+            event, why, values = self._transition_for(job, outcome)
             if not job.lease_token:
                 raise StaleLease(f"job {job.id} was never claimed.")
             change(
@@ -134,7 +144,7 @@ class Queue:
                 result_rows.insert_results(connection, job, outcome.results)
 
     @staticmethod
-    def _step(job: Job, outcome: Outcome) -> tuple[JobEvent, str, dict[str, Any]]:
+    def _transition_for(job: Job, outcome: Outcome) -> tuple[JobEvent, str, dict[str, Any]]:
         moment = now()
         finished = {"finished_at": time_text(moment)}
         if isinstance(outcome, Done):
@@ -163,19 +173,22 @@ class Queue:
         return JobEvent.FAIL, reason, {"reason": reason, **finished}
 
     def reclaim_expired(self, moment: datetime) -> int:
-        """Give jobs back whose lease ran out; how many there were."""
+        """Queue jobs again whose lease ran out; returns how many."""
         expired = (jobs.c.state == "running") & (jobs.c.lease_until < time_text(moment))
-        return self._give_back(expired, "its lease ran out", "ticker")
+        return self._requeue(expired, "its lease ran out", "ticker")
 
     def release_worker(self, worker: str, why: str = "its worker died", *, blameless: bool = False) -> int:
-        """Give back what a worker holds and does not work on; how many there were.
+        """Queue all jobs again that a worker holds; returns how many.
 
-        ``blameless``: the job has nothing to do with it, and the attempt does not count.
+        Args:
+            worker: its name.
+            why: for the history.
+            blameless: the jobs did not cause it, so the attempt does not count.
         """
         held = (jobs.c.state == "running") & (jobs.c.owner == worker)
-        return self._give_back(held, why, worker, blameless=blameless)
+        return self._requeue(held, why, worker, blameless=blameless)
 
-    def _give_back(self, which: Any, what: str, who: str, *, blameless: bool = False) -> int:
+    def _requeue(self, which: Any, reason: str, who: str, *, blameless: bool = False) -> int:
         with self.database.read() as connection:
             if connection.execute(select(jobs.c.id).where(which).limit(1)).one_or_none() is None:
                 return 0
@@ -183,17 +196,20 @@ class Queue:
             rows = connection.execute(select(jobs).where(which).with_for_update(skip_locked=True)).all()
             for row in rows:
                 values: dict[str, Any] = dict(NO_LEASE)
-                event, why = JobEvent.LEASE_LOST, what
+                event, why = JobEvent.LEASE_LOST, reason
                 if blameless:
                     values["attempts"] = row.attempts - 1
                 elif row.attempts >= MAX_ATTEMPTS:
-                    event, why = JobEvent.FAIL, f"given up as poisonous after {row.attempts} attempts: {what}"
+                    event, why = (
+                        JobEvent.FAIL,
+                        f"given up as poisonous after {row.attempts} attempts: {reason}",
+                    )
                     values |= {"reason": why, "finished_at": time_text(now())}
                 change(connection, JOBS, row.id, JobState.RUNNING, event, who=who, why=why, values=values)
             return len(rows)
 
     def waiting_by_engine(self) -> dict[str, int]:
-        """How many jobs are queued or wait for a model, by engine."""
+        """How many jobs are queued or waiting, by engine."""
         with self.database.read() as connection:
             rows = connection.execute(
                 select(jobs.c.engine, func.count())
@@ -203,7 +219,7 @@ class Queue:
         return {str(engine): count for engine, count in rows}
 
     def wake_waiting(self, engine: str) -> int:
-        """Queue the jobs that waited for this engine's model; how many there were."""
+        """Queue the jobs that wait for this engine's model; returns how many."""
         which = (jobs.c.state == "waiting") & (jobs.c.engine == engine)
         with self.database.read() as connection:
             if connection.execute(select(jobs.c.id).where(which).limit(1)).one_or_none() is None:
@@ -224,7 +240,7 @@ class Queue:
             return len(rows)
 
     def get(self, identifier: int) -> Job | None:
-        """The job of that number."""
+        """The job with this number, or None."""
         with self.database.read() as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == identifier)).one_or_none()
         return None if row is None else read_job(row)
@@ -236,7 +252,14 @@ class Queue:
         limit: int = 100,
         delivery: DeliveryState | None = None,
     ) -> list[Job]:
-        """Jobs, newest first; ``delivery``: those with a delivery in that state."""
+        """Jobs, newest first.
+
+        Args:
+            state: only jobs in this state.
+            study_instance_uid: only jobs of this study.
+            limit: at most so many.
+            delivery: only jobs with a delivery in this state.
+        """
         statement = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
         if state is not None:
             statement = statement.where(jobs.c.state == str(state))
@@ -249,7 +272,7 @@ class Queue:
             return [read_job(row) for row in connection.execute(statement)]
 
     def earlier_jobs(self, job: Job) -> int:
-        """How many jobs of the same study were made before a job: the same number each time it is asked for."""
+        """How many jobs of the same study were created before this one. The number never changes."""
         earlier = select(func.count()).where(
             jobs.c.study_instance_uid == job.study_instance_uid, jobs.c.id < job.id
         )
@@ -257,26 +280,26 @@ class Queue:
             return int(connection.execute(earlier).scalar_one())
 
     def retry(self, identifier: int) -> Job:
-        """Queue a failed, cancelled or waiting job again, with all its attempts before it.
+        """Queue a failed, cancelled or waiting job again, with its full number of attempts.
 
         Raises:
-            IllegalTransition: it is in another state, or there is no such job.
+            IllegalTransition: the job is in another state or does not exist.
         """
         values = {"attempts": 0, "reason": None, "not_before": None, "finished_at": None}
-        return self._by_hand(identifier, JobEvent.RETRY, values)
+        return self._change_by_hand(identifier, JobEvent.RETRY, values)
 
     def cancel(self, identifier: int) -> Job:
-        """Stop a job that is not finished; what its worker still brings is thrown away.
+        """Cancel a job that is not finished. If a worker still runs it, its outcome is thrown away.
 
         Raises:
-            IllegalTransition: it is finished, or there is no such job.
+            IllegalTransition: the job is finished or does not exist.
         """
         values = {**NO_LEASE, "reason": "cancelled by hand", "finished_at": time_text(now())}
-        return self._by_hand(identifier, JobEvent.CANCEL, values)
+        return self._change_by_hand(identifier, JobEvent.CANCEL, values)
 
-    def _by_hand(self, identifier: int, event: JobEvent, values: dict[str, Any]) -> Job:
+    def _change_by_hand(self, identifier: int, event: JobEvent, values: dict[str, Any]) -> Job:
         with self.database.write() as connection:
-            row = self._existing(connection, identifier)
+            row = self._locked_row(connection, identifier)
             change(
                 connection,
                 JOBS,
@@ -287,12 +310,16 @@ class Queue:
                 why="by hand",
                 values=values,
             )
-            return self._read(connection, identifier)
+            return self._read_row(connection, identifier)
 
     def prioritize(self, identifier: int, priority: int) -> Job:
-        """Let a job run before those of lower priority."""
+        """Set the priority of a job: higher runs first.
+
+        Raises:
+            IllegalTransition: the job does not exist.
+        """
         with self.database.write() as connection:
-            state = self._existing(connection, identifier).state
+            state = self._locked_row(connection, identifier).state
             why = f"priority {priority}"
             record(connection, JOBS, identifier, who=OPERATOR, was=state, becomes=state, why=why)
             connection.execute(
@@ -300,22 +327,22 @@ class Queue:
                 .where(jobs.c.id == identifier)
                 .values(priority=priority, updated_at=time_text(now()))
             )
-            return self._read(connection, identifier)
+            return self._read_row(connection, identifier)
 
     def history(self, identifier: int) -> list[HistoryEntry]:
-        """What happened to a job, oldest first."""
+        """The changes of a job, oldest first."""
         with self.database.read() as connection:
             rows = connection.execute(JOBS.entries(identifier)).all()
         return [read_entry(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """The number of jobs by state; every state is there."""
+        """The number of jobs by state, 0 included."""
         with self.database.read() as connection:
             found = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
         return {str(state): 0 for state in JobState} | {state: count for state, count in found}
 
     def oldest(self, state: JobState) -> datetime | None:
-        """When the oldest job in a state was created."""
+        """When the oldest job in a state was created, None where there is none."""
         with self.database.read() as connection:
             text = connection.execute(
                 select(func.min(jobs.c.created_at)).where(jobs.c.state == str(state))
@@ -323,14 +350,14 @@ class Queue:
         return read_optional_time(text)
 
     @staticmethod
-    def _existing(connection: Connection, identifier: int) -> Row[Any]:
+    def _locked_row(connection: Connection, identifier: int) -> Row[Any]:
         row = connection.execute(select(jobs).where(jobs.c.id == identifier).with_for_update()).one_or_none()
         if row is None:
             raise IllegalTransition(f"There is no job {identifier}.")
         return row
 
     @staticmethod
-    def _read(connection: Connection, identifier: int) -> Job:
+    def _read_row(connection: Connection, identifier: int) -> Job:
         return read_job(connection.execute(select(jobs).where(jobs.c.id == identifier)).one())
 
 

@@ -1,4 +1,4 @@
-"""The values that cross the wall of the database room. Frozen, keyword-only, times aware and in UTC."""
+"""The values that other rooms give to the database and get from it. Times are aware and in UTC."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from db.states import DeliveryState, JobState, StudyState
 
 AttributeValue = str | list[str] | None
-"""An attribute as DICOM wrote it: one value, several, or empty. Numbers stay text."""
+"""The value of a DICOM attribute as text: one value, several, or None where it is empty. Numbers stay text."""
 
 
 class StoreVerdict(StrEnum):
@@ -18,14 +18,21 @@ class StoreVerdict(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"
-    """The same UID with the same bytes is there; the caller deletes its file."""
+    """An instance with this UID and the same bytes is stored; the caller deletes the new file."""
     CONFLICT = "conflict"
-    """The same UID with other bytes is there; the new file is quarantined."""
+    """An instance with this UID and other bytes is stored; the new file is quarantined."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewInstance:
-    """An instance whose file is synced in the spool; ``path`` is relative to the data folder."""
+    """A received instance whose file is already synced to the spool.
+
+    ``path`` is relative to the data folder, ``size`` is in bytes, and ``association`` identifies the association that
+    brought it.
+
+    Raises:
+        ValueError: ``received_at`` has no time zone.
+    """
 
     study_instance_uid: str
     series_instance_uid: str
@@ -43,6 +50,7 @@ class NewInstance:
     attributes: dict[str, AttributeValue]
 
     def __post_init__(self) -> None:
+        """Refuse a time without a time zone."""
         if self.received_at.tzinfo is None:
             raise ValueError("received_at needs a time zone")
 
@@ -56,7 +64,7 @@ class Instance(NewInstance):
 
 @dataclass(frozen=True, kw_only=True)
 class QuarantineEntry:
-    """An object that was kept but is not used, and why. Unknown UIDs are empty."""
+    """An object that is kept but not used, and why. UIDs that are not known are empty."""
 
     path: str
     reason: str
@@ -71,7 +79,7 @@ class QuarantineEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A received study; ``revision`` counts how often it got new jobs."""
+    """A received study. ``revision`` counts how often it has got new jobs."""
 
     study_instance_uid: str
     state: StudyState
@@ -83,21 +91,27 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyProgress:
-    """What is known of a study that is still being received."""
+    """What is known of a study that is still being received.
+
+    ``expected_instances`` is what the sender said in Number of Study Related Instances (0020,1208), if it did.
+    """
 
     study_instance_uid: str
     revision: int
     instance_count: int
     last_instance_at: datetime
     released: bool
-    """The association that brought the last instance was released in order."""
+    """Whether the association that brought the last instance was released rather than aborted."""
     modalities: tuple[str, ...]
     expected_instances: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedJob:
-    """A job that a complete study asks for; ``skip_reason`` set: it is born skipped."""
+    """A job that a complete study needs. With a ``skip_reason`` it is created in the state skipped.
+
+    ``engine`` and ``route`` are None where no rule takes the series. Higher ``priority`` runs first.
+    """
 
     series_instance_uid: str
     engine: str | None
@@ -105,14 +119,17 @@ class PlannedJob:
     destinations: tuple[str, ...]
     priority: int
     inputs: tuple[str, ...]
-    """SOP Instance UIDs."""
+    """SOP Instance UIDs, in the order in which the engine gets them."""
     inputs_digest: str
     skip_reason: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One engine's work on one series of one revision of a study."""
+    """One engine's work on one series of one revision of a study.
+
+    ``predecessor_id`` is the job that it supersedes, and ``summary`` is JSON for people and the web.
+    """
 
     id: int
     study_instance_uid: str
@@ -142,7 +159,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class NewResult:
-    """A result object whose file is synced; ``path`` is relative to the data folder."""
+    """A result object whose file is already synced.
+
+    ``kind`` is ``sr``, ``overlay`` or ``segmentation``; ``path`` is relative to the data folder; ``size`` is in bytes.
+    """
 
     kind: str
     study_instance_uid: str
@@ -154,7 +174,7 @@ class NewResult:
     size: int
     sha256: str
     attributes: dict[str, AttributeValue]
-    """What query/retrieve matches and returns."""
+    """The attributes that query/retrieve matches and returns, by keyword."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +189,7 @@ class Result(NewResult):
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """The job succeeded; results and their deliveries are recorded with it."""
+    """The job succeeded. Its results and their deliveries are recorded in the same transaction."""
 
     model_version: str
     results: tuple[NewResult, ...]
@@ -179,7 +199,7 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryAfter:
-    """Something failed that time may cure."""
+    """The job failed for now and is tried again after ``seconds``."""
 
     seconds: float
     reason: str
@@ -187,21 +207,21 @@ class RetryAfter:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """It will not work, however often it is tried."""
+    """The job failed and would fail again."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaitingFor:
-    """Something outside is missing, the model above all."""
+    """The job needs something that is missing, usually the model."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """The engine does not take these inputs."""
+    """The engine refuses these inputs."""
 
     reason: str
     model_version: str | None = None
@@ -212,7 +232,7 @@ Outcome = Done | RetryAfter | Failed | WaitingFor | Skipped
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryEntry:
-    """One change of state: when, by whom, from what to what, why."""
+    """One change of state. ``from_state`` is None for the first entry."""
 
     at: datetime
     who: str
@@ -223,7 +243,7 @@ class HistoryEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """One result on its way to one destination."""
+    """One result that is sent to one destination. ``path`` is relative to the data folder."""
 
     id: int
     job_id: int
@@ -242,14 +262,14 @@ class Delivery:
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """The destination has it: status 0000 or a warning."""
+    """The destination has the object; ``status`` is 0000 or a warning (PS3.4 table B.2-1)."""
 
     status: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryRetry:
-    """It did not arrive, or nobody knows; it is sent again later."""
+    """The object did not arrive, or it is not known whether it did. It is sent again after ``seconds``."""
 
     seconds: float
     reason: str
@@ -258,7 +278,7 @@ class DeliveryRetry:
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryFailed:
-    """The destination refuses it for good."""
+    """The destination refuses the object for good. ``status`` is None where there was no answer."""
 
     reason: str
     status: int | None
@@ -269,19 +289,19 @@ DeliveryOutcome = Sent | DeliveryRetry | DeliveryFailed
 
 @dataclass(frozen=True, kw_only=True)
 class DeliverySummary:
-    """A job's deliveries to one destination taken together; ``state`` is the least advanced one."""
+    """All deliveries of a job to one destination together. ``state`` is that of the least advanced one."""
 
     destination: str
     state: DeliveryState
     attempts: int
     last_status: str | None
-    """Four hexadecimal digits, or None before the first answer."""
+    """The DIMSE status as four hexadecimal digits; None before the first answer."""
     reason: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """An instance that somebody is to commit to."""
+    """An instance in a request for storage commitment."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -289,7 +309,7 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class CommitmentRequest:
-    """Results that a destination is to take responsibility for, under one transaction."""
+    """One transaction that asks a destination to take responsibility for results."""
 
     transaction_uid: str
     destination: str
@@ -299,7 +319,7 @@ class CommitmentRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class OwedReport:
-    """What a peer has asked us to commit to and waits to hear about; ``destination`` is where it listens."""
+    """An answer that we owe a peer which asked us for storage commitment. ``destination`` is where it listens."""
 
     id: int
     transaction_uid: str

@@ -1,4 +1,4 @@
-"""Results: the objects that jobs made, with what query/retrieve matches on."""
+"""Results: the objects that jobs made, with the attributes that query/retrieve matches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from db.database import Database, now, read_time, time_text
 from db.records import AttributeValue, Job, NewResult, Result
 from db.tables import deliveries, results
 
-FETCH = 500
+ROWS_PER_FETCH = 500
 
 
 class Results:
-    """The result objects, superseded ones included. Thread-safe."""
+    """The result objects, also those of superseded jobs. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -29,7 +29,7 @@ class Results:
             rows = connection.execute(
                 select(results).where(results.c.job_id == job_id).order_by(results.c.id)
             ).all()
-        return [_read(row) for row in rows]
+        return [_read_result(row) for row in rows]
 
     def find(
         self,
@@ -42,7 +42,14 @@ class Results:
         study_date_from: str | None = None,
         study_date_to: str | None = None,
     ) -> Generator[Result, None, None]:
-        """Results that satisfy all given filters, oldest first; dates are inclusive, as YYYYMMDD."""
+        """Results that satisfy all given filters, oldest first.
+
+        Args:
+            study_instance_uids: one of these; none given means any. Likewise for series and instances.
+            patient_id: exactly this value; likewise ``accession_number``.
+            study_date_from: first day, inclusive, as YYYYMMDD.
+            study_date_to: last day, inclusive, as YYYYMMDD.
+        """
         statement = select(results).order_by(results.c.id)
         for column, uids in (
             (results.c.study_instance_uid, study_instance_uids),
@@ -60,12 +67,12 @@ class Results:
         if study_date_to is not None:
             statement = statement.where(results.c.study_date <= study_date_to)
         with self.database.read() as connection:
-            for row in connection.execution_options(yield_per=FETCH).execute(statement):
-                yield _read(row)
+            for row in connection.execution_options(yield_per=ROWS_PER_FETCH).execute(statement):
+                yield _read_result(row)
 
 
 def insert_results(connection: Connection, job: Job, new: Sequence[NewResult]) -> None:
-    """Record a job's results and their deliveries; what a former run of the job recorded stays as it is."""
+    """Record a job's results and their deliveries. Rows that an earlier run recorded are left as they are."""
     if not new:
         return
     dialect_insert: Any = insert_sqlite if connection.dialect.name == "sqlite" else insert_postgres
@@ -84,9 +91,9 @@ def insert_results(connection: Connection, job: Job, new: Sequence[NewResult]) -
                 "path": result.path,
                 "size": result.size,
                 "sha256": result.sha256,
-                "patient_id": _single(result.attributes.get("PatientID")),
-                "study_date": _single(result.attributes.get("StudyDate")),
-                "accession_number": _single(result.attributes.get("AccessionNumber")),
+                "patient_id": _single_value(result.attributes.get("PatientID")),
+                "study_date": _single_value(result.attributes.get("StudyDate")),
+                "accession_number": _single_value(result.attributes.get("AccessionNumber")),
                 "attributes": json.dumps(result.attributes, ensure_ascii=False),
                 "created_at": moment,
             }
@@ -120,11 +127,11 @@ def insert_results(connection: Connection, job: Job, new: Sequence[NewResult]) -
     )
 
 
-def _single(value: AttributeValue) -> str | None:
+def _single_value(value: AttributeValue) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _read(row: Row[Any]) -> Result:
+def _read_result(row: Row[Any]) -> Result:
     return Result(
         id=row.id,
         job_id=row.job_id,

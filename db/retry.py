@@ -1,6 +1,6 @@
-"""How long to wait before something is tried again: one kind of value, and every policy of the house.
+"""Retry policies: how long to wait before something is tried again.
 
-It is here because every room that waits may import ``db``: the database itself, the network and the node.
+They are all here because every room that retries may import ``db``.
 """
 
 from __future__ import annotations
@@ -8,39 +8,39 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-STEPS = 64
-"""Pauses no longer grow after this many attempts; all have reached their ceiling long before."""
+MAX_EXPONENT = 64
+"""The exponent's limit, against overflow: every policy reaches its ceiling long before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """Pauses that grow by a factor up to a ceiling, in seconds."""
+    """Pauses in seconds: the first, the factor by which each next one is longer, and the ceiling."""
 
     first: float
     factor: float = 2.0
     ceiling: float
     jitter: float = 0.0
-    """The share of a pause that chance may take away, so that many nodes do not return to a peer at one moment."""
+    """Each pause is shortened at random by up to this share (0 to 1), so that nodes do not all return at one moment."""
 
     def pause(self, attempt: int) -> float:
         """Seconds to wait after the ``attempt``-th failure in a row, counted from 1."""
-        full = min(self.first * self.factor ** min(max(attempt, 1) - 1, STEPS), self.ceiling)
+        full = min(self.first * self.factor ** min(max(attempt, 1) - 1, MAX_EXPONENT), self.ceiling)
         return full * (1.0 - self.jitter * random.random())  # noqa: S311 - spreads retries, no secret
 
 
 DELIVERY = RetryPolicy(first=1.0, ceiling=600.0, jitter=0.5)
-"""A result that did not arrive, and a report of storage commitment that a peer did not take."""
+"""For a result, or a report of storage commitment, that did not arrive."""
 DESTINATION = RetryPolicy(first=1.0, ceiling=30.0, jitter=0.5)
-"""A destination that cannot be reached: it is left alone, also by new results."""
+"""For a destination that cannot be reached. New results wait as well."""
 COMMITMENT = RetryPolicy(first=60.0, ceiling=3600.0)
-"""A destination that was asked for storage commitment and has not reported."""
+"""For a destination that was asked for storage commitment and has not answered."""
 DISK = RetryPolicy(first=5.0, factor=6.0, ceiling=1080.0)
-"""A job whose files cannot be read or written: 5, 30, 180, 1080 seconds, so that it outlasts an outage."""
+"""For a job whose files cannot be read or written: after 5, 30, 180 and 1080 seconds, to outlast an outage."""
 ENGINE = RetryPolicy(first=5.0, factor=1.0, ceiling=5.0)
-"""A job whose engine could not run it now."""
+"""For a job that its engine could not run now."""
 PROCESS = RetryPolicy(first=0.5, ceiling=30.0)
-"""A process of the node that dies as soon as it is started."""
+"""For a process of the node that dies soon after its start."""
 SYSLOG = RetryPolicy(first=1.0, ceiling=60.0)
-"""A syslog server that does not answer."""
+"""For a syslog server that does not answer."""
 REJECTION = RetryPolicy(first=0.25, ceiling=4.0)
-"""A peer that is turned away again and again waits this long for its answer."""
+"""How long a peer that is rejected again and again waits for each rejection."""

@@ -1,4 +1,4 @@
-"""The state machines of the database as literal data; constraints, texts and docs come from it."""
+"""The state machines as literal data. CHECK constraints and docs/states.md are generated from them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 class StudyState(StrEnum):
-    """Whether more instances of a study are awaited."""
+    """Whether a study is still being received."""
 
     RECEIVING = "receiving"
     COMPLETE = "complete"
-    """Its jobs are planned; instances that come later open it again."""
+    """Its jobs are planned; a later instance opens it again."""
 
 
 class StudyEvent(StrEnum):
-    """What happens to a study; an instance of one that is being received changes no state."""
+    """What happens to a study. An instance that arrives while it is receiving is no event."""
 
     COMPLETE = "complete"
     REOPEN = "late instance"
@@ -24,24 +24,24 @@ class StudyEvent(StrEnum):
 
 
 class JobState(StrEnum):
-    """Where a job is on its way."""
+    """How far a job is."""
 
     QUEUED = "queued"
     """Ready for a worker."""
     RUNNING = "running"
     """Held by a worker under a lease."""
     WAITING = "waiting"
-    """Its model is absent; it is queued again once the model is there."""
+    """Its model is missing; the job is queued again once the model is there."""
     SUCCEEDED = "succeeded"
     """Its results are in the outbox."""
     SKIPPED = "skipped"
-    """Nothing to do for it, for the reason that it carries."""
+    """There is nothing to analyse; its ``reason`` says why."""
     FAILED = "failed"
-    """Given up, for the reason that it carries; kept, listed and retryable."""
+    """Given up; its ``reason`` says why. It stays listed and can be retried."""
     CANCELLED = "cancelled"
     """Stopped by a person."""
     SUPERSEDED = "superseded"
-    """A later revision of the study took its place."""
+    """A later revision of the study replaced it."""
 
 
 class JobEvent(StrEnum):
@@ -61,16 +61,16 @@ class JobEvent(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """Where the delivery of one result to one destination is on its way."""
+    """How far the delivery of one result to one destination is."""
 
     PENDING = "pending"
     SENDING = "sending"
     SENT = "sent"
-    """The destination answered success or a warning."""
+    """The destination answered with success or a warning."""
     COMMITTED = "committed"
     """The destination took responsibility by storage commitment."""
     FAILED = "failed"
-    """Refused for good, for the reason that it carries; retryable by hand."""
+    """Refused for good; its ``reason`` says why. It can be retried by hand."""
 
 
 class DeliveryEvent(StrEnum):
@@ -86,12 +86,12 @@ class DeliveryEvent(StrEnum):
 
 
 class ReportState(StrEnum):
-    """Where our answer to a request for storage commitment is on its way."""
+    """How far our answer to a request for storage commitment is."""
 
     PENDING = "pending"
     SENT = "sent"
     FAILED = "failed"
-    """The peer does not take it; it can ask again."""
+    """The peer did not accept it; it can ask again."""
 
 
 class ReportEvent(StrEnum):
@@ -153,17 +153,17 @@ REPORT_TRANSITIONS: Mapping[tuple[ReportState, ReportEvent], ReportState] = {
 
 
 def states_before(event: JobEvent) -> frozenset[JobState]:
-    """The states in which a job may meet this event."""
-    return frozenset(was for was, what in JOB_TRANSITIONS if what == event)
+    """The states of a job in which this event is possible."""
+    return frozenset(state for state, possible in JOB_TRANSITIONS if possible == event)
 
 
 def constraint(states: type[StrEnum]) -> str:
-    """The CHECK constraint on a ``state`` column."""
+    """The condition of the CHECK constraint on a ``state`` column."""
     return "state IN (" + ", ".join(f"'{state}'" for state in states) + ")"
 
 
 def diagram() -> str:
-    """The machines as Markdown with Mermaid diagrams: the text of docs/states.md."""
+    """The text of docs/states.md: every machine as a Mermaid diagram and a table."""
     parts = ["# States", "", "Generated from `db/states.py`.", ""]
     for title, states, transitions in (
         ("Studies", StudyState, STUDY_TRANSITIONS),
@@ -172,11 +172,11 @@ def diagram() -> str:
         ("Commitment reports", ReportState, REPORT_TRANSITIONS),
     ):
         parts += [f"## {title}", "", "```mermaid", "stateDiagram-v2"]
-        parts += [f"    {was} --> {becomes}: {event}" for (was, event), becomes in transitions.items()]
+        parts += [f"    {before} --> {after}: {event}" for (before, event), after in transitions.items()]
         parts += ["```", "", "State | may become", "--- | ---"]
         for state in states:
-            after = dict.fromkeys(str(b) for (was, _), b in transitions.items() if was == state)
-            parts.append(f"{state} | {', '.join(after) or 'nothing else'}")
+            successors = dict.fromkeys(str(b) for (a, _), b in transitions.items() if a == state)
+            parts.append(f"{state} | {', '.join(successors) or 'nothing else'}")
         parts.append("")
     return "\n".join(parts)
 

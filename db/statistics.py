@@ -13,7 +13,7 @@ from db.tables import deliveries, instances, jobs, quarantine, results, studies
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Seconds between two moments of many jobs: how many jobs, median and 95th percentile."""
+    """How long ``count`` jobs took for one stage: median and 95th percentile."""
 
     count: int
     median_seconds: float
@@ -22,7 +22,11 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """The node at one moment; latencies and rates are those of the last hour."""
+    """The numbers of the node at one moment.
+
+    ``studies`` and ``jobs`` are counted by state, ``deliveries`` by destination and state. ``oldest_job`` is when the
+    oldest job of each state was created. Latencies are those of jobs that finished in the last hour.
+    """
 
     studies: dict[str, int]
     instances: int
@@ -41,33 +45,33 @@ class Statistics:
 
 
 def gather(database: Database) -> Statistics:
-    """Read everything in one consistent view."""
+    """Read all numbers in one transaction."""
     since = time_text(now() - timedelta(hours=1))
     with database.read() as connection:
         study_states = connection.execute(
             select(studies.c.state, func.count()).group_by(studies.c.state)
         ).all()
-        # By study: there may be millions of instances.
+        # Summed by study, because there may be millions of instances.
         received = connection.execute(
             select(
                 func.coalesce(func.sum(studies.c.instance_count), 0),
                 func.coalesce(func.sum(studies.c.instance_bytes), 0),
             )
         ).one()
-        lately = select(studies.c.study_instance_uid).where(studies.c.last_instance_at >= since)
-        recent = connection.execute(
+        recent_studies = select(studies.c.study_instance_uid).where(studies.c.last_instance_at >= since)
+        instances_last_hour = connection.execute(
             select(func.count(instances.c.id)).where(
-                instances.c.study_instance_uid.in_(lately), instances.c.received_at >= since
+                instances.c.study_instance_uid.in_(recent_studies), instances.c.received_at >= since
             )
         ).scalar_one()
-        made = connection.execute(
+        result_totals = connection.execute(
             select(func.count(results.c.id), func.coalesce(func.sum(results.c.size), 0))
         ).one()
-        kept = connection.execute(select(func.count()).select_from(quarantine)).scalar_one()
-        by_state = connection.execute(
+        quarantined = connection.execute(select(func.count()).select_from(quarantine)).scalar_one()
+        jobs_by_state = connection.execute(
             select(jobs.c.state, func.count(), func.min(jobs.c.created_at)).group_by(jobs.c.state)
         ).all()
-        sent = connection.execute(
+        delivery_counts = connection.execute(
             select(deliveries.c.destination, deliveries.c.state, func.count()).group_by(
                 deliveries.c.destination, deliveries.c.state
             )
@@ -81,15 +85,17 @@ def gather(database: Database) -> Statistics:
         studies={state: count for state, count in study_states},
         instances=int(received[0]),
         instance_bytes=int(received[1]),
-        instances_last_hour=recent,
-        quarantined=kept,
-        results=made[0],
-        result_bytes=int(made[1]),
-        jobs={state: count for state, count, _ in by_state},
+        instances_last_hour=instances_last_hour,
+        quarantined=quarantined,
+        results=result_totals[0],
+        result_bytes=int(result_totals[1]),
+        jobs={state: count for state, count, _ in jobs_by_state},
         oldest_job={
-            state: oldest for state, _, text in by_state if (oldest := read_optional_time(text)) is not None
+            state: oldest
+            for state, _, text in jobs_by_state
+            if (oldest := read_optional_time(text)) is not None
         },
-        deliveries={(destination, state): count for destination, state, count in sent},
+        deliveries={(destination, state): count for destination, state, count in delivery_counts},
         waiting=_latency([(read_time(c), read_time(s)) for c, s, _ in times]),
         running=_latency([(read_time(s), read_time(f)) for _, s, f in times]),
     )

@@ -1,4 +1,7 @@
-"""The tables. Times are stored as text in UTC with microseconds, so that they sort and compare on both servers."""
+"""The tables.
+
+Times are text in UTC with microseconds (see ``db.database.time_text``), so that they compare alike in both databases.
+"""
 
 from __future__ import annotations
 

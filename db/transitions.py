@@ -1,4 +1,4 @@
-"""The one place that writes states: a conditional update and its history row, in the caller's transaction."""
+"""The only place that changes states: a conditional update and its history row, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from db.tables import commitment_reports, deliveries, history, jobs, studies, st
 
 OPERATOR = "operator"
 NO_LEASE = {"lease_token": None, "lease_until": None, "owner": None}
-ENTRY = {table: insert(table).inline() for table in (history, study_history)}
-"""Made once, because building a statement takes as long as running it."""
+INSERT_HISTORY = {table: insert(table).inline() for table in (history, study_history)}
+"""Built once, because building a statement takes as long as running it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A table whose rows have states, and the steps between them."""
+    """A table whose rows have a state, its transitions, and the table with its history."""
 
     subject: str
     table: Table
     transitions: Mapping[tuple[Any, Any], Any]
     key: str = "id"
-    """The column that names a row."""
+    """The column that identifies a row."""
     history: Table = history
 
-    def subject_of(self, identifier: int | str) -> dict[str, int | str]:
-        """How the history names a row."""
+    def history_key(self, identifier: int | str) -> dict[str, int | str]:
+        """The columns by which the history identifies a row, with their values."""
         if self.history is history:
             return {"subject": self.subject, "subject_id": identifier}
         return {self.key: identifier}
 
     def entries(self, identifier: int | str) -> Select[Any]:
-        """A row's history, oldest first."""
-        named = (self.history.c[name] == value for name, value in self.subject_of(identifier).items())
-        return select(self.history).where(*named).order_by(self.history.c.id)
+        """The query for a row's history, oldest first."""
+        matches = (self.history.c[name] == value for name, value in self.history_key(identifier).items())
+        return select(self.history).where(*matches).order_by(self.history.c.id)
 
     def due(self, state: StrEnum, moment: datetime) -> ColumnElement[bool]:
-        """The condition that a row is in a state and need not wait any longer."""
+        """The condition that a row is in this state and its ``not_before`` has passed."""
         column = self.table.c
         return and_(
             column.state == state, or_(column.not_before.is_(None), column.not_before <= time_text(moment))
@@ -76,10 +76,21 @@ def change(
     lease_token: str | None = None,
     values: Mapping[str, Any] | None = None,
 ) -> None:
-    """Take one row from ``was`` by ``event`` to the state that the table of transitions says.
+    """Apply an event to one row and write its history.
+
+    Args:
+        connection: the caller's transaction.
+        machine: the kind of row.
+        identifier: the row's key.
+        was: the state that the row must be in.
+        event: what happens to it.
+        who: for the history: the process, peer or operator.
+        why: for the history.
+        lease_token: the lease that the row must be held under, if any.
+        values: further columns to set.
 
     Raises:
-        IllegalTransition: there is no such step, or the row was no longer in ``was``.
+        IllegalTransition: the event is not possible in ``was``, or the row was no longer in ``was``.
         StaleLease: the row is not held under ``lease_token``.
     """
     becomes = machine.transitions.get((was, event))
@@ -110,11 +121,11 @@ def record(
     becomes: str,
     why: str,
 ) -> None:
-    """Write a history row; ``was`` is None for a row that is born."""
+    """Write a history row. ``was`` is None for a new row."""
     connection.execute(
-        ENTRY[machine.history],
+        INSERT_HISTORY[machine.history],
         {
-            **machine.subject_of(identifier),
+            **machine.history_key(identifier),
             "at": time_text(now()),
             "who": who,
             "from_state": was,

@@ -1,4 +1,4 @@
-"""Wake-up hints between the processes of one machine; whoever misses one finds the work at its next look.
+"""Wake-up hints between the processes of one machine. A process that misses one finds the work when it polls next.
 
 See docs/decisions/0004-hints.md.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 class Wakeup:
-    """A place where one process of a role hears hints: a datagram socket in the run folder."""
+    """Receives hints for one process of a role, by a datagram socket in the run folder."""
 
     def __init__(self, directory: Path, role: str) -> None:
         self.path = directory / f"{role}.{os.getpid()}.{_machine()}-{uuid.uuid4().hex[:8]}.sock"
@@ -26,10 +26,10 @@ class Wakeup:
         )
         with _short_path(self.path) as path:
             self._socket.bind(path)
-        notify(directory, role)  # clears away what those before it left
+        notify(directory, role)  # removes sockets that dead processes left
 
     def wait(self, timeout: float) -> bool:
-        """Wait for a hint, at most ``timeout`` seconds; hints that piled up count as one."""
+        """Wait at most ``timeout`` seconds for a hint; whether one came. Several at once count as one."""
         ready, _, _ = select.select([self._socket], [], [], timeout)
         if not ready:
             return False
@@ -39,19 +39,20 @@ class Wakeup:
         return True
 
     def close(self) -> None:
+        """Close and remove the socket."""
         self._socket.close()
         self.path.unlink(missing_ok=True)
 
 
 def notify(directory: Path, role: str) -> None:
-    """Hint every process of a role on this machine; sockets that dead processes of it left are cleared away."""
+    """Wake every process of a role on this machine, and remove sockets that dead ones left."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
         for path in directory.glob(f"{role}.*.sock"):
             try:
                 with _short_path(path) as short:
                     sender.sendto(b"!", short)
             except ConnectionRefusedError:
-                # Those of another machine on a shared folder are refused as well.
+                # In a shared folder, sockets of other machines refuse too, although their processes live.
                 if path.name.split(".")[2].startswith(_machine()):
                     path.unlink(missing_ok=True)
             except (BlockingIOError, FileNotFoundError):
@@ -60,13 +61,13 @@ def notify(directory: Path, role: str) -> None:
 
 @functools.cache
 def _machine() -> str:
-    """Short, since a socket's name has to be."""
+    """Eight characters that identify this machine: a socket's name has to be short."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
 def _short_path(path: Path) -> Iterator[str]:
-    """The path by way of its open folder: a socket's name has room for 107 bytes only (unix(7))."""
+    """A short path to the same socket through its open folder: the kernel takes at most 107 bytes (unix(7))."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"

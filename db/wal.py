@@ -1,6 +1,6 @@
-"""SQLite's write-ahead log as a file: how far it is filled, and room for what will come.
+"""SQLite's write-ahead log as a file: how full it is, and how to give it its length in advance.
 
-The file keeps its size when it is used from its start again.
+The file keeps its size when SQLite starts to overwrite it from the beginning.
 
 References: https://www.sqlite.org/walformat.html (the layout of the log).
 """
@@ -16,11 +16,11 @@ FRAME_HEADER_LENGTH = 24
 
 
 def filled_beyond(log: Path, size: int) -> bool:
-    """Whether the log holds more than ``size`` bytes that count.
+    """Whether the log holds more than ``size`` bytes of valid frames.
 
-    Frames count when they carry the salts of the log's header; those behind them are of an earlier round.
-    A transaction that wrote nothing right after a checkpoint still sees the earlier round as full, which
-    costs one more checkpoint with nothing to do.
+    Frames are valid if they carry the salts of the log's header; those after them are left from an earlier round.
+    SQLite writes new salts with the first frame after a checkpoint. Until then the earlier round still looks valid,
+    which costs at most one checkpoint that has nothing to do.
     """
     try:
         descriptor = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
@@ -39,9 +39,9 @@ def filled_beyond(log: Path, size: int) -> bool:
 
 
 def extend(log: Path, size: int) -> None:
-    """Write zeros behind what the log holds, up to ``size`` bytes, so that no commit has to sync a new length.
+    """Lengthen the log with zeros to ``size`` bytes, so that commits need not sync a new file length.
 
-    Only under the write lock. Zeros are no frame: a frame's page number is never 0.
+    The caller holds the write lock. SQLite does not take zeros for a frame: a frame's page number is never 0.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CLOEXEC)
     try:

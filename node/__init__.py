@@ -1,1 +1,1 @@
-"""The application: configuration, processes, pipeline, command line and web."""
+"""The application: configuration, processes, roles, the steps of a study, command line and web."""

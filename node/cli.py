@@ -1,4 +1,4 @@
-"""The command line: one command a module in node/commands, errors in one sentence, exit codes 0, 1 and 2."""
+"""The command line. Errors are printed as one sentence; exit codes are 0, 1 (it failed) and 2 (called wrongly)."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ COMMANDS = {
     "stats": "stats",
     "demo": "demo",
 }
-"""Each command and its module in node/commands. The queue is looked at without loading engines and report writers."""
+"""Each command and its module in node/commands. Only the called one is imported: engines and reports load slowly."""
 
 
 def application(names: Iterable[str]) -> typer.Typer:
-    """The command line with these commands."""
-    # Without markup, in which the tables of the configuration, such as [[engine]], would be styles.
+    """The command line with only these commands."""
+    # No markup: Rich would take names of tables such as [[engine]] for styles.
     app = typer.Typer(
         name="overread", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
     )
@@ -55,14 +55,14 @@ def application(names: Iterable[str]) -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point of the ``overread`` command."""
+    """The entry point of the ``overread`` command."""
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     if not sys.warnoptions:
-        # pydicom's warnings quote the values that they are about, which may be a patient's.
+        # pydicom's warnings quote values, which may identify a patient.
         warnings.simplefilter("ignore")
-    called = [name for name in sys.argv[1:2] if name in COMMANDS]
+    called_commands = [name for name in sys.argv[1:2] if name in COMMANDS]
     try:
-        application(called or COMMANDS)()
+        application(called_commands or COMMANDS)()
     except (ConfigurationError, UsageError) as error:
         errors.print(str(error), markup=False)
         sys.exit(2)
@@ -72,11 +72,11 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
-        errors.print(f"{_place(error)}{error.strerror or error}.", markup=False)
+        errors.print(f"{_file_prefix(error)}{error.strerror or error}.", markup=False)
         sys.exit(1)
 
 
-def _place(error: OSError) -> str:
+def _file_prefix(error: OSError) -> str:
     return "" if error.filename is None else f"{error.filename}: "
 
 

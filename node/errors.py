@@ -1,9 +1,9 @@
-"""Errors that a person at the command line reads.
+"""Errors whose messages a person at the command line reads.
 
 OverreadError
 ├── ConfigurationError      the configuration cannot be used; every fault is listed
 └── CommandError            a command could not do what was asked
-    └── UsageError          it was called wrongly
+    └── UsageError          it was called with something that it cannot use
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from traceback import walk_tb
 
 ENDED_ITSELF = 70
-"""Exit status of a process whose job hung, device is lost or supervisor is gone (EX_SOFTWARE of sysexits)."""
+"""Exit status of a process that ends itself: its job hangs, or its device or supervisor is gone (EX_SOFTWARE)."""
 
 
 def raised_at(error: BaseException) -> str:
-    """File, line and function where an error was raised: what a log may say of it, since messages quote data."""
+    """Where an error was raised, as ``file:line:function``. For the log, because messages may quote patient data."""
     places = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
     if not places:
         return "unknown"
@@ -27,24 +27,25 @@ def raised_at(error: BaseException) -> str:
 
 
 class OverreadError(Exception):
-    """Something the operator has to act on; the message is one sentence that says what."""
+    """Something that the operator has to act on. The message is one sentence that says how."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that is wrong with a configuration: where (dotted key) and what."""
+    """One thing that is wrong with a configuration. ``key`` is dotted, such as ``engine.0.model``."""
 
     key: str
     message: str
     variable: str = ""
-    """The environment variable that the value came from, where it is not the file's."""
+    """The environment variable that set the value; empty if the file did."""
 
     def __str__(self) -> str:
+        """The message, after the key if there is one."""
         return f"{self.key}: {self.message}" if self.key else self.message
 
 
 class ConfigurationError(OverreadError):
-    """The configuration cannot be used; all faults are reported together."""
+    """The configuration cannot be used. The message lists all faults, one a line."""
 
     def __init__(self, file: Path, faults: Sequence[Fault]) -> None:
         self.file = file
@@ -53,8 +54,8 @@ class ConfigurationError(OverreadError):
 
 
 class CommandError(OverreadError):
-    """A command could not do what was asked."""
+    """A command could not do what it was asked to."""
 
 
 class UsageError(CommandError):
-    """A command was called with something that it cannot use."""
+    """A command was called with arguments that it cannot use."""

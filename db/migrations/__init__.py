@@ -1,1 +1,1 @@
-"""Alembic migrations, run by the application itself."""
+"""Alembic migrations, which the application runs itself."""

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that the application hands over."""
+"""Alembic's entry point: runs the migrations on the application's connection."""
 
 from __future__ import annotations
 

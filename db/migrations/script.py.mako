@@ -12,4 +12,5 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Migrate from the previous revision."""
     ${upgrades if upgrades else "pass"}

@@ -1,6 +1,6 @@
-"""Which schema a database has, and how it gets the present one.
+"""Compares the schema of a database with this version's, and upgrades it.
 
-Alembic is loaded when it is needed: most processes of a node never look at the schema.
+Alembic is imported only when it is needed: most processes of a node never look at the schema.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _config() -> Config:
 
 
 def schema_status(engine: Engine) -> SchemaStatus:
-    """Whether the schema is that of this version, old, newer, or not there at all."""
+    """How the schema of a database compares with this version's; ``empty`` means that there is none."""
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
@@ -41,7 +41,7 @@ def schema_status(engine: Engine) -> SchemaStatus:
 
 
 def upgrade(engine: Engine) -> None:
-    """Run the migrations that are missing."""
+    """Run the missing migrations."""
     from alembic import command
 
     config = _config()

@@ -129,7 +129,7 @@ class CommitmentReports:
             known = any(d.name == name and d.ae_title == calling_ae for d in self.settings.destinations)
             if not known:
                 raise CommitmentError("no transaction with this peer has that Transaction UID")
-            self.commitments.reported(report.transaction_uid, report.committed, report.failed)
+            self.commitments.apply_report(report.transaction_uid, report.committed, report.failed)
         except DatabaseError as error:
             log.error("commitment_not_recorded destination=%s error=%s", name, error)
             return PROCESSING_FAILURE

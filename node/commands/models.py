@@ -25,7 +25,7 @@ from inference.settings import EngineSettings
 from inference.store import DEMONSTRATION, ModelCard, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
-from node.configuration.tables import known
+from node.configuration.tables import or_valid_names
 from node.errors import CommandError, UsageError
 from node.steps.inputs import is_image, select
 
@@ -165,7 +165,7 @@ def _check_import(
             f"{name!r} is the name of the models that come with overread: choose another --name."
         )
     if kind is not None and kind not in engine_kinds():
-        raise UsageError(f"There is no engine kind {kind!r}{known(kind, engine_kinds())}")
+        raise UsageError(f"There is no engine kind {kind!r}{or_valid_names(kind, engine_kinds())}")
     if labels is not None and not labels.is_file():
         raise UsageError(f"{labels} does not exist.")
     options = {"kind": kind, "labels": labels, "normalisation": normalisation, "published": published}

@@ -20,7 +20,7 @@ from node.processes.libraries import Role
 from node.processes.process import (
     configure_log,
     hold_data_folder,
-    keep_caches,
+    keep_caches_in_data_folder,
     make_folders,
     reload_event_on_signal,
     stop_event_on_signals,
@@ -43,7 +43,7 @@ def serve(
     """Run the node until SIGTERM, then drain and exit 0; SIGHUP reads the configuration again."""
     configuration = load_configuration(config)
     configure_log(role or SUPERVISOR, configuration.log.format)
-    keep_caches(configuration)
+    keep_caches_in_data_folder(configuration)
     os.umask(PRIVATE)
     held = hold_data_folder(configuration, whole=role is None) if role in (None, Role.RECEIVER) else None
     prepare(configuration, with_spool=role is None)

@@ -1,1 +1,1 @@
-"""The configuration: config.toml and the environment, checked as a whole."""
+"""The configuration: config.toml with the environment on top, checked as a whole."""

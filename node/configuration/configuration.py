@@ -1,4 +1,4 @@
-"""A whole configuration, and what of it is the settings of each room."""
+"""A whole configuration, and the settings that each room gets from it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEFAULT_FILE = "config.toml"
 
 
 class Configuration(Table):
-    """A whole configuration that has been checked; ``file`` is where it came from."""
+    """A checked configuration. ``file`` is where it came from."""
 
     node: NodeTable = NodeTable()
     database: DatabaseTable = DatabaseTable()
@@ -57,35 +57,40 @@ class Configuration(Table):
 
     @property
     def folder(self) -> Path:
-        """The folder that relative paths start from: the configuration file's."""
+        """The folder of the configuration file, which relative paths start from."""
         return self.file.resolve().parent
 
     @property
     def data_dir(self) -> Path:
+        """The folder of everything that the node keeps."""
         return self.folder / self.node.data_dir
 
     @property
     def spool_dir(self) -> Path:
+        """The folder of received files."""
         return self.data_dir / "spool"
 
     @property
     def results_dir(self) -> Path:
+        """The folder of result files."""
         return self.data_dir / "results"
 
     @property
     def models_dir(self) -> Path:
+        """The folder of the model store."""
         return self.data_dir / "models"
 
     @property
     def run_dir(self) -> Path:
-        """Where processes put the sockets by which they wake each other."""
+        """The folder of the sockets by which processes wake each other, and of the lock."""
         return self.data_dir / "run"
 
     def engine_named(self, name: str) -> EngineTable:
+        """The engine with this name, which must exist."""
         return next(engine for engine in self.engine if engine.name == name)
 
     def database_settings(self) -> DatabaseSettings:
-        """Settings of the database room, with a relative SQLite file made absolute."""
+        """The settings of the database, with an absolute path for SQLite."""
         url = self.database.url
         prefix = "sqlite:///"
         if url.startswith(prefix) and not url.startswith(prefix + "/"):
@@ -93,6 +98,7 @@ class Configuration(Table):
         return DatabaseSettings(url=url)
 
     def destinations(self) -> tuple[Destination, ...]:
+        """All destinations, those with ``tls`` with our certificates."""
         return tuple(
             Destination(
                 name=d.name,
@@ -107,7 +113,7 @@ class Configuration(Table):
         )
 
     def tls_settings(self) -> Tls | None:
-        """The files for TLS, None where the port is in clear."""
+        """The files and rules for TLS, None without ``[tls]``."""
         if self.tls is None:
             return None
         return Tls(
@@ -119,7 +125,7 @@ class Configuration(Table):
         )
 
     def audit_settings(self) -> AuditSettings | None:
-        """Where the audit trail goes, None where there is none."""
+        """Where the audit trail goes, None if it is switched off."""
         if not self.audit.enabled:
             return None
         return AuditSettings(
@@ -139,7 +145,11 @@ class Configuration(Table):
         return Syslog(host=host.strip("[]"), port=int(port), tls=tls)
 
     def receiver_settings(self, engine_keywords: frozenset[str] = frozenset()) -> ReceiverSettings:
-        """Settings of the DICOM acceptor, with the keywords that routing rules and engines of others ask for."""
+        """The settings of the DICOM acceptor.
+
+        Args:
+            engine_keywords: attributes that plug-in engines select by, indexed with those of the routing rules.
+        """
         return ReceiverSettings(
             ae_title=self.node.ae_title,
             host=self.node.host,
@@ -165,9 +175,11 @@ class Configuration(Table):
         )
 
     def reader_limits(self) -> ReaderLimits:
+        """What reading one file may cost."""
         return ReaderLimits(memory_bytes=int(self.reader.memory), seconds=self.reader.seconds)
 
     def engine_settings(self, name: str) -> EngineSettings:
+        """How to run the engine with this name, which must exist. A model that is an existing file is a full path."""
         engine = self.engine_named(name)
         model = engine.model
         local = self.folder / model

@@ -1,4 +1,4 @@
-"""What ``[[engine]]`` tables have of their engine kind's own, checked by the kind's model of its options."""
+"""The options of ``[[engine]]`` tables that depend on the engine kind, checked by the kind's own model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from inference.engines import engine_class, engine_kinds, registered_kinds
-from node.configuration.tables import EngineTable, known, nearest
+from node.configuration.tables import EngineTable, did_you_mean, or_valid_names
 from node.errors import Fault
 
 
 def options_of(table: EngineTable) -> dict[str, Any]:
-    """The options of an engine whose table was checked; keys of the table itself only where they change a default."""
+    """The options of a checked engine table. Keys in the table itself are left out if they have the default value."""
     own = table.own_keys
     if not own:
         return table.options
@@ -23,25 +23,29 @@ def options_of(table: EngineTable) -> dict[str, Any]:
 
 
 def engine_faults(tables: Sequence[EngineTable]) -> list[Fault]:
-    """Kinds that there are not, and what is wrong with the options of the built-in others.
+    """Unknown engine kinds, and faults in the options of built-in kinds.
 
-    Code of other distributions runs only where their engines are loaded, which checks their options.
+    Options of plug-ins are checked when their engines are loaded, because plug-in code runs nowhere else.
     """
-    kinds, foreign = engine_kinds(), registered_kinds()
+    kinds, plug_ins = engine_kinds(), registered_kinds()
     faults: list[Fault] = []
     for number, table in enumerate(tables):
-        at = f"engine.{number}"
+        prefix = f"engine.{number}"
         if table.kind not in kinds:
-            message = f"there is no engine kind {table.kind!r}{known(table.kind, kinds)}"
-            faults.append(Fault(key=f"{at}.kind", message=message))
+            message = f"there is no engine kind {table.kind!r}{or_valid_names(table.kind, kinds)}"
+            faults.append(Fault(key=f"{prefix}.kind", message=message))
             continue
-        if table.kind not in foreign:
-            faults += _option_faults(table, at)
+        if table.kind not in plug_ins:
+            faults += _option_faults(table, prefix)
     return faults
 
 
 def unknown_keys(tables: Any) -> list[Fault]:
-    """Keys of engine tables, as TOML has them, that neither all tables nor those of their kind have."""
+    """The keys of engine tables that neither ``[[engine]]`` nor the engine kind has.
+
+    Args:
+        tables: the value of ``engine`` as TOML has it, not checked yet.
+    """
     if not isinstance(tables, list):
         return []
     built_in = set(engine_kinds()) - set(registered_kinds())
@@ -51,35 +55,42 @@ def unknown_keys(tables: Any) -> list[Fault]:
             continue
         valid = [*EngineTable.model_fields, *engine_class(table["kind"]).options.model_fields]
         faults += [
-            Fault(key=f"engine.{number}.{key}", message=f"unknown key{nearest(key, valid)}")
+            Fault(key=f"engine.{number}.{key}", message=f"unknown key{did_you_mean(key, valid)}")
             for key in table
             if key not in valid
         ]
     return faults
 
 
-def _option_faults(table: EngineTable, at: str) -> list[Fault]:
+def _option_faults(table: EngineTable, prefix: str) -> list[Fault]:
     own, model = table.own_keys, engine_class(table.kind).options
-    twice = sorted(own.keys() & table.options.keys())
-    if twice:
-        return [Fault(key=f"{at}.options.{key}", message=f"{at}.{key} says it too") for key in twice]
+    given_twice = sorted(own.keys() & table.options.keys())
+    if given_twice:
+        return [
+            Fault(key=f"{prefix}.options.{key}", message=f"{prefix}.{key} says it too") for key in given_twice
+        ]
     try:
         model.model_validate({**own, **table.options})
     except ValidationError as error:
         return [
-            _fault(item["loc"], item["type"], item["msg"], at, own, list(model.model_fields))
+            _option_fault(item["loc"], item["type"], item["msg"], prefix, own, list(model.model_fields))
             for item in error.errors(include_url=False)
         ]
     return []
 
 
-def _fault(
-    location: Sequence[str | int], kind: str, message: str, at: str, own: dict[str, Any], options: list[str]
+def _option_fault(
+    location: Sequence[str | int],
+    kind: str,
+    message: str,
+    prefix: str,
+    own: dict[str, Any],
+    options: list[str],
 ) -> Fault:
-    place = at if location[0] in own else f"{at}.options"
+    place = prefix if location[0] in own else f"{prefix}.options"
     key = ".".join([place, *map(str, location)])
     if kind == "extra_forbidden" and len(location) == 1:
         valid = [*EngineTable.model_fields, *options] if location[0] in own else options
-        return Fault(key=key, message=f"unknown key{nearest(str(location[0]), valid)}")
+        return Fault(key=key, message=f"unknown key{did_you_mean(str(location[0]), valid)}")
     message = message.removeprefix("Value error, ")
     return Fault(key=key, message=message[:1].lower() + message[1:])

@@ -1,4 +1,4 @@
-"""Reading a configuration: the file and the environment over it, with every fault named by its key."""
+"""Reads and checks a configuration: the file, then the environment. Every fault is named by its key."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from handlers.errors import TlsMisconfigured
 from handlers.upper_layer.tls import client_context, server_context
 from node.configuration.configuration import DEFAULT_FILE, Configuration
 from node.configuration.engines import engine_faults, unknown_keys
-from node.configuration.tables import known, nearest
+from node.configuration.tables import did_you_mean, or_valid_names
 from node.errors import ConfigurationError, Fault
 
 ENVIRONMENT_PREFIX = "OVERREAD_"
 
 
 def find_file(file: Path | None) -> Path:
-    """The configuration file: the given one, ``OVERREAD_CONFIG``, or config.toml in the working folder."""
+    """The configuration file: the given one, ``OVERREAD_CONFIG``, or config.toml in the working folder.
+
+    Raises:
+        ConfigurationError: it does not exist.
+    """
     chosen = file or Path(os.environ.get(ENVIRONMENT_PREFIX + "CONFIG") or DEFAULT_FILE)
     if not chosen.is_file():
         raise ConfigurationError(
@@ -38,11 +42,13 @@ def load(
 ) -> Configuration:
     """Read and check a configuration.
 
-    Checking engines imports their modules, which the processes that a supervisor starts do without: it has
-    checked them already.
+    Args:
+        file: the file, or None for the default one (``find_file``).
+        environment: the variables, or None for those of this process.
+        check_engines: check engine options too, which imports the engines. The supervisor has done it for its children.
 
     Raises:
-        ConfigurationError: with every fault, each by its dotted key and with the nearest valid name.
+        ConfigurationError: with every fault, its dotted key and the nearest valid name.
     """
     path = find_file(file)
     try:
@@ -53,20 +59,24 @@ def load(
     try:
         configuration = Configuration.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        faults = _faults(error) + (unknown_keys(raw.get("engine")) if check_engines else [])
-        raise ConfigurationError(path, _attributed(faults, variables)) from None
+        faults = _validation_faults(error) + (unknown_keys(raw.get("engine")) if check_engines else [])
+        raise ConfigurationError(path, _with_variables(faults, variables)) from None
     configuration = configuration.model_copy(update={"file": path})
-    faults = _cross_faults(configuration)
+    faults = _reference_faults(configuration)
     if check_engines:
         engines = engine_faults(configuration.engine)
         faults += engines or _ensemble_faults(configuration)
     if faults:
-        raise ConfigurationError(path, _attributed(faults, variables))
+        raise ConfigurationError(path, _with_variables(faults, variables))
     return configuration
 
 
 def _apply_environment(raw: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
-    """Put ``OVERREAD_<SECTION>__<KEY>`` over the file's values; the variables by the keys that they set."""
+    """Overwrite values of the file by ``OVERREAD_<SECTION>__<KEY>``.
+
+    Returns:
+        The name of the variable by each key that one sets.
+    """
     variables: dict[str, str] = {}
     for name, text in environment.items():
         if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
@@ -82,7 +92,7 @@ def _apply_environment(raw: dict[str, Any], environment: Mapping[str, str]) -> d
 
 
 def _environment_value(section: str, key: str, text: str) -> Any:
-    """A value as TOML has it; as plain text where it is no TOML or where the key takes text."""
+    """A variable parsed as TOML, or as plain text if it is no TOML or the key takes text."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -95,12 +105,13 @@ def _environment_value(section: str, key: str, text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), value)
 
 
-def _attributed(faults: Sequence[Fault], variables: Mapping[str, str]) -> list[Fault]:
-    """The faults, those of values from the environment with the name of the variable."""
+def _with_variables(faults: Sequence[Fault], variables: Mapping[str, str]) -> list[Fault]:
+    """The faults, with the variable for values from the environment."""
     return [replace(fault, variable=variables.get(fault.key, "")) for fault in faults]
 
 
-def _faults(error: ValidationError) -> list[Fault]:
+def _validation_faults(error: ValidationError) -> list[Fault]:
+    """The errors of pydantic in our words, one for each key."""
     faults: dict[str, Fault] = {}
     for item in error.errors(include_url=False):
         location = item["loc"]
@@ -110,7 +121,7 @@ def _faults(error: ValidationError) -> list[Fault]:
         key = ".".join(parts)
         if item["type"] == "extra_forbidden" and "match" not in parts:
             name = str(location[-1])
-            faults[key] = Fault(key=key, message=f"unknown key{nearest(name, _keys_at(location[:-1]))}")
+            faults[key] = Fault(key=key, message=f"unknown key{did_you_mean(name, _keys_at(location[:-1]))}")
         elif "match" in parts and item["type"] != "value_error":
             message = "use a list, a regular expression, {min=, max=} or {absent=true}"
             faults.setdefault(key, Fault(key=key, message=message))
@@ -125,6 +136,7 @@ def _faults(error: ValidationError) -> list[Fault]:
 
 
 def _keys_at(location: Sequence[str | int]) -> list[str]:
+    """The valid keys of the table at a place in the configuration."""
     model: type[BaseModel] = Configuration
     for part in location:
         if isinstance(part, int):
@@ -137,7 +149,7 @@ def _keys_at(location: Sequence[str | int]) -> list[str]:
 
 
 def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The table that a key holds, alone or in a list; None where it holds none."""
+    """The type of the table, or list of tables, that a key holds; None where it holds none."""
     if key not in model.model_fields:
         return None
     annotation = model.model_fields[key].annotation
@@ -145,8 +157,8 @@ def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     return candidate if isinstance(candidate, type) and issubclass(candidate, BaseModel) else None
 
 
-def _cross_faults(configuration: Configuration) -> list[Fault]:
-    """Faults that one table alone does not show: doubled names and references to nothing."""
+def _reference_faults(configuration: Configuration) -> list[Fault]:
+    """Faults between tables: names that are used twice, references to nothing, and TLS."""
     faults: list[Fault] = []
     for kind in ("source", "destination", "engine", "route"):
         names = [entry.name for entry in getattr(configuration, kind)]
@@ -167,7 +179,7 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
             faults += [
                 Fault(
                     key=f"route.{i}.{field}",
-                    message=f"there is no {field.removesuffix('s')} {name!r}{known(name, valid)}",
+                    message=f"there is no {field.removesuffix('s')} {name!r}{or_valid_names(name, valid)}",
                 )
                 for name in named
                 if name not in valid
@@ -176,14 +188,14 @@ def _cross_faults(configuration: Configuration) -> list[Fault]:
 
 
 def _ensemble_faults(configuration: Configuration) -> list[Fault]:
-    """Ensembles whose models cannot be averaged, of those that are in the store already."""
+    """Ensembles of models that cannot be averaged, as far as the models are in the store already."""
     faults: list[Fault] = []
     for i, engine in enumerate(configuration.engine):
         settings = configuration.engine_settings(engine.name)
         members = settings.options.get("ensemble")
         if not members:
             continue
-        # It loads NumPy, which the processes of nodes without ensembles do without.
+        # Imported here because it loads NumPy, which only nodes with ensembles need.
         from inference.store import refusal_of_models
 
         reason = refusal_of_models((settings.model, *members), engine.kind, configuration.models_dir)
@@ -193,7 +205,7 @@ def _ensemble_faults(configuration: Configuration) -> list[Fault]:
 
 
 def _tls_faults(configuration: Configuration) -> list[Fault]:
-    """What is missing for TLS."""
+    """What is missing or wrong for TLS."""
     tls = configuration.tls
     secured = [f"destination.{i}.tls" for i, d in enumerate(configuration.destination) if d.tls]
     if tls is None:
@@ -220,7 +232,7 @@ def _tls_faults(configuration: Configuration) -> list[Fault]:
 
 
 def _syslog_faults(configuration: Configuration) -> list[Fault]:
-    """What is missing for syslog over TLS."""
+    """What is missing or wrong for syslog over TLS."""
     audit = configuration.audit_settings()
     if audit is None or audit.syslog is None:
         return []

@@ -13,29 +13,35 @@ from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
 INSTANCES_KEYWORD = "instances"
-"""Condition on the number of instances in the series; every other condition is a DICOM keyword."""
+"""The key of a condition on the number of instances in a series; all other keys are DICOM keywords."""
 
 
-def nearest(name: str, valid: Sequence[str]) -> str:
+def did_you_mean(name: str, valid: Sequence[str]) -> str:
+    """A hint at the valid name that is most like a wrong one, or nothing."""
     matches = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def known(name: str, valid: Sequence[str]) -> str:
-    """The nearest valid name as a hint, or all of them where none is near."""
+def or_valid_names(name: str, valid: Sequence[str]) -> str:
+    """As ``did_you_mean``, or a list of all valid names if none is like it."""
     return (
-        nearest(name, valid) or f"; there {'is' if len(valid) == 1 else 'are'} {', '.join(valid) or 'none'}"
+        did_you_mean(name, valid)
+        or f"; there {'is' if len(valid) == 1 else 'are'} {', '.join(valid) or 'none'}"
     )
 
 
 class Table(BaseModel):
-    """Base of all tables: strict, immutable, no unknown keys."""
+    """The base of all tables: strict types, immutable, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def checked_ae_title(value: str) -> str:
-    """PS3.5 table 6.2-1: at most 16 characters of the default repertoire, no backslash, not only spaces."""
+    """An AE title without surrounding spaces (value representation AE, PS3.5 table 6.2-1).
+
+    Raises:
+        ValueError: it is empty, longer than 16 characters, not ASCII, or has a backslash or control character.
+    """
     if (
         not value.strip()
         or len(value) > 16
@@ -52,7 +58,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class NodeTable(Table):
-    """``[node]``"""
+    """``[node]``: the node's own AE title, address and folders."""
 
     ae_title: AETitle = "OVERREAD"
     host: str = "0.0.0.0"  # noqa: S104 - a DICOM node listens to its network by default
@@ -65,7 +71,7 @@ class NodeTable(Table):
 
 
 class DatabaseTable(Table):
-    """``[database]``"""
+    """``[database]``: which database to use."""
 
     url: str = "sqlite:///var/overread.db"
 
@@ -78,7 +84,7 @@ class DatabaseTable(Table):
 
 
 class WebTable(Table):
-    """``[web]``"""
+    """``[web]``: the web process."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
@@ -86,22 +92,24 @@ class WebTable(Table):
 
 
 class LogTable(Table):
-    """``[log]``: what is written to standard error."""
+    """``[log]``: the format of the log on standard error."""
 
     format: Literal["text", "json"] = "text"
-    """A line of key=value pairs for each record, or of one JSON object."""
+    """Each record is a line of key=value pairs, or a line with one JSON object."""
 
 
 class CompletionTable(Table):
-    """``[completion]``"""
+    """``[completion]``: when a study counts as complete."""
 
     quiet_seconds: Annotated[float, Field(gt=0, le=86400)] = 5.0
+    """After this time without a new instance, if nothing showed it earlier."""
 
 
 class AccessTable(Table):
-    """``[access]``"""
+    """``[access]``: who may connect."""
 
     allow_unknown: bool = True
+    """Accept peers that are no ``[[source]]``."""
 
 
 class TlsTable(Table):
@@ -112,19 +120,19 @@ class TlsTable(Table):
     ca: str | None = None
     require_client_certificate: bool = True
     port: Port | None = None
-    """Where the receivers speak TLS, beside ``node.port`` in clear; none: ``node.port`` speaks TLS alone."""
+    """A port for TLS beside ``node.port``, which then stays in clear. Without it ``node.port`` takes only TLS."""
 
 
 class AuditTable(Table):
-    """``[audit]``"""
+    """``[audit]``: the audit trail."""
 
     enabled: bool = True
     patients: bool = False
-    """Patient IDs and the values of queries too."""
+    """Record Patient IDs and the values of queries too."""
     syslog: str | None = None
-    """``host:port`` of a syslog server that is sent the messages too, over TLS."""
+    """``host:port`` of a syslog server that also gets the messages, over TLS."""
     ca: str | None = None
-    """What its certificate has to chain to; none: that of ``[tls]``."""
+    """The CA file for the syslog server's certificate; without it, that of ``[tls]``."""
 
     @field_validator("syslog")
     @classmethod
@@ -137,23 +145,23 @@ class AuditTable(Table):
 
 
 class SpoolTable(Table):
-    """``[spool]``"""
+    """``[spool]``: where received files are written."""
 
     reserve: ByteSize = ByteSize(1_000_000_000)
-    """Room that is kept free on the disk: below it instances are refused until there is room again."""
+    """Bytes that stay free on the disk. Below that, instances are refused."""
 
 
 class ReaderTable(Table):
     """``[reader]``: what reading one received file may cost."""
 
     memory: ByteSize = ByteSize(4_000_000_000)
-    """Address space of a reader process; its libraries need about half a gigabyte of that."""
+    """The address space of a reader process in bytes. Its libraries need about half a gigabyte of it."""
     seconds: Annotated[float, Field(gt=0)] = 60.0
-    """For one file, or one frame of a file with several."""
+    """The time for one file, or for each frame of a multi-frame file."""
 
     @field_validator("memory")
     @classmethod
-    def _enough(cls, value: ByteSize) -> ByteSize:
+    def _check_minimum(cls, value: ByteSize) -> ByteSize:
         if value < 1_000_000_000:
             raise ValueError("a reader needs at least 1GB")
         return value
@@ -163,16 +171,16 @@ Days = Annotated[float, Field(gt=0)]
 
 
 class RetentionTable(Table):
-    """``[retention]``: how many days things are kept; none: for ever."""
+    """``[retention]``: how many days things are kept. Without a value they are kept for ever."""
 
     received: Days | None = None
-    """Instances of studies that have ended, counted from their last instance."""
+    """Instances of studies whose jobs have all ended, counted from the last instance."""
     results: Days | None = None
     """Result files that every destination has, counted from when they were made."""
 
 
 class SourceTable(Table):
-    """``[[source]]``"""
+    """``[[source]]``: a peer that may connect."""
 
     name: str
     ae_title: AETitle
@@ -195,7 +203,7 @@ class SourceTable(Table):
 
 
 class DestinationTable(Table):
-    """``[[destination]]``"""
+    """``[[destination]]``: a peer that gets results."""
 
     name: str
     ae_title: AETitle
@@ -203,15 +211,15 @@ class DestinationTable(Table):
     port: Port
     tls: bool = False
     tls_name: str | None = None
-    """The name that the peer's certificate carries, where it is not ``host``."""
+    """The name in the peer's certificate, if it is not ``host``."""
     commit: bool = False
-    """Ask for storage commitment: results then count as delivered when the peer commits."""
+    """Ask for storage commitment. Results then count as delivered once the peer commits to them."""
 
     _check_ae_title = field_validator("ae_title")(checked_ae_title)
 
 
 class EngineTable(Table):
-    """``[[engine]]``; the keys that are not here are the engine kind's, which ``engines.py`` checks."""
+    """``[[engine]]``: a model and how to run it. Further keys belong to the engine kind; ``engines.py`` checks them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -222,9 +230,9 @@ class EngineTable(Table):
     backend: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
-    """How long one batch may take before its worker is ended as hanging."""
+    """The time one batch may take. After that its worker counts as hanging and is ended."""
     options: dict[str, Any] = {}
-    """``[engine.options]``: what the engine kind has of its own, some of which may stand in the table itself."""
+    """``[engine.options]``: options of the engine kind. They may also stand in the table itself."""
 
     @field_validator("device")
     @classmethod
@@ -235,12 +243,12 @@ class EngineTable(Table):
 
     @property
     def own_keys(self) -> dict[str, Any]:
-        """What the table itself has of the engine kind's."""
+        """The engine kind's options that stand in the table itself."""
         return dict(self.model_extra or {})
 
 
 class RangeCondition(Table):
-    """``{min=, max=}``: the value is a number within the inclusive bounds."""
+    """``{min=, max=}``: the value is a number within these bounds, inclusive."""
 
     min: float | None = None
     max: float | None = None
@@ -264,7 +272,7 @@ Condition = str | tuple[str, ...] | RangeCondition | AbsentCondition
 
 
 class RouteTable(Table):
-    """``[[route]]``"""
+    """``[[route]]``: which series go to which engines, and their results to which destinations."""
 
     name: str
     match: dict[str, Condition] = {}
@@ -277,8 +285,8 @@ class RouteTable(Table):
     def _check_match(cls, value: dict[str, Condition]) -> dict[str, Condition]:
         for keyword, condition in value.items():
             if keyword != INSTANCES_KEYWORD and tag_for_keyword(keyword) is None:
-                known = [entry[4] for entry in DicomDictionary.values()] + [INSTANCES_KEYWORD]
-                raise ValueError(f"{keyword!r} is no DICOM keyword{nearest(keyword, known)}")
+                keywords = [entry[4] for entry in DicomDictionary.values()] + [INSTANCES_KEYWORD]
+                raise ValueError(f"{keyword!r} is no DICOM keyword{did_you_mean(keyword, keywords)}")
             if isinstance(condition, str):
                 try:
                     re.compile(condition)

@@ -1,1 +1,1 @@
-"""The processes of a node: the supervisor, its children, and what they share."""
+"""The processes of a node: the supervisor, its children, and what they have in common."""

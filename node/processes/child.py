@@ -1,4 +1,4 @@
-"""A process that the supervisor starts: one role without the command line, which would cost it time and memory.
+"""The program that the supervisor starts for each role. It loads no command line, which saves time and memory.
 
 Usage: python -m node.processes.child FILE --role ROLE --number N --parent PID
     [--ready DESCRIPTOR] [--keywords KEYWORD...]
@@ -14,7 +14,7 @@ from node.processes.libraries import Role, hide_pixel_libraries
 
 
 def main() -> None:
-    """Serve the role until SIGTERM, or until the supervisor dies."""
+    """Serve one role until SIGTERM or until the supervisor dies."""
     parser = argparse.ArgumentParser()
     parser.add_argument("file", type=Path)
     parser.add_argument("--role", type=Role, required=True)
@@ -27,7 +27,7 @@ def main() -> None:
         hide_pixel_libraries()
     from node.configuration.loading import load
     from node.errors import ConfigurationError
-    from node.processes.process import configure_log, die_with_parent, keep_caches
+    from node.processes.process import configure_log, die_with_parent, keep_caches_in_data_folder
     from node.processes.serving import serve_role
 
     try:
@@ -35,7 +35,7 @@ def main() -> None:
     except ConfigurationError as error:
         sys.exit(str(error))
     configure_log(f"{arguments.role}-{arguments.number}", configuration.log.format)
-    keep_caches(configuration)
+    keep_caches_in_data_folder(configuration)
     die_with_parent(arguments.parent)
     serve_role(
         configuration, arguments.role, arguments.number, arguments.ready, frozenset(arguments.keywords)

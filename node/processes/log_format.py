@@ -1,7 +1,7 @@
-"""Lines of the log: a record is one line of key=value pairs or one JSON object, whatever its values hold.
+"""The format of the log: each record is one line, of key=value pairs or of one JSON object.
 
-Our own modules log ``log.info("event_name key=%s other=%d", value, number)``: the template gives the keys, so that each
-value is quoted for itself. Records of libraries have the event ``message`` and their text under that key.
+Our own modules call ``log.info("event_name key=%s other=%d", value, number)``. The keys come from the template, so each
+value can be quoted by itself. A record of a library has the event ``message`` and its text under the key ``message``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Literal
 LogStyle = Literal["text", "json"]
 LogValue = str | int | float
 
-OURS = "overread."
-"""What the names of our own loggers begin with."""
+OWN_PREFIX = "overread."
+"""The prefix of our own loggers' names."""
 RESERVED = frozenset({"at", "level", "process", "logger", "event", "message", "exception"})
-"""Keys that every line may have, and no template."""
+"""Keys that a template must not use, because the line has them anyway."""
 _NAME = "[a-z][a-z0-9_]*"
 _CONVERSION = r"%[0-9]*(?:\.[0-9]+)?[sdfX]"
 _PAIR = re.compile(rf" ({_NAME})=({_CONVERSION}|[^%=]+?)(?= {_NAME}=|$)")
@@ -31,24 +31,24 @@ _BARE = re.compile(r'[^\s"=\\]+')
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """What a call of the log says: the event, and by key a conversion such as ``%s`` or words that stay as they are."""
+    """A parsed log template: the event, and pairs of a key and a conversion such as ``%s`` or fixed text."""
 
     event: str
     pairs: tuple[tuple[str, str], ...]
 
     @property
     def conversions(self) -> int:
-        """How many arguments belong to it."""
-        return sum(form.startswith("%") for _, form in self.pairs)
+        """How many arguments the template takes."""
+        return sum(spec.startswith("%") for _, spec in self.pairs)
 
 
 @lru_cache(maxsize=1024)
 def parse_template(text: str) -> Template | None:
-    """A template as its parts, None for a text of another form."""
+    """Parse a template; None where the text has another form."""
     match = _TEMPLATE.fullmatch(text)
     if match is None:
         return None
-    pairs = tuple((key, form) for key, form in _PAIR.findall(match[2]))
+    pairs = tuple((key, spec) for key, spec in _PAIR.findall(match[2]))
     keys = [key for key, _ in pairs]
     if len({*keys}) < len(keys) or RESERVED.intersection(keys):
         return None
@@ -56,7 +56,7 @@ def parse_template(text: str) -> Template | None:
 
 
 def quoted(text: str) -> str:
-    """A value as it is, or as a JSON string where it is empty or has more in it than printable characters."""
+    """The text, as a JSON string if it is empty or has spaces, quotes, ``=``, backslashes or unprintable characters."""
     if _BARE.fullmatch(text) and text.isprintable():
         return text
     inner = (c if c.isprintable() and c not in '"\\' else json.dumps(c)[1:-1] for c in text)
@@ -77,7 +77,7 @@ STYLES: Mapping[LogStyle, Callable[[Mapping[str, LogValue]], str]] = {"text": as
 
 
 class LogFormatter(logging.Formatter):
-    """Makes the lines of one process."""
+    """Formats the records of one process."""
 
     def __init__(self, process: str, style: LogStyle) -> None:
         super().__init__()
@@ -91,27 +91,28 @@ class LogFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "process": self.process,
             "logger": record.name,
-            **_said(record),
+            **_event_fields(record),
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return self.write(fields)
 
 
-def _said(record: logging.LogRecord) -> dict[str, LogValue]:
-    template = parse_template(str(record.msg)) if record.name.startswith(OURS) else None
+def _event_fields(record: logging.LogRecord) -> dict[str, LogValue]:
+    """The event of a record and its values by key."""
+    template = parse_template(str(record.msg)) if record.name.startswith(OWN_PREFIX) else None
     arguments = record.args if isinstance(record.args, tuple) else ()
     if template is None or template.conversions != len(arguments):
         return {"event": "message", "message": record.getMessage()}
-    said: dict[str, LogValue] = {"event": template.event}
-    left = iter(arguments)
-    for key, form in template.pairs:
-        said[key] = _value(form, next(left)) if form.startswith("%") else form
-    return said
+    fields: dict[str, LogValue] = {"event": template.event}
+    remaining = iter(arguments)
+    for key, spec in template.pairs:
+        fields[key] = _value(spec, next(remaining)) if spec.startswith("%") else spec
+    return fields
 
 
 def _value(conversion: str, argument: object) -> LogValue:
-    """An argument as its conversion writes it; a number where the conversion writes one."""
+    """An argument as its conversion writes it, as a number if the conversion writes one."""
     text = conversion % (argument,)
     if conversion[-1] not in "df" or not text.strip("-").replace(".", "", 1).isdecimal():
         return text

@@ -1,4 +1,4 @@
-"""What every process of the node shares: its name, its signals, its log."""
+"""What all processes of a node have in common: name, log, signals, caches and the lock on the data folder."""
 
 from __future__ import annotations
 
@@ -23,35 +23,39 @@ from node.processes.log_format import LogFormatter, LogStyle
 log = logging.getLogger("overread.processes")
 
 PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that a process gets when its parent dies."""
+"""prctl(2): sets the signal that a process gets when its parent dies."""
 
 M_MMAP_THRESHOLD = -3
-"""mallopt(3): blocks from this size on are mapped, and go back to the system when they are freed."""
+"""mallopt(3): sets the size from which blocks are mapped; mapped blocks return to the system when freed."""
 MAPPED_BYTES = 192 * 1024
 
 STOP_SECONDS = 40.0
-"""So long a process has to stop in order, also when its supervisor has died."""
+"""The time a process has to stop in order, also after its supervisor died."""
 FORMER_NODE_SECONDS = STOP_SECONDS + 20.0
+"""How long a new node waits for processes of a killed one."""
 
 
 def process_name(configuration: Configuration, role: str, number: int | None) -> str:
-    """The name under which a process holds leases; the same after a restart, so that it finds its own again.
+    """The name under which a process holds leases.
 
-    A role that runs alone has no ``number``: there may be several on one machine, and leases of one that died run out.
+    It is the same after a restart, so that a process can release its own leases. A role that runs alone has no
+    ``number`` but its process ID in the name, since there may be several on one machine; its leases run out.
     """
-    which = f"pid{os.getpid()}" if number is None else number
-    return f"{socket.gethostname()}:{configuration.node.port}:{role}-{which}"
+    instance = f"pid{os.getpid()}" if number is None else number
+    return f"{socket.gethostname()}:{configuration.node.port}:{role}-{instance}"
 
 
 def configure_log(process: str, style: LogStyle = "text") -> None:
-    """Log to standard error, one record a line; libraries that could print values of datasets are quieted.
+    """Log to standard error, one record a line. Libraries that might log values of datasets log only errors.
 
-    ``process`` is the role, with its number where the node has several processes of it.
+    Args:
+        process: the name in each line: the role, with its number if there are several.
+        style: key=value pairs or JSON.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter(process, style))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # Python prints warnings to standard error too, and pydicom's quote the values that they are about.
+    # Python prints warnings to standard error too, and pydicom's quote values of datasets.
     warnings.simplefilter("ignore")
     for name in (
         "pynetdicom",
@@ -67,7 +71,7 @@ def configure_log(process: str, style: LogStyle = "text") -> None:
 
 
 def stop_event_on_signals(also: Callable[[], None] | None = None) -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """An event that SIGTERM and SIGINT set; they also call ``also``."""
     stop = threading.Event()
 
     def handle(_signal: int, _frame: object) -> None:
@@ -88,17 +92,17 @@ def reload_event_on_signal() -> threading.Event:
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGTERM when the supervisor dies, so that no orphan keeps a port, a lease or the data folder.
+    """Make this process end when the supervisor dies, so that no orphan keeps a port, a lease or the data folder.
 
-    What has not stopped a while later is ended.
+    The kernel then sends SIGTERM. If the process has not stopped ``STOP_SECONDS`` later, it exits.
     """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    threading.Thread(target=_end_without, args=(parent,), name="parent", daemon=True).start()
+    threading.Thread(target=_exit_without_supervisor, args=(parent,), name="parent", daemon=True).start()
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _end_without(parent: int) -> None:
+def _exit_without_supervisor(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     time.sleep(STOP_SECONDS)
@@ -106,16 +110,16 @@ def _end_without(parent: int) -> None:
     os._exit(ENDED_ITSELF)
 
 
-def keep_caches(configuration: Configuration) -> None:
-    """Let libraries keep their caches in the data folder, where they would use the home or a temporary folder."""
+def keep_caches_in_data_folder(configuration: Configuration) -> None:
+    """Point the caches of libraries to the data folder, instead of the home or a temporary folder."""
     for variable, name in (("MPLCONFIGDIR", "matplotlib"), ("TORCHINDUCTOR_CACHE_DIR", "torchinductor")):
         os.environ.setdefault(variable, str(configuration.data_dir / "cache" / name))
 
 
-def give_memory_back() -> None:
-    """Have the buffers of associations mapped, so that many associations at once leave nothing allocated.
+def map_large_buffers() -> None:
+    """Allocate the buffers of associations by mmap, so that their memory returns to the system.
 
-    The C library would raise the size from which it maps to that of the first buffer that is freed.
+    By default the C library raises the threshold for mmap to the size of the first mapped block that is freed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -123,13 +127,20 @@ def give_memory_back() -> None:
 
 
 def hold_data_folder(configuration: Configuration, *, whole: bool) -> int:
-    """Keep other nodes off the data folder as long as the returned descriptor is open, here or in a child.
+    """Lock the data folder against other nodes.
 
-    A ``whole`` node clears up what no row knows when it starts, so no other receives there; receivers that run alone
-    may be several. A former node that was killed has processes that finish what they do; they are waited for.
+    A whole node deletes files without a row when it starts, so no other receiver may use the folder. Receivers that
+    run alone may share it. Processes of a killed node finish their work first; this waits for them.
+
+    Args:
+        configuration: says where the folder is.
+        whole: take the folder for a whole node, not for a receiver that runs alone.
+
+    Returns:
+        A descriptor. The lock lasts until it is closed here and in every child that inherits it.
 
     Raises:
-        CommandError: another node holds the folder.
+        CommandError: another node uses the folder.
     """
     configuration.run_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(configuration.run_dir / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -152,7 +163,7 @@ def hold_data_folder(configuration: Configuration, *, whole: bool) -> int:
 
 
 def make_folders(configuration: Configuration) -> None:
-    """Create the data folder and its parts, and the folder of a SQLite file, so that a cut of power leaves them."""
+    """Create the data folder with its subfolders, and the folder of a SQLite file, durably."""
     make_durable(
         configuration.data_dir,
         configuration.spool_dir,

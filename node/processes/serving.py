@@ -1,4 +1,4 @@
-"""Serving one role of a node in this process. Each role loads what it needs alone."""
+"""Serves one role of a node in this process. Each role imports only what it needs."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from pathlib import Path
 from db.database import Database
 from node.configuration.configuration import Configuration
 from node.processes.libraries import Role
-from node.processes.process import give_memory_back, process_name, stop_event_on_signals
+from node.processes.process import map_large_buffers, process_name, stop_event_on_signals
 
 log = logging.getLogger("overread.serving")
 
 DRAIN_SECONDS = 20.0
+"""The time that open associations have to finish when a receiver stops."""
 FIRST_GPU = "cuda:0"
 FIRST_GPU_DEVICE = Path("/dev/nvidia0")
 
 
 def worker_groups(configuration: Configuration) -> list[tuple[str, ...]]:
-    """Engine names by device: one worker process for each device."""
+    """The names of engines that share a device: each group gets one worker process."""
     groups: dict[str, list[str]] = {}
     for engine in configuration.engine:
-        groups.setdefault(_processor(engine.device), []).append(engine.name)
+        groups.setdefault(_likely_device(engine.device), []).append(engine.name)
     return [tuple(names) for names in groups.values()]
 
 
-def _processor(device: str) -> str:
-    """The processor that a configured device most likely means, without loading torch; engines find out themselves."""
+def _likely_device(device: str) -> str:
+    """The device that a configured one most likely means. A guess without torch; engines find out themselves."""
     if device == "auto":
         return FIRST_GPU if FIRST_GPU_DEVICE.exists() else "cpu"
     return FIRST_GPU if device == "cuda" else device
@@ -40,9 +41,14 @@ def serve_role(
     ready: int | None = None,
     engine_keywords: frozenset[str] = frozenset(),
 ) -> None:
-    """Run one role in this process until SIGTERM; the ``number``-th process of its role, or one that runs alone.
+    """Run one role in this process until SIGTERM.
 
-    A receiver writes to the descriptor ``ready`` when it listens, and indexes ``engine_keywords`` too.
+    Args:
+        configuration: the node's.
+        role: what to run.
+        number: which process of its role it is; None for a role that runs alone.
+        ready: a pipe to which a receiver writes once it listens.
+        engine_keywords: attributes that a receiver indexes for plug-in engines.
     """
     database = Database.open(configuration.database_settings())
     try:
@@ -73,7 +79,7 @@ def _serve_receiver(
     from handlers.acceptor.server import Server
     from handlers.audit.trail import AuditTrail
 
-    give_memory_back()
+    map_large_buffers()
     settings = configuration.receiver_settings(engine_keywords)
     audit = AuditTrail(configuration.audit_settings())
     server = Server(

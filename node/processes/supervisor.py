@@ -1,7 +1,7 @@
-"""The supervisor: starts one process for each role, restarts what dies and stops them all on SIGTERM.
+"""The supervisor: starts the processes of all roles, restarts those that die, and stops them all on SIGTERM.
 
-A new configuration replaces all of them. Receivers share their port, so the former ones go only when the new ones
-listen: no modality is refused meanwhile.
+A new configuration replaces all of them. Receivers share their port, so the old ones stop only when the new ones
+listen, and no modality is refused meanwhile.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from node.processes.serving import worker_groups
 log = logging.getLogger("overread.supervisor")
 
 SUPERVISOR = "supervisor"
-"""What the log calls this process."""
-LOOK_SECONDS = 0.2
+"""The name of this process in the log."""
+POLL_SECONDS = 0.2
 STEADY_SECONDS = 60.0
-"""A process that ran this long is restarted at once when it dies."""
+"""A process that ran at least this long is restarted at once."""
 OVERLAP_SECONDS = 60.0
-"""Former receivers do not wait longer than this for the new ones."""
+"""Old receivers stop after this time even if the new ones do not listen."""
 
 
 @dataclass(kw_only=True)
 class Child:
-    """One role's process, and when it may be started again."""
+    """One process of a role, and when it may be restarted."""
 
     role: Role
     number: int
@@ -47,34 +47,37 @@ class Child:
     start_after: float = 0.0
     failures: int = field(default=0)
     ready: int | None = None
-    """Where a receiver says that it listens: a pipe, until it has."""
+    """The pipe on which a new receiver says that it listens; None once it has."""
 
     def listens(self) -> bool:
-        """Whether a receiver has said so."""
-        # Where it could not listen, the pipe ends without a word.
+        """Whether this receiver accepts associations."""
+        # If it could not listen, the pipe is closed and empty.
         if self.ready is not None and select.select([self.ready], [], [], 0)[0] and os.read(self.ready, 1):
             self.forget_pipe()
         return self.process is not None and self.ready is None
 
     def forget_pipe(self) -> None:
-        """Close the pipe."""
+        """Close the pipe, if there is one."""
         if self.ready is not None:
             os.close(self.ready)
             self.ready = None
 
 
 class Supervisor:
-    """Keeps the processes of a node running."""
+    """Keeps the processes of a node running.
+
+    ``lock`` is the descriptor of the lock on the data folder; every process inherits it.
+    """
 
     def __init__(self, configuration: Configuration, lock: int) -> None:
-        """``lock`` is the descriptor that holds the data folder; every process keeps it."""
         self._lock = lock
-        self._leaving: list[Child] = []
-        """Receivers of the former configuration."""
-        self._leave_at = 0.0
-        self._take(configuration)
+        self._old_receivers: list[Child] = []
+        """Receivers of the previous configuration."""
+        self._overlap_ends_at = 0.0
+        self._adopt(configuration)
 
-    def _take(self, configuration: Configuration) -> None:
+    def _adopt(self, configuration: Configuration) -> None:
+        """List the processes that a configuration needs; they start at the next poll."""
         self.configuration = configuration
         self.keywords = sorted(engine_keywords([engine.kind for engine in configuration.engine]))
         self.children = [Child(role=Role.RECEIVER, number=n) for n in range(configuration.node.receivers)]
@@ -84,22 +87,22 @@ class Supervisor:
             self.children.append(Child(role=Role.WEB, number=0))
 
     def serve(self, stop: threading.Event, reload: threading.Event) -> None:
-        """Run until ``stop`` is set, then stop every process within a deadline; ``reload`` reads the file again."""
+        """Run until ``stop`` is set, then stop every process. When ``reload`` is set, read the configuration again."""
         try:
             while not stop.is_set():
                 if reload.is_set():
                     reload.clear()
                     self._reload()
                 for child in self.children:
-                    self._look_after(child)
-                self._see_off()
-                stop.wait(LOOK_SECONDS)
+                    self._keep_running(child)
+                self._stop_old_receivers()
+                stop.wait(POLL_SECONDS)
         finally:
-            self._stop([*self.children, *self._leaving])
+            self._stop([*self.children, *self._old_receivers])
             log.info("processes_stopped")
 
     def _reload(self) -> None:
-        """Run with the configuration file as it is now, unless anything in it is wrong."""
+        """Read the configuration file again and use it, unless it has faults."""
         try:
             configuration = load(self.configuration.file)
         except ConfigurationError as error:
@@ -112,22 +115,23 @@ class Supervisor:
         log.info("configuration_reloaded")
         receivers = [child for child in self.children if child.role is Role.RECEIVER]
         others = [child for child in self.children if child.role is not Role.RECEIVER]
-        self._stop([*self._leaving, *others])
-        self._take(configuration)
-        self._leaving = [child for child in receivers if child.process is not None]
-        self._leave_at = time.monotonic() + OVERLAP_SECONDS
+        self._stop([*self._old_receivers, *others])
+        self._adopt(configuration)
+        self._old_receivers = [child for child in receivers if child.process is not None]
+        self._overlap_ends_at = time.monotonic() + OVERLAP_SECONDS
 
-    def _see_off(self) -> None:
-        """Stop former receivers once all new ones listen."""
-        if not self._leaving:
+    def _stop_old_receivers(self) -> None:
+        """Stop the old receivers once all new ones listen."""
+        if not self._old_receivers:
             return
         listening = all(child.listens() for child in self.children if child.role is Role.RECEIVER)
-        if listening or time.monotonic() >= self._leave_at:
-            self._stop(self._leaving)
-            self._leaving = []
+        if listening or time.monotonic() >= self._overlap_ends_at:
+            self._stop(self._old_receivers)
+            self._old_receivers = []
             log.info("receivers_replaced")
 
-    def _look_after(self, child: Child) -> None:
+    def _keep_running(self, child: Child) -> None:
+        """Start a process that is due, and note one that died."""
         now = time.monotonic()
         if child.process is None:
             if now < child.start_after:
@@ -145,11 +149,15 @@ class Supervisor:
             self._start_later(child, now, f"status {status}")
 
     @staticmethod
-    def _start_later(child: Child, now: float, what: str) -> None:
+    def _start_later(child: Child, now: float, reason: str) -> None:
         child.failures = 0 if now - child.started_at >= STEADY_SECONDS else child.failures + 1
         pause = PROCESS.pause(child.failures - 1) if child.failures > 1 else 0.0
         log.error(
-            "process_died role=%s number=%d reason=%s restart_in=%.1f", child.role, child.number, what, pause
+            "process_died role=%s number=%d reason=%s restart_in=%.1f",
+            child.role,
+            child.number,
+            reason,
+            pause,
         )
         child.start_after = now + pause
 

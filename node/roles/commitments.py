@@ -49,12 +49,12 @@ class DestinationCommitments:
             return False
 
         def take(report: Report) -> bool:
-            return self.commitments.reported(report.transaction_uid, report.committed, report.failed)
+            return self.commitments.apply_report(report.transaction_uid, report.committed, report.failed)
 
         answer = request_commitment(self.destination, self.calling_ae, request, take, busy)
         if not answer.accepted:
             reason = f"storage commitment could not be asked for: {answer.reason}"
-            self.commitments.not_asked(request, reason)
+            self.commitments.request_failed(request, reason)
             log.warning("commitment_trouble destination=%s reason=%s", self.destination.name, answer.reason)
         return True
 
@@ -80,7 +80,7 @@ class DestinationCommitments:
             self.owed.failed(owed, reason)
             log.error("commitment_report_given_up destination=%s reason=%s", name, reason)
             return
-        self.owed.later(owed, now + timedelta(seconds=DELIVERY.pause(owed.attempts)), reason)
+        self.owed.postpone(owed, now + timedelta(seconds=DELIVERY.pause(owed.attempts)), reason)
         log.warning("commitment_report_delayed destination=%s reason=%s", name, reason)
 
 

@@ -1,1 +1,1 @@
-"""What commands and web show of the database."""
+"""What the commands and the web process show of the database."""

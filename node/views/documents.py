@@ -1,4 +1,4 @@
-"""What the commands and the web print of jobs and studies, as plain JSON objects of the public contract."""
+"""Jobs and studies as the JSON objects that commands print. Their keys are a public contract."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from db.results import Results
 
 
 def iso(moment: datetime | None) -> str | None:
-    """A time as ISO 8601 in UTC."""
+    """A UTC time in ISO 8601 with the suffix Z."""
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
 
 
 class Views:
-    """Reads the database and gives the documents that scripts rely on."""
+    """Reads jobs and studies from the database as JSON objects."""
 
     def __init__(self, database: Database) -> None:
         self.index = Index(database)
@@ -91,7 +91,7 @@ class Views:
         }
 
     def study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> dict[str, Any] | None:
-        """One study, or one of its series, with everything that happened to it; None where there is none."""
+        """One study, or one of its series, with its jobs and its history; None where there is none."""
         study = self.index.study(study_instance_uid)
         if study is None:
             return None
@@ -122,7 +122,7 @@ class Views:
 
 
 def _change(entry: HistoryEntry) -> dict[str, Any]:
-    """One change of state."""
+    """One change of state as a JSON object."""
     return {
         "at": iso(entry.at),
         "who": entry.who,

@@ -1,4 +1,4 @@
-"""Prometheus metrics, read from the database at each scrape: what the node holds, does and waits for."""
+"""Prometheus metrics of the whole node, read from the database when they are scraped."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from db.statistics import Latency, Statistics, gather
 from node.configuration.configuration import Configuration
 
 GATHERING_SHARE = 0.05
-"""Most of the time that is spent on gathering numbers, however often they are asked for."""
+"""The largest share of time that goes into reading the numbers, however often they are scraped."""
 
 
 class DatabaseCollector(Collector):
-    """Gives the numbers of all processes together; ``overread_up`` is 0 while the database is away."""
+    """Reads the metrics of all processes. ``overread_up`` is 0 while the database does not answer."""
 
     def __init__(self, configuration: Configuration, database: Database) -> None:
         self.configuration = configuration
@@ -33,11 +33,11 @@ class DatabaseCollector(Collector):
         self._fresh_until = 0.0
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: registering the collector must not need the database."""
+        """No metric, so that registering the collector does not need the database."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric, once for each scrape."""
+        """All metrics; only ``overread_up`` while the database does not answer."""
         up = GaugeMetricFamily("overread_up", "1 if the database answers.")
         try:
             statistics = self._gather()
@@ -47,26 +47,26 @@ class DatabaseCollector(Collector):
             return
         up.add_metric([], 1)
         yield up
-        yield from _queue(statistics)
-        yield from _received(statistics)
-        yield from self._deliveries(statistics)
-        yield _latencies({"waiting": statistics.waiting, "running": statistics.running})
+        yield from _queue_metrics(statistics)
+        yield from _received_metrics(statistics)
+        yield from self._delivery_metrics(statistics)
+        yield _latency_metric({"waiting": statistics.waiting, "running": statistics.running})
         disk = GaugeMetricFamily("overread_disk_free_bytes", "Free space below the data folder.")
         disk.add_metric([], shutil.disk_usage(self.configuration.data_dir).free)
         yield disk
 
     def _gather(self) -> Statistics:
-        """The numbers; those of a moment ago where gathering them takes long, and never twice at once."""
+        """The numbers, read by one thread at a time. Where reading takes long, recent ones are used again."""
         with self._lock:
             started = time.monotonic()
             if self._statistics is None or started >= self._fresh_until:
                 self._statistics = gather(self.database)
                 self._fresh_until = started + (time.monotonic() - started) / GATHERING_SHARE
             else:
-                self.database.schema_status()  # which tells whether the database answers
+                self.database.schema_status()  # raises if the database does not answer
             return self._statistics
 
-    def _deliveries(self, statistics: Statistics) -> Iterator[Metric]:
+    def _delivery_metrics(self, statistics: Statistics) -> Iterator[Metric]:
         deliveries = GaugeMetricFamily(
             "overread_deliveries",
             "Objects by destination and delivery state.",
@@ -81,7 +81,7 @@ class DatabaseCollector(Collector):
         yield deliveries
 
 
-def _queue(statistics: Statistics) -> Iterator[Metric]:
+def _queue_metrics(statistics: Statistics) -> Iterator[Metric]:
     depth = GaugeMetricFamily("overread_jobs", "Jobs by state.", labels=["state"])
     age = GaugeMetricFamily(
         "overread_oldest_job_age_seconds",
@@ -102,7 +102,7 @@ def _queue(statistics: Statistics) -> Iterator[Metric]:
     yield studies
 
 
-def _received(statistics: Statistics) -> Iterator[Metric]:
+def _received_metrics(statistics: Statistics) -> Iterator[Metric]:
     counters = (
         ("overread_instances_received", "Instances received and kept.", statistics.instances),
         ("overread_received_bytes", "Bytes received and kept.", statistics.instance_bytes),
@@ -119,7 +119,7 @@ def _received(statistics: Statistics) -> Iterator[Metric]:
     yield rate
 
 
-def _latencies(stages: dict[str, Latency]) -> Metric:
+def _latency_metric(stages: dict[str, Latency]) -> Metric:
     latency = GaugeMetricFamily(
         "overread_stage_seconds",
         "Seconds that jobs of the last hour spent in a stage.",

@@ -15,10 +15,11 @@ from node.configuration.configuration import Configuration
 from node.views.metrics import DatabaseCollector
 
 CONNECT_SECONDS = 1.0
+"""How long ``/readyz`` waits for the DICOM port."""
 
 
 def create_app(configuration: Configuration, database: Database) -> FastAPI:
-    """The application; it reads the database at each request and keeps nothing."""
+    """The web application. It keeps no state: each request reads the database."""
     app = FastAPI(title="overread", docs_url=None, redoc_url=None, openapi_url=None)
     registry = CollectorRegistry()
     registry.register(DatabaseCollector(configuration, database))
@@ -30,9 +31,9 @@ def create_app(configuration: Configuration, database: Database) -> FastAPI:
     @app.get("/readyz")
     def readyz(response: Response) -> dict[str, str]:
         checks = {
-            "database": _database(database),
-            "dicom": _dicom(configuration),
-            "disk": _disk(configuration),
+            "database": _database_state(database),
+            "dicom": _dicom_state(configuration),
+            "disk": _disk_state(configuration),
         }
         if any(state != "ok" for state in checks.values()):
             response.status_code = 503
@@ -45,7 +46,7 @@ def create_app(configuration: Configuration, database: Database) -> FastAPI:
     return app
 
 
-def _database(database: Database) -> str:
+def _database_state(database: Database) -> str:
     try:
         status = database.schema_status()
     except DatabaseError as error:
@@ -53,7 +54,7 @@ def _database(database: Database) -> str:
     return "ok" if status == "current" else f"the schema is {status}"
 
 
-def _dicom(configuration: Configuration) -> str:
+def _dicom_state(configuration: Configuration) -> str:
     host = configuration.node.host
     address = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared, not bound
     try:
@@ -63,7 +64,7 @@ def _dicom(configuration: Configuration) -> str:
     return "ok"
 
 
-def _disk(configuration: Configuration) -> str:
+def _disk_state(configuration: Configuration) -> str:
     try:
         free = free_bytes(configuration.spool_dir)
     except OSError as error:
@@ -73,7 +74,7 @@ def _disk(configuration: Configuration) -> str:
 
 
 def serve_web(configuration: Configuration, database: Database) -> None:
-    """Serve until SIGTERM, which uvicorn handles itself."""
+    """Serve until SIGTERM, which uvicorn handles."""
     uvicorn.run(
         create_app(configuration, database),
         host=configuration.web.host,

@@ -55,11 +55,13 @@ def test_results_that_were_sent_are_asked_for_once_and_committed_by_the_report(d
     assert len(request.references) == 2
     assert commitments.ask("pacs", 100) is None
     assert commitments.ask("other", 100) is None
-    assert commitments.reported(request.transaction_uid, request.references, {})
+    assert commitments.apply_report(request.transaction_uid, request.references, {})
     assert states(database) == ["committed", "committed"]
     (summary,) = Outbox(database).of_job(job)
     assert (str(summary.state), summary.reason) == ("committed", None)
-    assert commitments.reported(request.transaction_uid, request.references, {}), "a report twice is harmless"
+    assert commitments.apply_report(request.transaction_uid, request.references, {}), (
+        "a report twice is harmless"
+    )
 
 
 def test_without_an_answer_the_same_results_are_asked_for_again_under_a_new_transaction(
@@ -71,7 +73,7 @@ def test_without_an_answer_the_same_results_are_asked_for_again_under_a_new_tran
     second = asked(database)
     assert second.transaction_uid != first.transaction_uid
     assert second.references == first.references
-    late = Commitments(database).reported(first.transaction_uid, first.references, {})
+    late = Commitments(database).apply_report(first.transaction_uid, first.references, {})
     assert late, "a late report still counts"
     assert states(database) == ["committed", "committed"]
 
@@ -82,7 +84,7 @@ def test_what_the_destination_does_not_have_is_sent_again_and_at_last_given_up(d
     for attempt in range(1, MAXIMUM_ATTEMPTS + 1):
         request = asked(database)
         (reference,) = request.references
-        assert commitments.reported(request.transaction_uid, (), {reference: NO_SUCH_INSTANCE})
+        assert commitments.apply_report(request.transaction_uid, (), {reference: NO_SUCH_INSTANCE})
         if attempt == MAXIMUM_ATTEMPTS:
             break
         assert states(database) == ["pending"]
@@ -97,7 +99,7 @@ def test_class_that_the_destination_never_commits_to_is_given_up_with_the_reason
     job = sent(database, objects=2)
     request = asked(database)
     good, bad = request.references
-    Commitments(database).reported(request.transaction_uid, (good,), {bad: SOP_CLASS_NOT_SUPPORTED})
+    Commitments(database).apply_report(request.transaction_uid, (good,), {bad: SOP_CLASS_NOT_SUPPORTED})
     assert states(database) == ["committed", "failed"]
     (summary,) = Outbox(database).of_job(job)
     assert summary.reason == "not committed: SOP class not supported (0122)"
@@ -107,16 +109,16 @@ def test_report_of_a_strange_transaction_or_instance_changes_nothing(database: D
     sent(database)
     request = asked(database)
     commitments = Commitments(database)
-    assert not commitments.reported("1.2.3.4", request.references, {})
+    assert not commitments.apply_report("1.2.3.4", request.references, {})
     assert commitments.destination_of("1.2.3.4") is None
-    assert commitments.reported(request.transaction_uid, IMAGES, {})
+    assert commitments.apply_report(request.transaction_uid, IMAGES, {})
     assert states(database) == ["sent", "sent"]
 
 
 def test_request_that_did_not_get_through_says_why(database: Database) -> None:
     job = sent(database)
     request = asked(database)
-    Commitments(database).not_asked(request, "the peer is away")
+    Commitments(database).request_failed(request, "the peer is away")
     (summary,) = Outbox(database).of_job(job)
     assert summary.reason == "the peer is away"
 
@@ -138,7 +140,7 @@ def test_owed_report_is_claimed_once_tried_again_and_sent(database: Database) ->
     assert report is not None
     assert (report.references, report.attempts) == (IMAGES, 1)
     assert owed.claim("ct1", 60) is None, "it is held, and asked for once"
-    owed.later(report, now() + timedelta(hours=1), "away")
+    owed.postpone(report, now() + timedelta(hours=1), "away")
     assert owed.claim("ct1", 60) is None
     make_due(database)
     again = owed.claim("ct1", 60)

@@ -165,7 +165,7 @@ def test_log_that_a_long_read_made_long_is_short_again(
 ) -> None:
     monkeypatch.setattr("db.database.CHECKPOINT_BYTES", 100_000)
     monkeypatch.setattr("db.database.LOG_BYTES", 400_000)
-    monkeypatch.setattr("db.database.CHECKPOINT_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("db.database.CHECKPOINT_RETRY_SECONDS", 0.0)
     # Writers that waited for the reader would not be done before the test's own limit.
     database = migrated(tmp_path / "test.db", wait_seconds=60)
     index = Index(database)

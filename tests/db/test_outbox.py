@@ -61,7 +61,7 @@ def test_transient_failure_waits_and_permanent_one_is_a_dead_letter(database: Da
 def test_failed_deliveries_are_retried_by_destination_however_many(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.outbox.AT_ONCE", 2)
+    monkeypatch.setattr("db.outbox.ROWS_PER_TRANSACTION", 2)
     outbox = Outbox(database)
     job = deliver(database, ("a", "b"), objects=5)
     for destination in ("a", "b"):

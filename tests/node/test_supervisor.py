@@ -30,7 +30,7 @@ def ended() -> subprocess.Popen[bytes]:
 def test_process_that_has_died_a_thousand_times_is_started_again(supervisor: Supervisor) -> None:
     child = Child(role=Role.WEB, number=0, failures=5000)
     child.process, child.started_at = ended(), float("inf")
-    supervisor._look_after(child)
+    supervisor._keep_running(child)
     assert child.process is None
     assert 0 < child.start_after <= time.monotonic() + PROCESS.ceiling
     assert child.failures == 5001
@@ -46,7 +46,7 @@ def test_process_that_cannot_be_started_is_tried_again(
     child = Child(role=Role.WEB, number=0)
     for _ in range(3):
         child.start_after = 0.0
-        supervisor._look_after(child)
+        supervisor._keep_running(child)
     assert child.process is None
     assert child.failures == 3
 

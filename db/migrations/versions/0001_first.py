@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-
+    """Create the tables."""
     op.create_table(
         "history",
         sa.Column(

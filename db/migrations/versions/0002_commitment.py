@@ -1,4 +1,4 @@
-"""Storage commitment: what we asked for and what we were asked."""
+"""Tables for storage commitment: our requests, and our answers to those of peers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Add the tables, and the attempts of each delivery."""
     op.add_column(
         "deliveries", sa.Column("commitment_attempts", sa.Integer(), server_default="0", nullable=False)
     )

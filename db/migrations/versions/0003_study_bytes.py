@@ -1,4 +1,4 @@
-"""Bytes of a study's instances beside their number, so that totals do not need every instance."""
+"""The bytes of each study, so that totals need not read every instance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Add the column and fill it from the instances."""
     op.add_column(
         "studies",
         sa.Column(

@@ -1,4 +1,4 @@
-"""A history of studies beside that of jobs: studies are known by their UID, jobs and deliveries by a number."""
+"""A history of studies. It has a table of its own because studies have a UID as key, and jobs a number."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Add the table."""
     op.create_table(
         "study_history",
         sa.Column(
