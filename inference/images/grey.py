@@ -57,7 +57,7 @@ def grey_image(image: StoredImage) -> GreyImage:
     display = image.display
     lowest, highest = modality_range(display.modality, image.lowest, image.highest)
     if isinstance(display.modality, LookupTable):
-        values = display.modality.unit(image.values)
+        values = display.modality.to_unit_range(image.values)
     else:
         span = np.float32(image.highest - image.lowest)
         values = (image.values.astype(np.float32) - np.float32(image.lowest)) / span
@@ -72,7 +72,7 @@ def grey_image(image: StoredImage) -> GreyImage:
         lowest=lowest,
         highest=highest,
         inverted=display.inverted,
-        voi=None if display.voi is None else display.voi.unit,
+        voi=None if display.voi is None else display.voi.to_unit_range,
     )
 
 

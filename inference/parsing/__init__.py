@@ -1,1 +1,1 @@
-"""The reader process: what comes from the network is parsed and decoded there, within limits, never in the worker."""
+"""The reader process: parses and decodes untrusted files, within limits and outside of the worker."""

@@ -1,7 +1,9 @@
-"""The main program of a reader process: reads the files that it is handed, one after another, until its worker ends.
+"""The main program of a reader process: reads one file after another for its worker, until the worker ends.
 
-Started as ``python -m inference.parsing.child CHANNEL MEMORY PARENT MEMORY_BYTES`` with two inherited file
-descriptors. Limits are set before anything that parses is imported. It loads no torch.
+Usage: python -m inference.parsing.child CHANNEL MEMORY PARENT MEMORY_BYTES
+
+CHANNEL and MEMORY are inherited file descriptors. The process sets its limits before it imports any parser, and
+does not load torch.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 OPEN_FILES = 64
-LAST_TO_LIVE = "1000"
-"""Score by which the kernel ends this process first when the machine runs out of memory."""
+OOM_SCORE = "1000"
+"""The highest oom_score_adj: when the machine runs out of memory, the kernel kills this process first."""
 
 
 def main() -> None:
-    """Serve until the channel closes."""
+    """Answer requests until the channel closes."""
     channel, memory, parent, memory_bytes = (int(argument) for argument in sys.argv[1:5])
     confine(parent, memory_bytes)
     from inference.parsing.operations import Operations
@@ -40,18 +42,23 @@ def main() -> None:
             operations = Operations()
             while serve(opened, memory, operations):
                 pass
-        except (wire.Gone, OSError):
-            pass  # the worker has ended, and so does its reader
+        except (wire.ChannelClosed, OSError):
+            pass  # the worker has ended
 
 
 def confine(parent: int, memory_bytes: int) -> None:
-    """Set the limits of this process, and let it die with its worker."""
+    """Limit this process, and have the kernel end it together with its worker.
+
+    Args:
+        parent: process id of the worker.
+        memory_bytes: largest address space.
+    """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(0)
-    # A stop of the whole group lets the worker finish its batch, for which it needs its reader.
+    # A signal to stop goes to the whole process group, but the worker still needs its reader to finish its batch.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for kind, limit in (
@@ -63,16 +70,16 @@ def confine(parent: int, memory_bytes: int) -> None:
         _, most = resource.getrlimit(kind)
         limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
         resource.setrlimit(kind, (limit, limit))
-    Path("/proc/self/oom_score_adj").write_text(LAST_TO_LIVE)
+    Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
 
 def serve(channel: socket.socket, memory: int, operations: Operations) -> bool:
-    """Answer one request; False where this process should not go on."""
+    """Answer one request; gives False if this process must end, since it ran out of memory."""
     from inference.errors import ImageUnreadable
 
     request, descriptor = wire.receive_with_file(channel)
     with open(descriptor, "rb") as file:
-        sound = True
+        usable = True
         document: dict[str, object]
         values = None
         try:
@@ -81,15 +88,15 @@ def serve(channel: socket.socket, memory: int, operations: Operations) -> bool:
         except ImageUnreadable as error:
             document, pixels = {"unreadable": str(error)}, 0
         except MemoryError:
-            document, pixels, sound = {"memory": True}, 0, False
+            document, pixels, usable = {"memory": True}, 0, False
         except OSError as error:
             document, pixels = {"system": error.errno}, 0
-            if error.errno == errno.ENOMEM:  # as mmap(2) says it
-                document, sound = {"memory": True}, False
-        except Exception as error:  # parsers of damaged files raise what they like
+            if error.errno == errno.ENOMEM:  # mmap(2) reports it this way
+                document, usable = {"memory": True}, False
+        except Exception as error:  # on damaged files, parsers raise almost anything
             document, pixels = {"unreadable": f"the file is damaged ({type(error).__name__})"}, 0
     wire.send(channel, wire.Message(number=request.number, document=document, pixels=pixels))
-    return sound
+    return usable
 
 
 if __name__ == "__main__":

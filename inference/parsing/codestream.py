@@ -1,11 +1,9 @@
-"""What a compressed frame says of its own size, read before any decoder sees it.
+"""The size that a compressed frame declares, read before a decoder sees the frame.
 
-A decoder allocates what the codestream asks for, which may be terabytes in a file of a few bytes; and a
-frame whose size is not the dataset's is not the image that the dataset describes.
+A decoder allocates what the codestream asks for, and a file of a few bytes can ask for terabytes. Also, a frame
+of another size than the dataset's is not the image that the dataset describes.
 
-References
-----------
-ISO/IEC 10918-1 B.2.2 (JPEG frame header), ISO/IEC 14495-1 C.2.2 (JPEG-LS), ISO/IEC 15444-1 A.5.1
+References: ISO/IEC 10918-1 B.2.2 (JPEG frame header), ISO/IEC 14495-1 C.2.2 (JPEG-LS), ISO/IEC 15444-1 A.5.1
 (JPEG 2000 SIZ), DICOM PS3.5 section G.5 (RLE header).
 """
 
@@ -34,7 +32,7 @@ _RLE_HEADER = struct.Struct("<16L")
 
 
 class CodestreamError(ValueError):
-    """The compressed frame has no header that could be read."""
+    """The header of the compressed frame cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +46,20 @@ class FrameSize:
 
 
 def frame_size(transfer_syntax_uid: UID, frame: bytes) -> FrameSize | None:
-    """The size that a compressed frame declares, None where the coding declares none (RLE).
+    """The size that a compressed frame declares, None if its coding declares none (RLE).
 
-    Raises
-    ------
-    CodestreamError
-        If the header of the frame is damaged or of another coding, or if a JPEG-LS frame lacks its end.
+    Raises:
+        CodestreamError: the frame's header is damaged or of another coding, or a JPEG-LS frame is cut short.
     """
     try:
         if transfer_syntax_uid in JPEGTransferSyntaxes:
-            return _jpeg(frame)
+            return _jpeg_size(frame)
         if transfer_syntax_uid in JPEGLSTransferSyntaxes:
-            size = _jpeg(frame)
+            size = _jpeg_size(frame)
             _check_jpeg_ls_end(frame)
             return size
         if transfer_syntax_uid in JPEG2000TransferSyntaxes or transfer_syntax_uid in HTJ2K_TRANSFER_SYNTAXES:
-            return _jpeg_2000(frame)
+            return _jpeg_2000_size(frame)
         if transfer_syntax_uid == RLELossless:
             _check_rle(frame)
     except (struct.error, IndexError):
@@ -71,7 +67,7 @@ def frame_size(transfer_syntax_uid: UID, frame: bytes) -> FrameSize | None:
     return None
 
 
-def _jpeg(frame: bytes) -> FrameSize:
+def _jpeg_size(frame: bytes) -> FrameSize:
     if frame[:2] != b"\xff\xd8":
         raise CodestreamError("the compressed frame is no JPEG stream")
     offset = 2
@@ -91,12 +87,12 @@ def _jpeg(frame: bytes) -> FrameSize:
 
 
 def _check_jpeg_ls_end(frame: bytes) -> None:
-    """Where the end of image marker is missing, CharLS needs many seconds to find that out."""
+    """Refuse a frame without its end of image marker, which CharLS takes many seconds to notice."""
     if frame.rfind(b"\xff\xd9") < frame.rfind(b"\xff\xda"):
         raise CodestreamError("the JPEG-LS stream has no end")
 
 
-def _jpeg_2000(frame: bytes) -> FrameSize:
+def _jpeg_2000_size(frame: bytes) -> FrameSize:
     offset = 0
     if frame.startswith(_JP2_SIGNATURE):
         offset = frame.find(b"jp2c") + 4

@@ -1,4 +1,4 @@
-"""What a reader process does with a file: parse it, decode it, and describe the result in plain values."""
+"""The operations of a reader process: parse a file, decode it, and describe the result in plain values."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Identity = tuple[int, int, int, int]
 
 
 class Operations:
-    """The operations by name; the parsed dataset of a file with several frames is kept for the next one."""
+    """The operations by name. The parsed dataset of a multi-frame file is kept for its next frame."""
 
     def __init__(self) -> None:
         self._decoder: FrameDecoder | None = None
-        self._decoded: Identity | None = None
+        self._decoded_file: Identity | None = None
 
     def run(self, request: dict[str, Any], file: BinaryIO) -> Result:
-        """The answer to a request, and the pixels that belong to it.
+        """The answer to a request, and its pixels if it has any.
 
         Raises:
             ImageUnreadable: the file cannot be read; the message says why.
-            MemoryError: it needs more than this process may have.
+            MemoryError: the file needs more memory than this process may use.
             OSError: the file cannot be read now.
         """
         operations: dict[str, Callable[[dict[str, Any], BinaryIO], Result]] = {
@@ -58,9 +58,9 @@ class Operations:
     def _frame(self, request: dict[str, Any], file: BinaryIO) -> Result:
         status = os.fstat(file.fileno())
         identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-        if self._decoder is None or self._decoded != identity:
-            self._decoder = None  # its memory is free before the next file takes some
-            self._decoder, self._decoded = FrameDecoder(file), identity
+        if self._decoder is None or self._decoded_file != identity:
+            self._decoder = None  # free its memory before the next file needs some
+            self._decoder, self._decoded_file = FrameDecoder(file), identity
         values = self._decoder.values(request["index"])
         if self._decoder.count == 1:
             self._decoder = None

@@ -1,8 +1,8 @@
-"""Slices of a file that needs the full parser: Enhanced multi-frame images, Siemens mosaics, what is compressed.
+"""Slices of files that need the full parser: Enhanced multi-frame images, Siemens mosaics, compressed images.
 
-The node runs this in the reader process alone (``inference.reading.files``).
+The node runs this only in the reader process (``inference.reading.files``).
 
-References: DICOM PS3.3 sections C.7.6.16.2 (functional group macros).
+References: DICOM PS3.3 section C.7.6.16.2 (functional group macros).
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _FRAME_TRAITS = {
     "AcquisitionNumber": ("FrameContentSequence", "FrameAcquisitionNumber"),
     "SliceThickness": ("PixelMeasuresSequence", "SliceThickness"),
 }
-"""Where Enhanced images keep traits: functional group macro and attribute."""
+"""Where Enhanced images hold each trait: functional group macro and attribute."""
 
 _MOSAIC_IMAGES = (0x0019, 0x100A)
 _CSA_IMAGE_HEADER = (0x0029, 0x1010)
 
 
 def parsed_frames(source: Path | BinaryIO) -> list[Frame]:
-    """Slices of a file that the full parser reads; its pixels are decoded when they are asked for.
+    """The slices of a file, with their geometry and without their pixels.
 
     Raises:
         OSError: the file cannot be opened or read.
-        ImageUnreadable: it has no slices with a known place.
+        ImageUnreadable: the file has no slices whose position is known.
     """
     dataset = read_dataset(source)
     path = source if isinstance(source, Path) else Path()
@@ -49,36 +49,34 @@ def parsed_frames(source: Path | BinaryIO) -> list[Frame]:
         if "PixelData" not in dataset:
             raise ImageUnreadable("the object has no pixel data")
         if "PerFrameFunctionalGroupsSequence" in dataset:
-            return _enhanced(path, dataset)
+            return _enhanced_slices(path, dataset)
         if int(dataset.get("NumberOfFrames") or 1) != 1:
             raise ImageUnreadable("a multi-frame image without functional groups has no known geometry")
-        frame = classic_frame(path, _texts(dataset), None)
-        return _mosaic(frame, dataset) if "MOSAIC" in frame.trait("ImageType") else [frame]
+        frame = classic_frame(path, _header_texts(dataset), None)
+        return _mosaic_slices(frame, dataset) if "MOSAIC" in frame.trait("ImageType") else [frame]
     except (ImageUnreadable, MemoryError):
         raise
     except Exception as error:  # header values are converted when they are first used
         raise ImageUnreadable(f"the image's header is damaged ({type(error).__name__})") from error
 
 
-def _texts(dataset: Dataset) -> dict[str, str]:
+def _header_texts(dataset: Dataset) -> dict[str, str]:
     values: dict[str, str] = {}
     patient = dataset.get_item("PatientID")
     for keyword in KEYWORDS:
         value = dataset.get(keyword)
         if value is not None:
-            values[keyword] = (
-                "\\".join(str(item) for item in value) if isinstance(value, MultiValue) else str(value)
-            )
+            values[keyword] = _joined(value)
     if patient is not None and isinstance(patient.value, bytes):
-        # As the quick reader has it, which knows no character sets: it only has to be the same for all slices.
+        # Decoded as the quick reader does, which knows no character sets: the value must only be equal for all slices.
         values["PatientID"] = header_text("PatientID", patient.value)
     return values
 
 
-def _enhanced(path: Path, dataset: Dataset) -> list[Frame]:
-    """Slices of an Enhanced image; a macro of the frame goes before the shared one."""
+def _enhanced_slices(path: Path, dataset: Dataset) -> list[Frame]:
+    """Slices of an Enhanced image; a frame's own macro overrides the shared one."""
     shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    whole = _texts(dataset)
+    whole = _header_texts(dataset)
     frames: list[Frame] = []
     for index, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         groups = (group, shared[0])
@@ -94,7 +92,7 @@ def _enhanced(path: Path, dataset: Dataset) -> list[Frame]:
                     "RescaleIntercept": ("PixelValueTransformationSequence", "RescaleIntercept"),
                 }
             ).items()
-            if (value := _of_macro(groups, macro, attribute)) is not None
+            if (value := _macro_value(groups, macro, attribute)) is not None
         }
         frame = classic_frame(path, values, None)
         frames.append(
@@ -103,7 +101,7 @@ def _enhanced(path: Path, dataset: Dataset) -> list[Frame]:
     return frames
 
 
-def _of_macro(groups: Iterable[Dataset], macro: str, attribute: str) -> object | None:
+def _macro_value(groups: Iterable[Dataset], macro: str, attribute: str) -> object | None:
     for group in groups:
         sequence = group.get(macro)
         if sequence and attribute in sequence[0]:
@@ -116,13 +114,13 @@ def _joined(value: object) -> str:
     return "\\".join(str(item) for item in value) if isinstance(value, MultiValue) else str(value)
 
 
-def _mosaic(frame: Frame, dataset: Dataset) -> list[Frame]:
+def _mosaic_slices(frame: Frame, dataset: Dataset) -> list[Frame]:
     """The tiles of a Siemens mosaic as slices.
 
-    A mosaic is a square of square tiles, row by row. Its Image Position is that of a slice as large as the
-    whole mosaic around the same centre, so the first tile's position lies further in. Slices follow each
-    other by Spacing Between Slices (Slice Thickness where that is absent) along the normal that the CSA
-    header has.
+    A mosaic has as many rows of tiles as columns of tiles, and is filled row by row. Its Image Position is that of
+    an imagined slice that is as large as the whole mosaic and has the same centre as the first slice. So the first
+    slice's own position lies further in. The next slices follow along the normal in the CSA header, at a distance
+    of Spacing Between Slices, or of Slice Thickness if that is absent.
     """
     count = int(dataset[_MOSAIC_IMAGES].value) if _MOSAIC_IMAGES in dataset else 0
     tiles = math.ceil(math.sqrt(count))
@@ -155,14 +153,15 @@ def _mosaic(frame: Frame, dataset: Dataset) -> list[Frame]:
 
 
 def _csa_slice_normal(dataset: Dataset) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
-    """SliceNormalVector of Siemens' CSA header: three decimal strings after the element's name."""
+    """SliceNormalVector in Siemens' CSA header: three decimal strings after the element's name."""
     header = dataset.get(_CSA_IMAGE_HEADER)
     if header is None or not isinstance(header.value, bytes):
         return None
     start = header.value.find(b"SliceNormalVector\0")
     if start < 0:
         return None
-    # 64 bytes name, VM, VR, SyngoDT, number of items, a mark; each item: four lengths, then its padded text.
+    # The element: 64 bytes of name, then VM, VR, SyngoDT, number of items and a marker. Each item: four lengths,
+    # then its padded text.
     position = start + 84
     numbers: list[float] = []
     while len(numbers) < 3 and position + 16 <= len(header.value):

@@ -1,12 +1,11 @@
-"""Reading DICOM files that came from anywhere: size, inflation and nesting are bounded before parsing.
+"""The full parser of untrusted DICOM files: size, inflation and nesting are checked before parsing.
 
-This is the full parser: the node runs it in the reader process alone (``inference.reading.files``).
-pydicom recurses into sequences of undefined length (a file of a few kilobytes can abort the interpreter)
-and inflates deflated datasets without a limit. Both are checked here first.
+The node runs it only in the reader process (``inference.reading.files``). pydicom recurses into sequences of
+undefined length, so a file of a few kilobytes can abort the interpreter. It also inflates deflated datasets
+without a limit. Both are checked here first.
 
-References
-----------
-DICOM PS3.10 section 7 (file format), PS3.5 section 7 (data elements, sequences) and section A.5 (deflate).
+References: DICOM PS3.10 section 7 (file format), PS3.5 section 7 (data elements, sequences) and section A.5
+(deflate).
 """
 
 from __future__ import annotations
@@ -41,31 +40,26 @@ _READ_SEQUENCES = frozenset({(0x0028, 0x3000), (0x0028, 0x3010)})  # Modality LU
 
 
 def read_dataset(source: Path | BinaryIO) -> FileDataset:
-    """Read a whole Part 10 file, by its path or opened.
+    """Read a whole Part 10 file, given by its path or opened.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be opened or read.
-    ImageUnreadable
-        If it is no such file, is damaged, or asks for more than any image needs.
+    Raises:
+        OSError: the file cannot be opened or read.
+        ImageUnreadable: the file is no DICOM file, is damaged, too large or too deeply nested.
     """
     data = _read_bytes(source)
     try:
         return _parse(data)
     except (ImageUnreadable, MemoryError):
         raise
-    except Exception as error:  # a damaged file can surface as almost any exception of the parser
+    except Exception as error:  # on damaged files, the parser raises almost anything
         raise ImageUnreadable(f"the file is damaged ({type(error).__name__})") from error
 
 
 def header_of(dataset: Dataset, keywords: Iterable[str]) -> ImageHeader:
-    """The header of a dataset as an engine selects by it; absent attributes are left out.
+    """The attributes of a dataset that engines select images by; absent ones are left out.
 
-    Raises
-    ------
-    ImageUnreadable
-        If it has no SOP Instance UID, or one that is none.
+    Raises:
+        ImageUnreadable: SOP Instance UID is missing or has no valid form.
     """
     if not dataset.get("SOPInstanceUID"):
         raise ImageUnreadable("the object has no SOP Instance UID")
@@ -140,7 +134,7 @@ def _end_of_file_meta(data: bytes) -> int:
         element = encoding.element(data, position)
         if element.tag[0] != 0x0002:
             break
-        position = element.value + element.length
+        position = element.value_offset + element.length
     return position
 
 
@@ -149,8 +143,7 @@ class _Element:
     tag: tuple[int, int]
     vr: bytes
     length: int
-    value: int
-    """Offset of the value."""
+    value_offset: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,17 +158,17 @@ class _Encoding:
         vr = b"" if self.implicit or tag[0] == 0xFFFE else data[position + 4 : position + 6]
         if not vr:
             (length,) = struct.unpack_from(f"{order}L", data, position + 4)
-            return _Element(tag=tag, vr=vr, length=length, value=position + 8)
+            return _Element(tag=tag, vr=vr, length=length, value_offset=position + 8)
         if vr in _LONG_LENGTH_VRS:
             (length,) = struct.unpack_from(f"{order}L", data, position + 8)
-            return _Element(tag=tag, vr=vr, length=length, value=position + 12)
+            return _Element(tag=tag, vr=vr, length=length, value_offset=position + 12)
         (length,) = struct.unpack_from(f"{order}H", data, position + 6)
-        return _Element(tag=tag, vr=vr, length=length, value=position + 8)
+        return _Element(tag=tag, vr=vr, length=length, value_offset=position + 8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Open:
-    """A sequence or item that the walk is inside of; ``end`` is None for an undefined length."""
+class _OpenLevel:
+    """A sequence or item that encloses the current position; ``end`` is None if its length is undefined."""
 
     end: int | None
     encoding: _Encoding
@@ -183,31 +176,31 @@ class _Open:
 
 
 def _check_nesting(data: bytes, start: int, encoding: _Encoding) -> None:
-    """Walk the element headers before the pixel data without recursion, and refuse deep nesting."""
-    inside: list[_Open] = []
+    """Refuse deep nesting, by stepping over the element headers before the pixel data without recursion."""
+    inside: list[_OpenLevel] = []
     position = start
     while position + 8 <= len(data):
         while inside and (end := inside[-1].end) is not None and position >= end:
             inside.pop()
         encoding_here = inside[-1].encoding if inside else encoding
         element = encoding_here.element(data, position)
-        position = element.value
+        position = element.value_offset
         defined_end = None if element.length == _UNDEFINED else position + element.length
         if element.tag[0] == 0xFFFE:
-            if element.tag[1] != 0xE000:  # a delimiter closes what is open
+            if element.tag[1] != 0xE000:  # a delimiter ends the innermost sequence or item
                 if inside:
                     inside.pop()
             elif inside and inside[-1].fragments and defined_end is not None:
                 position = defined_end
             else:
-                inside.append(_Open(end=defined_end, encoding=encoding_here))
+                inside.append(_OpenLevel(end=defined_end, encoding=encoding_here))
         elif element.tag == _PIXEL_DATA and not inside:
             return
         elif defined_end is None:
             within = _Encoding(implicit=True, little_endian=True) if element.vr == b"UN" else encoding_here
-            inside.append(_Open(end=None, encoding=within, fragments=element.vr in (b"OB", b"OW")))
+            inside.append(_OpenLevel(end=None, encoding=within, fragments=element.vr in (b"OB", b"OW")))
         elif element.vr == b"SQ" or element.tag in _READ_SEQUENCES:
-            inside.append(_Open(end=defined_end, encoding=encoding_here))
+            inside.append(_OpenLevel(end=defined_end, encoding=encoding_here))
         else:
             position = defined_end
         if len(inside) > 2 * MAXIMUM_DEPTH:  # each level is a sequence and an item

@@ -14,12 +14,11 @@ MAXIMUM_PIXELS = 100_000_000
 
 
 def picture_cells(file: BinaryIO) -> NDArray[np.integer]:
-    """A picture's luminance: uint8, or uint16 where it has 16 bits; shape (rows, columns).
+    """Luminance of a picture, shape (rows, columns): uint16 for pictures of 16 bits, otherwise uint8.
 
-    Raises
-    ------
-    ImageUnreadable
-        If the file is damaged, of another kind, or larger than any radiograph.
+    Raises:
+        OSError: the file cannot be read now.
+        ImageUnreadable: the file is damaged, no picture, or has more than ``MAXIMUM_PIXELS``.
     """
     try:
         with Image.open(file) as picture:
@@ -30,7 +29,7 @@ def picture_cells(file: BinaryIO) -> NDArray[np.integer]:
             return np.asarray(picture.convert("L"))
     except (ImageUnreadable, MemoryError):
         raise
-    except Exception as error:  # decoders raise what they like, an OSError without a number among it
+    except Exception as error:  # decoders raise almost anything, also an OSError without an errno
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ImageUnreadable(f"the picture is damaged ({type(error).__name__})") from error

@@ -1,12 +1,9 @@
-"""One file to its stored pixel values, checked before anything is decoded.
+"""Stored pixel values of a file, which is checked before anything is decoded.
 
-The node runs this in the reader process alone (``inference.reading.files``). Files come from the network.
-Whatever a header asks for is compared with what is really there (native length, codestream size) before
-memory is set aside for it.
+The node runs this only in the reader process (``inference.reading.files``). What a header declares is compared
+with what the file really holds (length of native pixels, size in the codestream) before memory is allocated.
 
-References
-----------
-DICOM PS3.3 section C.7.6.3 (Image Pixel Module), PS3.5 section 8 (encoding of pixel data).
+References: DICOM PS3.3 section C.7.6.3 (Image Pixel Module), PS3.5 section 8 (encoding of pixel data).
 """
 
 from __future__ import annotations
@@ -42,14 +39,15 @@ _NO_OVERLAY = DataElement(0x60000102, "US", 0)
 
 
 def parsed_image(source: Path | BinaryIO, keywords: Iterable[str] = ()) -> StoredImage:
-    """Read a DICOM Part 10 file with a single-frame grey image, and some attributes of its header.
+    """Read a DICOM Part 10 file with a single-frame grey image.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be opened or read.
-    ImageUnreadable
-        If it is no such file, or if its pixel data cannot be decoded safely; the message is the reason.
+    Args:
+        source: the file, by its path or opened.
+        keywords: attributes to take into the image's header.
+
+    Raises:
+        OSError: the file cannot be opened or read.
+        ImageUnreadable: the file is no such image, or its pixel data cannot be decoded safely.
     """
     dataset = read_dataset(source)
     try:
@@ -79,14 +77,11 @@ def parsed_image(source: Path | BinaryIO, keywords: Iterable[str] = ()) -> Store
 
 
 class FrameDecoder:
-    """The frames of a grey multi-frame image, decoded one at a time.
+    """The frames of a grey image, decoded one at a time.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be opened or read.
-    ImageUnreadable
-        If it is no such file, or if its pixel data cannot be decoded safely.
+    Raises:
+        OSError: the file cannot be opened or read.
+        ImageUnreadable: the file is no such image.
     """
 
     def __init__(self, source: Path | BinaryIO) -> None:
@@ -100,7 +95,11 @@ class FrameDecoder:
             raise ImageUnreadable(f"the image's header is damaged ({type(error).__name__})") from error
 
     def values(self, index: int) -> NDArray[np.integer]:
-        """Stored values of the frame with a 0-based index, shape (rows, columns)."""
+        """Stored values of one frame, counted from 0; shape (rows, columns).
+
+        Raises:
+            ImageUnreadable: the frame's pixel data cannot be decoded safely.
+        """
         try:
             return _decode(self.dataset, index)
         except (ImageUnreadable, MemoryError):
@@ -110,7 +109,7 @@ class FrameDecoder:
 
 
 def _check_description(dataset: FileDataset, *, multiple: bool = False) -> None:
-    """Refuse what the Image Pixel Module describes wrongly or what is no grey frame, or not a single one."""
+    """Refuse an invalid Image Pixel Module, images in colour, and, unless ``multiple``, several frames."""
     if "PixelData" not in dataset:
         raise ImageUnreadable("the object has no integer pixel data")
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation"):
@@ -140,17 +139,17 @@ def _check_description(dataset: FileDataset, *, multiple: bool = False) -> None:
 
 
 def _decode(dataset: FileDataset, index: int = 0) -> NDArray[np.integer]:
-    """Decode one frame; the bits outside of Bits Stored are cut off."""
+    """Stored values of one frame, without the bits outside of Bits Stored."""
     transfer_syntax_uid = dataset.file_meta.TransferSyntaxUID
     if transfer_syntax_uid.is_encapsulated:
         cells = _decode_frame(dataset, transfer_syntax_uid, index)
     else:
         cells = _decode_native(dataset, transfer_syntax_uid, index)
-    return _stored_bits(cells, dataset)
+    return _cut_to_stored_bits(cells, dataset)
 
 
 def _decode_native(dataset: FileDataset, transfer_syntax_uid: UID, index: int) -> NDArray[np.integer]:
-    """Native cells; bytes beyond the last frame are padding, not frames (PS3.5 section 8.1.1)."""
+    """Cells of a native frame; bytes after the last frame are padding (PS3.5 section 8.1.1)."""
     allocated = int(dataset.BitsAllocated)
     count = int(dataset.Rows) * int(dataset.Columns)
     size = count * allocated // 8
@@ -193,10 +192,10 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) ->
             and size is not None
             and size.precision == twelve_bit.BITS
         ):
-            return twelve_bit.decoded(frame, size.rows, size.columns)
-        cells, _ = decoder.as_array(dataset, index=index, raw=True, **_options(dataset))
+            return twelve_bit.decode_frame(frame, size.rows, size.columns)
+        cells, _ = decoder.as_array(dataset, index=index, raw=True, **_decoder_options(dataset))
     except BaseException as error:
-        # Decoders are plug-ins that raise whatever they like; a panic of one in Rust is no Exception.
+        # Decoders are plug-ins that raise almost anything; a panic in Rust is no Exception.
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError, ImageUnreadable)):
             raise
         raise ImageUnreadable(
@@ -205,27 +204,30 @@ def _decode_frame(dataset: FileDataset, transfer_syntax_uid: UID, index: int) ->
     return cells
 
 
-def _options(dataset: FileDataset) -> dict[str, Any]:
-    """How pydicom is to decode a frame: with all bits of the cells, JPEG and JPEG-LS by one decoder alone.
+def _decoder_options(dataset: FileDataset) -> dict[str, Any]:
+    """Options for pydicom's decoder: keep all bits of the cells, and use one fixed decoder for JPEG and JPEG-LS.
 
-    Otherwise it asks the next one where one refuses a damaged frame, and some make values up.
+    By default, pydicom tries the next decoder if one refuses a damaged frame, and some then invent values.
     """
     transfer_syntax_uid = dataset.file_meta.TransferSyntaxUID
     options: dict[str, Any] = {"correct_unused_bits": False}
     if transfer_syntax_uid in JPEGTransferSyntaxes:
         options["decoding_plugin"] = "gdcm"
         if dataset.BitsAllocated == 8:
-            options["bits_stored"] = 8  # GDCM ends the process over fewer; _stored_bits checks them
+            options["bits_stored"] = 8  # with fewer, GDCM ends the process; _cut_to_stored_bits checks them
     elif transfer_syntax_uid in JPEGLSTransferSyntaxes:
         options["decoding_plugin"] = "pyjpegls"  # GDCM refuses 6 and 7 bits, and most application segments
     return options
 
 
-def _stored_bits(cells: NDArray[np.integer], dataset: FileDataset) -> NDArray[np.integer]:
-    """Cut the stored bits out of the cells, where overlays and padding bits may surround them.
+def _cut_to_stored_bits(cells: NDArray[np.integer], dataset: FileDataset) -> NDArray[np.integer]:
+    """Cut the stored bits out of the cells.
 
-    Native and run-length coding keep whole cells, with anything in the unused bits. Other codings hold
-    sample values; there, bits above Bits Stored are an error unless the image has overlays in them.
+    Native and run-length coding keep whole cells, whose unused bits may hold overlays or padding. Other codings hold
+    sample values. There, bits above Bits Stored are an error, unless the image has overlays in them.
+
+    Raises:
+        ImageUnreadable: a value needs more bits than Bits Stored.
     """
     stored = int(dataset.BitsStored)
     size = cells.dtype.itemsize

@@ -1,6 +1,6 @@
-"""A region of interest that a person has drawn: from a Presentation State or a Structured Report.
+"""A region of interest that a person drew, from a Presentation State or a Structured Report.
 
-The node runs this in the reader process alone (``inference.reading.files``).
+The node runs this only in the reader process (``inference.reading.files``).
 
 References: PS3.3 sections C.10.5 (Graphic Annotation), C.18.6 (Spatial Coordinates).
 """
@@ -26,10 +26,12 @@ def drawn_region(source: Path | BinaryIO) -> Box:
 
     Raises:
         OSError: the file cannot be opened or read.
-        ImageUnreadable: it is neither, or has no region in pixels.
+        ImageUnreadable: the file is damaged, or has no region in pixels.
     """
     dataset = read_dataset(source)
-    points = [np.reshape(data, (-1, 2)) for data in (*_annotated(dataset), *_reported([dataset]))]
+    points = [
+        np.reshape(data, (-1, 2)) for data in (*_annotation_points(dataset), *_report_points([dataset]))
+    ]
     if not points:
         raise ImageUnreadable("the file has no region in pixels of an image")
     drawn = np.concatenate(points)
@@ -38,17 +40,17 @@ def drawn_region(source: Path | BinaryIO) -> Box:
     return max(int(left), 0), max(int(top), 0), max(int(right - left), 1), max(int(bottom - top), 1)
 
 
-def _annotated(dataset: Dataset) -> Iterator[list[float]]:
-    """Graphic data of a Presentation State that is given in pixels of the image, counted from 1."""
+def _annotation_points(dataset: Dataset) -> Iterator[list[float]]:
+    """Graphic data of a Presentation State in pixels of the image, counted from 0 (the file counts from 1)."""
     for annotation in dataset.get("GraphicAnnotationSequence") or ():
         for item in annotation.get("GraphicObjectSequence") or ():
             if item.get("GraphicAnnotationUnits") == "PIXEL" and item.get("GraphicData"):
                 yield [float(value) - 1 for value in item.GraphicData]
 
 
-def _reported(items: Iterable[Dataset]) -> Iterator[list[float]]:
-    """Graphic data of spatial coordinates anywhere in a report's content tree."""
+def _report_points(items: Iterable[Dataset]) -> Iterator[list[float]]:
+    """Graphic data of all spatial coordinates in a report's content tree."""
     for item in items:
         if item.get("ValueType") == "SCOORD" and item.get("GraphicData"):
             yield [float(value) for value in item.GraphicData]
-        yield from _reported(item.get("ContentSequence") or ())
+        yield from _report_points(item.get("ContentSequence") or ())

@@ -1,6 +1,7 @@
-"""Frames of 12-bit JPEG (Process 4), which pydicom gives to no decoder that equals the others to the last bit.
+"""Frames of 12-bit JPEG (Process 4), decoded by GDCM.
 
-GDCM decodes them as DCMTK does. The node runs this in the reader process alone.
+GDCM gives the same values as DCMTK to the last bit; no decoder that pydicom offers for them does. The node runs
+this only in the reader process.
 """
 
 from __future__ import annotations
@@ -15,13 +16,11 @@ from inference.errors import ImageUnreadable
 BITS = 12
 
 
-def decoded(frame: bytes, rows: int, columns: int) -> NDArray[np.uint16]:
+def decode_frame(frame: bytes, rows: int, columns: int) -> NDArray[np.uint16]:
     """Sample values of one grey frame, shape (rows, columns).
 
-    Raises
-    ------
-    ImageUnreadable
-        If GDCM cannot decode it.
+    Raises:
+        ImageUnreadable: GDCM cannot decode the frame.
     """
     import gdcm  # only where it is needed
 
@@ -40,7 +39,7 @@ def decoded(frame: bytes, rows: int, columns: int) -> NDArray[np.uint16]:
     )
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, BITS, BITS - 1, 0))
-    # SWIG hands the bytes over as text.
+    # SWIG gives the bytes as text.
     cells = (image.GetBuffer() or "").encode("utf-8", "surrogateescape")
     if len(cells) != 2 * rows * columns:
         raise ImageUnreadable("12-bit JPEG pixel data cannot be decoded")

@@ -1,1 +1,1 @@
-"""Reading: files that came from anywhere to images, slices and headers, by way of the reader process."""
+"""Reading: turns untrusted files into images, slices and headers, through the reader process."""

@@ -1,4 +1,4 @@
-"""Header values of one slice, as text, to the slice's place, scale and pixels.
+"""A slice's position, scale and pixel layout, from its header values as text.
 
 References: DICOM PS3.3 section C.7.6.2 (Image Plane).
 """
@@ -30,17 +30,22 @@ TRAITS = (
     "SliceThickness",
     "Modality",
 )
-"""Attributes that tell one volume of a series from another, or that engines look at."""
+"""Attributes that tell the volumes of a series apart, or that engines use."""
 
 _NATIVE_BITS = (8, 16, 32)
 _DIRECTION_TOLERANCE = 1e-2
 
 
 def classic_frame(path: Path, values: Mapping[str, str], layout: PixelLayout | None) -> Frame:
-    """The slice that some header values describe; ``layout`` where its pixels are read without a decoder.
+    """The slice that header values describe.
+
+    Args:
+        path: the slice's file.
+        values: header values by keyword; several values are joined by backslashes.
+        layout: where the native pixels lie, None if they need a decoder.
 
     Raises:
-        ImageUnreadable: the values are no geometry, or no grey slice.
+        ImageUnreadable: the values describe no valid geometry, or no grey slice.
     """
     rows, columns = int(number_of(values, "Rows", 0)), int(number_of(values, "Columns", 0))
     if min(rows, columns) < 1 or rows * columns > MAXIMUM_PIXELS:
@@ -73,7 +78,7 @@ def classic_frame(path: Path, values: Mapping[str, str], layout: PixelLayout | N
         ),
         rows=rows,
         columns=columns,
-        slope=_checked_scale(slope),
+        slope=_checked_slope(slope),
         intercept=intercept,
         instance_number=int(number_of(values, "InstanceNumber", 0)),
         patient_id=values.get("PatientID", ""),
@@ -116,10 +121,10 @@ def _numbers(text: str, count: int, name: str) -> list[float]:
 
 
 def number_of(values: Mapping[str, str], keyword: str, default: float) -> float:
-    """The first number of an attribute, ``default`` where it is absent or empty.
+    """The first value of a numeric attribute, ``default`` if it is absent or empty.
 
     Raises:
-        ImageUnreadable: it is no finite number.
+        ImageUnreadable: the value is no finite number.
     """
     text = values.get(keyword, "").split("\\")[0]
     if not text:
@@ -133,14 +138,23 @@ def number_of(values: Mapping[str, str], keyword: str, default: float) -> float:
     return number
 
 
-def _checked_scale(slope: float) -> float:
+def _checked_slope(slope: float) -> float:
     if slope == 0:
         raise ImageUnreadable("Rescale Slope is 0")
     return slope
 
 
 def layout_of(values: Mapping[str, str], offset: int, length: int) -> PixelLayout | None:
-    """Layout of native pixels that need no decoder, None for depths that are left to one."""
+    """Layout of native pixels that can be read without a decoder, None if their bit depth needs one.
+
+    Args:
+        values: header values by keyword.
+        offset: where the pixel data start in the file, in bytes.
+        length: how long the pixel data are, in bytes.
+
+    Raises:
+        ImageUnreadable: the pixel data are too short for the image.
+    """
     allocated = int(number_of(values, "BitsAllocated", 0))
     stored = int(number_of(values, "BitsStored", allocated))
     if (

@@ -1,10 +1,8 @@
-"""What a header says of how stored values become grey values: rescale, lookup tables, padding, VOI.
+"""How a header maps stored values to grey values: rescale, lookup tables, padding and VOI.
 
-Plain numbers and arrays, so that they can leave the process that parsed the header.
+All of it is plain numbers and arrays, which can leave the process that parsed the header.
 
-References
-----------
-DICOM PS3.3 sections C.7.5.1.1.2 (padding), C.11.1 (Modality LUT) and C.11.2 (VOI LUT).
+References: DICOM PS3.3 sections C.7.5.1.1.2 (padding), C.11.1 (Modality LUT) and C.11.2 (VOI LUT).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from inference.errors import ImageUnreadable
 
 LOOKUP_BITS = range(8, 17)
 LARGEST_VALUE = 1e30
-"""Modality values beyond this overflow in the arithmetic that follows, and no modality makes them."""
+"""Largest modality value that is accepted: larger ones overflow later, and no modality produces them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +31,14 @@ class Rescale:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """A window of PS3.3 section C.11.2.1.2 (LINEAR), C.11.2.1.3 (SIGMOID, LINEAR_EXACT)."""
+    """A window of PS3.3 section C.11.2.1.2 (LINEAR) or C.11.2.1.3 (SIGMOID, LINEAR_EXACT)."""
 
     centre: float
     width: float
     function: str
 
-    def unit(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Modality values as brightness in [0, 1]."""
+    def to_unit_range(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Modality values as grey values in [0, 1]."""
         if self.function == "SIGMOID":
             exponent = np.clip(-4.0 * (values - np.float32(self.centre)) / np.float32(self.width), -60, 60)
             return np.float32(1) / (np.float32(1) + np.exp(exponent, dtype=np.float32))
@@ -52,14 +50,20 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class LookupTable:
-    """A lookup table of PS3.3 section C.11.1.1: ``entries`` up to ``highest`` for input values from ``first`` on."""
+    """A lookup table of PS3.3 section C.11.1.1.
+
+    ``entries[0]`` is the output for the input value ``first``. Outputs lie in [0, ``highest``].
+    """
 
     first: int
     highest: int
     entries: NDArray[np.uint16] = field(repr=False)
 
-    def unit(self, values: NDArray[np.integer] | NDArray[np.float32]) -> NDArray[np.float32]:
-        """Look values up; gives float32 in [0, 1]. Values beyond the ends take the first or last entry."""
+    def to_unit_range(self, values: NDArray[np.integer] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Look values up and scale the outputs to [0, 1].
+
+        Values beyond the ends of the table take its first or last entry.
+        """
         index = np.rint(values).astype(np.int64) - self.first
         entries = self.entries.astype(np.float32) / np.float32(self.highest)
         return entries[np.clip(index, 0, len(entries) - 1)]
@@ -67,9 +71,10 @@ class LookupTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Display:
-    """How stored values are to be shown; ``padding`` is the lowest and highest stored value that is no picture.
+    """How stored values are displayed.
 
-    ``inverted`` says that low values are bright (MONOCHROME1). ``voi`` applies to modality values.
+    ``inverted`` means that low values are bright (MONOCHROME1). ``padding`` is the range of stored values, both
+    ends included, that are padding and not part of the picture. ``voi`` applies to modality values.
     """
 
     inverted: bool = False
@@ -79,17 +84,15 @@ class Display:
 
     @classmethod
     def of(cls, dataset: Dataset, lowest: int, highest: int) -> Display:
-        """The display of a header whose stored values lie in [``lowest``, ``highest``].
+        """The display that a header describes, for stored values in [``lowest``, ``highest``].
 
-        Raises
-        ------
-        ImageUnreadable
-            If its rescale or a lookup table cannot be applied.
+        Raises:
+            ImageUnreadable: the rescale or a lookup table cannot be applied.
         """
         modality = _modality(dataset, signed=lowest < 0)
         ends = modality_range(modality, lowest, highest)
         if max(map(abs, ends)) > LARGEST_VALUE:
-            raise ImageUnreadable("Rescale Slope and Rescale Intercept make values beyond all measure")
+            raise ImageUnreadable("Rescale Slope and Rescale Intercept make values that are too large")
         return cls(
             inverted=dataset.PhotometricInterpretation == "MONOCHROME1",
             modality=modality,
@@ -99,7 +102,7 @@ class Display:
 
 
 def modality_range(modality: Rescale | LookupTable, lowest: int, highest: int) -> tuple[float, float]:
-    """Modality values at the ends of the stored range, or of the lookup table."""
+    """The lowest and highest modality value: at the ends of the stored range, or of the lookup table."""
     if isinstance(modality, LookupTable):
         return 0.0, float(modality.highest)
     ends = [modality.slope * value + modality.intercept for value in (lowest, highest)]
@@ -129,7 +132,7 @@ def _padding(dataset: Dataset) -> tuple[int, int] | None:
 
 
 def _voi(dataset: Dataset, *, signed: bool) -> Window | LookupTable | None:
-    """The first VOI LUT or window; a window that cannot be applied counts as none."""
+    """The first VOI LUT or window, None if there is none or the window is invalid."""
     table = _first_item(dataset, "VOILUTSequence")
     if table is not None:
         return _table(table, signed=signed)
@@ -143,7 +146,10 @@ def _voi(dataset: Dataset, *, signed: bool) -> Window | LookupTable | None:
 
 
 def _table(item: Dataset, *, signed: bool) -> LookupTable:
-    """The table of a Modality or VOI LUT Sequence item; ``signed`` tells how its first input is coded."""
+    """The table of an item of a Modality or VOI LUT Sequence.
+
+    ``signed`` says whether the first input value in LUT Descriptor is a signed number.
+    """
     count, first, bits = (int(number) for number in item.LUTDescriptor)
     count = count or 65536
     if signed and first >= 32768:
@@ -157,7 +163,7 @@ def _table(item: Dataset, *, signed: bool) -> LookupTable:
         entries = np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF
     highest = (1 << bits) - 1
     if len(entries) < count or entries[:count].max() > highest:
-        raise ImageUnreadable("a lookup table does not have the entries that its descriptor says")
+        raise ImageUnreadable("a lookup table does not have the entries that its descriptor declares")
     return LookupTable(first=first, highest=highest, entries=entries[:count].astype(np.uint16))
 
 

@@ -1,7 +1,7 @@
-"""What a reader process says of a file, as JSON, and back again with every value checked.
+"""Headers, images and slices as JSON documents between a reader process and its worker.
 
-The reader has parsed hostile data and may say anything: types, lengths and ranges are checked here, and
-nothing that it says names a file or a place in one.
+A reader that parsed hostile data may send anything. So reading a document checks every type, length and range,
+and no document can name a file or an offset in one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from inference.reading.display import LARGEST_VALUE, Display, LookupTable, Resca
 from inference.reading.fields import LONGEST_TEXT, Fields
 from inference.reading.frame import Frame, Plane
 from inference.reading.stored import MAXIMUM_PIXELS, StoredImage
-from inference.reading.wire import MAXIMUM_PIXEL_BYTES, PIXEL_TYPES, Nonsense
+from inference.reading.wire import MAXIMUM_PIXEL_BYTES, PIXEL_TYPES, MalformedMessage
 
 LONGEST_UID = 64
 MOST_FRAMES = 1_000_000
@@ -32,19 +32,27 @@ _DIRECTION_TOLERANCE = 1e-6
 
 
 def pixel_document(values: NDArray[np.integer]) -> dict[str, Any]:
-    """Type and shape of an array that is in the memory file."""
+    """Type and shape of an array, whose pixels travel in the memory file."""
     return {"type": values.dtype.newbyteorder("<").str, "rows": values.shape[0], "columns": values.shape[1]}
 
 
 def read_pixel_document(document: Fields, announced: int) -> tuple[str, int, int]:
-    """Type, rows and columns of an array of as many bytes as were announced."""
+    """Type (NumPy's type string), rows and columns of an array in the memory file.
+
+    Args:
+        document: what ``pixel_document`` made.
+        announced: size of the array in bytes, as the message's header says.
+
+    Raises:
+        MalformedMessage: the document is invalid, or does not fit ``announced``.
+    """
     kind = document.text("type", 3)
-    rows, columns = (document.whole(name, 1, MAXIMUM_PIXELS) for name in ("rows", "columns"))
+    rows, columns = (document.integer(name, 1, MAXIMUM_PIXELS) for name in ("rows", "columns"))
     if kind not in PIXEL_TYPES or rows * columns > MAXIMUM_PIXELS:
-        raise Nonsense("pixels")
+        raise MalformedMessage("pixels")
     needed = rows * columns * np.dtype(kind).itemsize
     if needed != announced or needed > MAXIMUM_PIXEL_BYTES:
-        raise Nonsense("bytes of pixels")
+        raise MalformedMessage("bytes of pixels")
     return kind, rows, columns
 
 
@@ -52,6 +60,7 @@ def read_pixel_document(document: Fields, announced: int) -> tuple[str, int, int
 
 
 def header_document(header: ImageHeader) -> dict[str, Any]:
+    """A header as a document."""
     return {
         "sop_class_uid": header.sop_class_uid,
         "sop_instance_uid": header.sop_instance_uid,
@@ -60,14 +69,19 @@ def header_document(header: ImageHeader) -> dict[str, Any]:
 
 
 def read_header_document(document: Fields) -> ImageHeader:
+    """The header that a document describes.
+
+    Raises:
+        MalformedMessage: the document is invalid.
+    """
     attributes: dict[str, AttributeValue] = {}
-    members = document.any("attributes")
+    members = document.value("attributes")
     if not isinstance(members, dict):
-        raise Nonsense("attributes")
+        raise MalformedMessage("attributes")
     for keyword, value in members.items():
-        several = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str) and len(item) <= LONGEST_TEXT for item in several):
-            raise Nonsense("attributes")
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str) and len(item) <= LONGEST_TEXT for item in items):
+            raise MalformedMessage("attributes")
         attributes[keyword] = value
     return ImageHeader(
         sop_class_uid=document.text("sop_class_uid", LONGEST_UID),
@@ -80,6 +94,7 @@ def read_header_document(document: Fields) -> ImageHeader:
 
 
 def image_document(image: StoredImage) -> dict[str, Any]:
+    """An image without its pixels as a document."""
     display = image.display
     return {
         **pixel_document(image.values),
@@ -96,21 +111,31 @@ def image_document(image: StoredImage) -> dict[str, Any]:
 
 
 def read_image_document(document: Fields, path: Path, values: NDArray[np.integer]) -> StoredImage:
+    """The image that a document describes.
+
+    Args:
+        document: what ``image_document`` made.
+        path: the image's file.
+        values: stored values, shape (rows, columns).
+
+    Raises:
+        MalformedMessage: the document is invalid.
+    """
     header = read_header_document(document.object("header"))
-    lowest = document.whole("lowest", -(1 << 31), 0)
-    highest = document.whole("highest", 0, 1 << 32)
+    lowest = document.integer("lowest", -(1 << 31), 0)
+    highest = document.integer("highest", 0, 1 << 32)
     if lowest >= highest:
-        raise Nonsense("range")
+        raise MalformedMessage("range")
     display = document.object("display")
     modality = _read_scale(display.object("modality"))
     voi = _read_scale(display.object("voi")) if display.has("voi") else None
     if isinstance(modality, Window) or isinstance(voi, Rescale):
-        raise Nonsense("display")
+        raise MalformedMessage("display")
     if max(map(abs, modality_range(modality, lowest, highest))) > LARGEST_VALUE:
-        raise Nonsense("modality")
+        raise MalformedMessage("modality")
     padding: tuple[int, int] | None = None
     if display.has("padding"):
-        low, high = (math.floor(end) for end in display.reals("padding", 2))
+        low, high = (math.floor(end) for end in display.numbers("padding", 2))
         padding = low, high
     uids = [header.first(keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID")]
     return StoredImage(
@@ -125,7 +150,7 @@ def read_image_document(document: Fields, path: Path, values: NDArray[np.integer
         ),
         header=header,
         display=Display(
-            inverted=display.any("inverted") is True, modality=modality, padding=padding, voi=voi
+            inverted=display.value("inverted") is True, modality=modality, padding=padding, voi=voi
         ),
         values=values,
         lowest=lowest,
@@ -147,21 +172,21 @@ def _scale_document(scale: Rescale | Window | LookupTable) -> dict[str, Any]:
 def _read_scale(document: Fields) -> Rescale | Window | LookupTable:
     kind = document.text("kind")
     if kind == "rescale":
-        scale = Rescale(slope=document.real("slope"), intercept=document.real("intercept"))
+        scale = Rescale(slope=document.number("slope"), intercept=document.number("intercept"))
         if scale.slope == 0:
-            raise Nonsense("slope")
+            raise MalformedMessage("slope")
         return scale
     if kind == "window":
-        width = document.real("width")
+        width = document.number("width")
         if width <= 0:
-            raise Nonsense("width")
-        return Window(centre=document.real("centre"), width=width, function=document.text("function", 64))
-    highest = document.whole("highest", 1, 65535)
-    entries = document.listed("entries", 1, MOST_ENTRIES)
+            raise MalformedMessage("width")
+        return Window(centre=document.number("centre"), width=width, function=document.text("function", 64))
+    highest = document.integer("highest", 1, 65535)
+    entries = document.items("entries", 1, MOST_ENTRIES)
     if kind != "table" or not all(type(entry) is int and 0 <= entry <= highest for entry in entries):
-        raise Nonsense("table")
+        raise MalformedMessage("table")
     return LookupTable(
-        first=document.whole("first", -(1 << 31), 1 << 31),
+        first=document.integer("first", -(1 << 31), 1 << 31),
         highest=highest,
         entries=np.array(entries, dtype=np.uint16),
     )
@@ -171,6 +196,7 @@ def _read_scale(document: Fields) -> Rescale | Window | LookupTable:
 
 
 def frame_document(frame: Frame) -> dict[str, Any]:
+    """A slice without its pixels as a document."""
     source, plane = frame.source, frame.plane
     return {
         "study": source.study_instance_uid,
@@ -197,24 +223,28 @@ def frame_document(frame: Frame) -> dict[str, Any]:
 
 
 def read_frame_document(document: Fields, path: Path) -> Frame:
-    """A slice of a file; its pixels can only come from a reader again."""
+    """The slice of the file ``path`` that a document describes; only a reader can read its pixels.
+
+    Raises:
+        MalformedMessage: the document is invalid.
+    """
     stored_rows, stored_columns = (
-        document.whole(name, 1, MAXIMUM_PIXELS) for name in ("stored_rows", "stored_columns")
+        document.integer(name, 1, MAXIMUM_PIXELS) for name in ("stored_rows", "stored_columns")
     )
-    rows, columns = document.whole("rows", 1, stored_rows), document.whole("columns", 1, stored_columns)
+    rows, columns = document.integer("rows", 1, stored_rows), document.integer("columns", 1, stored_columns)
     if stored_rows * stored_columns > MAXIMUM_PIXELS:
-        raise Nonsense("size")
-    origin = document.listed("origin", 2, 2)
+        raise MalformedMessage("size")
+    origin = document.items("origin", 2, 2)
     if not all(type(place) is int and place >= 0 for place in origin):
-        raise Nonsense("origin")
+        raise MalformedMessage("origin")
     if origin[0] + rows > stored_rows or origin[1] + columns > stored_columns:
-        raise Nonsense("origin")
-    slope = document.real("slope")
+        raise MalformedMessage("origin")
+    slope = document.number("slope")
     if slope == 0:
-        raise Nonsense("slope")
-    traits = document.listed("traits", 0, 64)
+        raise MalformedMessage("slope")
+    traits = document.items("traits", 0, 64)
     if not all(isinstance(t, list) and len(t) == 2 and all(isinstance(x, str) for x in t) for t in traits):
-        raise Nonsense("traits")
+        raise MalformedMessage("traits")
     return Frame(
         source=SourceImage(
             path=path,
@@ -224,15 +254,15 @@ def read_frame_document(document: Fields, path: Path) -> Frame:
             sop_instance_uid=document.uid("instance"),
             rows=stored_rows,
             columns=stored_columns,
-            frame=document.whole("frame", 1, MOST_FRAMES) if document.has("frame") else None,
+            frame=document.integer("frame", 1, MOST_FRAMES) if document.has("frame") else None,
         ),
         plane=_read_plane(document),
         rows=rows,
         columns=columns,
         slope=slope,
-        intercept=document.real("intercept"),
+        intercept=document.number("intercept"),
         origin=(origin[0], origin[1]),
-        instance_number=document.whole("instance_number"),
+        instance_number=document.integer("instance_number"),
         patient_id=document.text("patient_id"),
         frame_of_reference_uid=document.text("frame_of_reference"),
         traits=tuple((name, value) for name, value in traits),
@@ -240,13 +270,13 @@ def read_frame_document(document: Fields, path: Path) -> Frame:
 
 
 def _read_plane(document: Fields) -> Plane:
-    position = document.reals("position", 3)
-    row, column = document.reals("row_direction", 3), document.reals("column_direction", 3)
-    spacing = document.reals("spacing", 2)
+    position = document.numbers("position", 3)
+    row, column = document.numbers("row_direction", 3), document.numbers("column_direction", 3)
+    spacing = document.numbers("spacing", 2)
     unit = max(abs(math.hypot(*row) - 1), abs(math.hypot(*column) - 1))
     slanted = abs(sum(a * b for a, b in zip(row, column, strict=True)))
     if max(unit, slanted) > _DIRECTION_TOLERANCE or min(spacing) <= 0:
-        raise Nonsense("plane")
+        raise MalformedMessage("plane")
     return Plane(
         position=(position[0], position[1], position[2]),
         row_direction=(row[0], row[1], row[2]),

@@ -1,7 +1,7 @@
-"""Files to images, slices and headers, by way of the reader process: how engines read what came from anywhere.
+"""Images, slices and headers of untrusted files, read in a reader process.
 
-A file that crashes a decoder, makes it allocate without end or hang costs that process and not the worker; the
-file is refused with the reason.
+A file may crash a decoder, make it hang or exhaust its memory. Then only the reader process ends, and the file is
+refused with the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from inference.reading.frame import Frame
 from inference.reading.pool import readers
 from inference.reading.process import ReaderProcess
 from inference.reading.stored import StoredImage
-from inference.reading.wire import Nonsense, read_pixels
+from inference.reading.wire import MalformedMessage, read_pixels
 
 T = TypeVar("T")
 Pixels = NDArray[np.integer]
@@ -35,11 +35,15 @@ LARGEST_COORDINATE = 1 << 31
 
 
 def read_image(path: Path, keywords: Iterable[str] = ()) -> StoredImage:
-    """Read a DICOM file with a single-frame grey image, and some attributes of its header.
+    """Read a DICOM file with a single-frame grey image.
+
+    Args:
+        path: the file.
+        keywords: attributes to take into the image's header.
 
     Raises:
         OSError: the file cannot be opened or read now.
-        ImageUnreadable: it is no such file, cannot be decoded, or breaks the limits of reading.
+        ImageUnreadable: the file is no such image, cannot be decoded, or exceeds a limit of the reader.
     """
     request = {"operation": "image", "keywords": sorted(keywords)}
     return _read(
@@ -50,7 +54,7 @@ def read_image(path: Path, keywords: Iterable[str] = ()) -> StoredImage:
 
 
 def read_header(path: Path, keywords: Iterable[str]) -> ImageHeader:
-    """The header of a DICOM file as an engine selects by it; raises like :func:`read_image`."""
+    """The attributes of a DICOM file that engines select images by; raises like :func:`read_image`."""
     request = {"operation": "header", "keywords": sorted(keywords)}
     return _read(path, request, lambda _reader, fields, _size: read_header_document(fields))
 
@@ -61,7 +65,7 @@ def read_frames(path: Path) -> list[Frame]:
         path,
         {"operation": "frames"},
         lambda _reader, fields, _size: [
-            read_frame_document(Fields(frame), path) for frame in fields.listed("frames", 0, MOST_FRAMES)
+            read_frame_document(Fields(frame), path) for frame in fields.items("frames", 0, MOST_FRAMES)
         ],
     )
 
@@ -72,65 +76,74 @@ def read_picture(path: Path) -> Pixels:
 
 
 def read_region(path: Path) -> tuple[int, int, int, int]:
-    """Column, row, width and height of what is drawn in a file; raises like :func:`read_image`."""
+    """The box around what is drawn in a Presentation State or Structured Report; raises like :func:`read_image`.
+
+    Returns:
+        Column, row, width and height in pixels of the source image.
+    """
 
     def box(_reader: ReaderProcess, fields: Fields, _size: int) -> tuple[int, int, int, int]:
-        left, top, width, height = fields.listed("box", 4, 4)
+        left, top, width, height = fields.items("box", 4, 4)
         checked = Fields({"left": left, "top": top, "width": width, "height": height})
         return (
-            checked.whole("left", 0, LARGEST_COORDINATE),
-            checked.whole("top", 0, LARGEST_COORDINATE),
-            checked.whole("width", 1, LARGEST_COORDINATE),
-            checked.whole("height", 1, LARGEST_COORDINATE),
+            checked.integer("left", 0, LARGEST_COORDINATE),
+            checked.integer("top", 0, LARGEST_COORDINATE),
+            checked.integer("width", 1, LARGEST_COORDINATE),
+            checked.integer("height", 1, LARGEST_COORDINATE),
         )
 
     return _read(path, {"operation": "region"}, box)
 
 
 class FrameReader:
-    """The frames of one grey DICOM file, decoded one at a time; holds one reader process meanwhile.
+    """The frames of one grey DICOM file, decoded one at a time.
+
+    It is a context manager, and occupies a reader process from the first frame until it is left.
 
     Raises:
         OSError: the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        self._held = ExitStack()
-        self._file = self._held.enter_context(path.open("rb", buffering=0))
+        self._open_resources = ExitStack()
+        self._file = self._open_resources.enter_context(path.open("rb", buffering=0))
         self._reader: ReaderProcess | None = None
 
     def __enter__(self) -> Self:
+        """The reader itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._held.close()
+        """Close the file and give the reader process back."""
+        self._open_resources.close()
 
     def values(self, index: int) -> Pixels:
-        """Stored values of the frame with a 0-based index, shape (rows, columns).
+        """Stored values of one frame, counted from 0; shape (rows, columns).
 
         Raises:
             OSError: the file cannot be read now.
-            ImageUnreadable: the frame cannot be decoded, or breaks the limits of reading.
+            ImageUnreadable: the frame cannot be decoded, or exceeds a limit of the reader.
         """
         if self._reader is None:
-            self._reader = self._held.enter_context(readers().lease())
-        return _asked(self._reader, self._file, {"operation": "frame", "index": index}, _pixels)
+            self._reader = self._open_resources.enter_context(readers().lease())
+        return _ask(self._reader, self._file, {"operation": "frame", "index": index}, _pixels)
 
 
-Understand = Callable[[ReaderProcess, Fields, int], T]
+Interpret = Callable[[ReaderProcess, Fields, int], T]
+"""Turns a reader, its answer and the announced bytes of pixels into a result."""
 
 
-def _read(path: Path, request: dict[str, Any], understand: Understand[T]) -> T:
+def _read(path: Path, request: dict[str, Any], interpret: Interpret[T]) -> T:
     with path.open("rb", buffering=0) as file, readers().lease() as reader:
-        return _asked(reader, file, request, understand)
+        return _ask(reader, file, request, interpret)
 
 
-def _asked(reader: ReaderProcess, file: BinaryIO, request: dict[str, Any], understand: Understand[T]) -> T:
+def _ask(reader: ReaderProcess, file: BinaryIO, request: dict[str, Any], interpret: Interpret[T]) -> T:
     fields, size = reader.ask(request, file)
     try:
-        return understand(reader, fields, size)
-    except Nonsense:
-        raise reader.nonsense() from None
+        return interpret(reader, fields, size)
+    except MalformedMessage:
+        raise reader.reject_answer() from None
 
 
 def _pixels(reader: ReaderProcess, fields: Fields, size: int) -> Pixels:

@@ -1,8 +1,8 @@
-"""Forms that values of a header must have before anything is named by them."""
+"""Forms that header values must have before files are named after them."""
 
 from __future__ import annotations
 
 import re
 
 UID_FORM = re.compile(r"[0-9][0-9.]{0,63}")
-"""What a UID may be made of (PS3.5 section 9.1); other characters could name a file somewhere."""
+"""Characters of a UID (PS3.5 section 9.1). Others, such as a slash, could lead out of a folder."""

@@ -1,6 +1,7 @@
 """One slice of a series: where it lies in the patient, and where its pixels lie in its file.
 
-Coordinates are DICOM's patient coordinates in mm: x to the patient's left, y to the back, z to the head (LPS).
+Coordinates are DICOM's patient coordinates in mm (LPS): x grows to the patient's left, y to the back, z to the
+head.
 
 References: DICOM PS3.3 sections C.7.6.2 (Image Plane), C.7.6.16 (Multi-frame Functional Groups).
 """
@@ -20,12 +21,12 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Plane:
-    """Position and direction of a slice.
+    """Position and orientation of a slice.
 
-    ``position`` is the centre of its first pixel. ``row_direction`` is the direction in which the column
-    index grows (the first three values of Image Orientation Patient), ``column_direction`` the one in
-    which the row index grows; both are unit vectors at a right angle. ``spacing`` is (between rows,
-    between columns) in mm.
+    ``position`` is the centre of the first pixel. ``row_direction`` points along a row, where the column index
+    grows (the first three values of Image Orientation Patient). ``column_direction`` points along a column, where
+    the row index grows. Both are unit vectors at a right angle. ``spacing`` is the distance between rows and
+    between columns, in mm.
     """
 
     position: tuple[float, float, float]
@@ -35,12 +36,12 @@ class Plane:
 
     @cached_property
     def normal(self) -> Vector:
-        """Unit normal: row direction x column direction."""
+        """Unit normal: the cross product of row direction and column direction."""
         return np.cross(self.row_direction, self.column_direction)
 
     @cached_property
     def affine(self) -> NDArray[np.float64]:
-        """4 x 3 matrix from (row, column, 1) to patient coordinates with a 1 below."""
+        """Matrix from (row, column, 1) to patient coordinates (x, y, z, 1), shape (4, 3)."""
         matrix = np.zeros((4, 3))
         matrix[:3, 0] = np.array(self.column_direction) * self.spacing[0]
         matrix[:3, 1] = np.array(self.row_direction) * self.spacing[1]
@@ -51,11 +52,11 @@ class Plane:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A slice that can be read.
+    """A slice whose pixels can be read.
 
-    ``rows`` and ``columns`` are those of the slice; it starts at ``origin`` (row, column) of the stored
-    frame, which is larger for the tiles of a mosaic. ``slope`` and ``intercept`` make modality values
-    (Hounsfield units for CT) of stored ones. ``traits`` is what separates volumes, by attribute name.
+    The slice has ``rows`` x ``columns`` pixels and starts at ``origin`` (row, column) of the stored frame. A mosaic's
+    stored frame holds several slices as tiles. ``slope`` and ``intercept`` turn stored values into modality values
+    (Hounsfield units for CT). ``traits`` are the attributes, as (keyword, value), that tell volumes apart.
     """
 
     source: SourceImage
@@ -72,13 +73,13 @@ class Frame:
     pixels: PixelLayout | None = field(default=None, repr=False)
 
     def trait(self, name: str) -> str:
-        """Value of one trait, empty where the slice has none."""
+        """Value of the trait with this keyword, empty if the slice does not have it."""
         return dict(self.traits).get(name, "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelLayout:
-    """Where native pixels lie in the file, so that they are read without parsing it again."""
+    """Where native pixels lie in a file, so that they can be read without parsing it again."""
 
     offset: int
     dtype: str

@@ -1,7 +1,7 @@
-"""A fast reader of the few header elements that the geometry of a native slice needs.
+"""A fast reader of the few header elements that a native slice's geometry needs.
 
-A series has hundreds of slices, and a full parser takes longer for a header than the disk takes for the
-pixels. This walk over the element headers builds no objects; anything unusual is left to the full parser.
+A series has hundreds of slices, and a full parser needs more time for a header than the disk for the pixels.
+This reader steps over the element headers and builds no objects. It leaves anything unusual to the full parser.
 
 References: DICOM PS3.5 section 7.1 (data elements), PS3.10 section 7 (file format).
 """
@@ -51,10 +51,10 @@ KEYWORDS = (
     "RescaleIntercept",
     "RescaleSlope",
 )
-"""Attributes of a slice that decide where it lies, whom and what it shows and how it is stored."""
+"""Attributes that say where a slice lies, what it shows of whom, and how it is stored."""
 
 _TAGS = {int(tag_for_keyword(keyword) or 0): keyword for keyword in KEYWORDS}
-_BINARY = frozenset(
+_BINARY_KEYWORDS = frozenset(
     {
         "SamplesPerPixel",
         "Rows",
@@ -66,21 +66,23 @@ _BINARY = frozenset(
         "DiffusionBValue",
     }
 )
-_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_LONG_LENGTH_VRS = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
 _PIXEL_DATA = 0x7FE00010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _MODALITY_LUT = 0x00283000
 _UNDEFINED = 0xFFFFFFFF
-_DEEPEST = 64
+_MAXIMUM_DEPTH = 64
 HEADER_BYTES = (32 * 1024, 1024 * 1024)
-"""How much of a file is read to find its header; the second try is for headers with large private elements."""
+"""Bytes of a file that are read to find its header; the second try is for headers with large private elements."""
 
 assert all(keyword_for_tag(tag) for tag in _TAGS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuickHeader:
-    """Values by keyword as text, and where the native pixels start."""
+    """Header values as text by keyword, and where the native pixels lie in the file."""
 
     values: dict[str, str]
     pixel_offset: int
@@ -88,7 +90,7 @@ class QuickHeader:
 
 
 def quick_header(path: Path) -> QuickHeader | None:
-    """The header of a native little-endian file; None where only a full parser should read it.
+    """The header of a native little-endian file, None if the file needs the full parser.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -98,7 +100,7 @@ def quick_header(path: Path) -> QuickHeader | None:
         for size in HEADER_BYTES:
             data += file.read(size - len(data))
             try:
-                return _walk(data)
+                return _walk_elements(data)
             except struct.error:  # the header is longer than what was read
                 continue
             except (IndexError, UnicodeDecodeError):
@@ -106,7 +108,7 @@ def quick_header(path: Path) -> QuickHeader | None:
     return None
 
 
-def _walk(data: bytes) -> QuickHeader | None:
+def _walk_elements(data: bytes) -> QuickHeader | None:
     if data[128:132] != b"DICM":
         return None
     transfer_syntax, position = _file_meta(data)
@@ -130,7 +132,7 @@ def _walk(data: bytes) -> QuickHeader | None:
             start = position + 8
             if group == 0xFFFE:
                 (length,) = length_only(data, position + 4)
-            elif vr in _LONG:
+            elif vr in _LONG_LENGTH_VRS:
                 (length,) = length_only(data, position + 8)
                 start = position + 12
         tag = group << 16 | element
@@ -139,7 +141,7 @@ def _walk(data: bytes) -> QuickHeader | None:
                 position = start + length
                 continue
             depth += 1 if tag == _ITEM else -1
-            if not 0 <= depth <= _DEEPEST:
+            if not 0 <= depth <= _MAXIMUM_DEPTH:
                 return None
             position = start
             continue
@@ -147,7 +149,7 @@ def _walk(data: bytes) -> QuickHeader | None:
             if vr == b"UN" or (tag == _PIXEL_DATA and depth == 0):
                 return None
             depth += 1
-            if depth > _DEEPEST:
+            if depth > _MAXIMUM_DEPTH:
                 return None
             position = start
             continue
@@ -166,14 +168,14 @@ def _walk(data: bytes) -> QuickHeader | None:
 
 
 def _file_meta(data: bytes) -> tuple[str, int]:
-    """Transfer Syntax UID and the offset of the dataset."""
+    """Transfer Syntax UID, and the offset of the dataset in bytes."""
     transfer_syntax, position = "", 132
     while True:
         group, element, vr, length = struct.unpack_from("<HH2sH", data, position)
         if group != 0x0002:
             return transfer_syntax, position
         start = position + 8
-        if vr in _LONG:
+        if vr in _LONG_LENGTH_VRS:
             (length,) = struct.unpack_from("<L", data, position + 8)
             start = position + 12
         if element == 0x0010:
@@ -182,8 +184,8 @@ def _file_meta(data: bytes) -> tuple[str, int]:
 
 
 def header_text(keyword: str, value: bytes) -> str:
-    """An encoded value as text; characters of all sets as if they were Latin-1."""
-    if keyword in _BINARY:
+    """An encoded value as text; every character set is read as Latin-1."""
+    if keyword in _BINARY_KEYWORDS:
         kind = {2: "<H", 4: "<L", 8: "<d"}.get(len(value))
         return "" if kind is None else f"{struct.unpack(kind, value)[0]:g}"
     return value.rstrip(b"\0 ").decode("latin-1").strip()

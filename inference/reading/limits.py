@@ -1,4 +1,4 @@
-"""What a reader process may use before it is ended."""
+"""Limits of a reader process, which is ended when it exceeds one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ GIGABYTE = 1_000_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderLimits:
-    """Limits of reading one file.
+    """Limits of reading.
 
-    ``memory_bytes`` is the address space of a reader process (RLIMIT_AS), of which its libraries need about
-    half a gigabyte. ``seconds`` is the time for one file, or for one frame of a file with several.
-    ``processes`` is how many readers there are at most.
+    ``memory_bytes`` is the address space of one reader process (RLIMIT_AS); its libraries take about half a gigabyte
+    of it. ``seconds`` is the time for one file, or for one frame of a multi-frame file. ``processes`` is the largest
+    number of readers.
     """
 
     memory_bytes: int = 4 * GIGABYTE
@@ -23,5 +23,5 @@ class ReaderLimits:
 
     @property
     def memory(self) -> str:
-        """The memory for a person."""
+        """The memory limit as text, in GB."""
         return f"{self.memory_bytes / GIGABYTE:g} GB"

@@ -8,5 +8,5 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 
 def is_plain_picture(path: Path) -> bool:
-    """Whether a file's name says that it is a PNG or JPEG."""
+    """Whether a file is a PNG or JPEG, by its suffix."""
     return path.suffix.lower() in SUFFIXES

@@ -1,4 +1,4 @@
-"""The reader processes of a worker: started when they are needed, replaced when they break, ended with the worker."""
+"""The reader processes of a worker: started on demand, replaced when they fail, ended with the worker."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from inference.reading.process import ReaderProcess
 
 
 class ReaderPool:
-    """A few reader processes for the threads of this process."""
+    """Reader processes that the threads of this process share."""
 
     def __init__(self, limits: ReaderLimits) -> None:
         self.limits = limits
-        self._free = threading.BoundedSemaphore(limits.processes)
+        self._free_places = threading.BoundedSemaphore(limits.processes)
         self._lock = threading.Lock()
         self._idle: list[ReaderProcess] = []
         self._closed = False
 
     def warm(self) -> None:
-        """Start one reader now, so that the first file does not wait for that."""
+        """Start one reader now, so that the first file does not have to wait for it."""
         with self.lease():
             pass
 
     @contextmanager
     def lease(self) -> Iterator[ReaderProcess]:
-        """A reader for this thread alone; waits until one is free. A thread takes one at a time.
+        """A reader for this thread alone; waits until one is free.
+
+        A thread must not lease a second one meanwhile.
 
         Raises:
             OSError: no process can be started.
         """
-        with self._free:
+        with self._free_places:
             reader = self._take()
             try:
                 yield reader
@@ -41,7 +43,7 @@ class ReaderPool:
                 self._give_back(reader)
 
     def close(self) -> None:
-        """End the idle readers now, the others when they are given back."""
+        """End the idle readers now, and the others once they are given back."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -50,7 +52,7 @@ class ReaderPool:
 
     @property
     def pids(self) -> list[int]:
-        """The processes that wait for a file."""
+        """Process ids of the idle readers."""
         with self._lock:
             return [reader.process.pid for reader in self._idle]
 
@@ -62,7 +64,7 @@ class ReaderPool:
                 return ReaderProcess(self.limits)
             if reader.usable:
                 return reader
-            reader.end()  # it ended while it was idle, which is no file's fault
+            reader.end()  # the process died while idle, so no file is to blame
 
     def _give_back(self, reader: ReaderProcess) -> None:
         if reader.usable:
@@ -78,7 +80,7 @@ _pool: ReaderPool | None = None
 
 
 def readers() -> ReaderPool:
-    """The readers of this process."""
+    """The reader pool of this process, made on first use."""
     global _pool
     with _lock:
         if _pool is None:
@@ -87,19 +89,19 @@ def readers() -> ReaderPool:
 
 
 def limit_readers(limits: ReaderLimits) -> None:
-    """Give the readers of this process other limits; those that run are ended when they are idle."""
+    """Give the readers of this process new limits; readers with the old ones end once they are idle."""
     global _pool
     with _lock:
-        former, _pool = _pool, ReaderPool(limits)
-    if former is not None:
-        former.close()
+        previous, _pool = _pool, ReaderPool(limits)
+    if previous is not None:
+        previous.close()
 
 
 @atexit.register
 def close_readers() -> None:
-    """End all readers; the next file starts new ones."""
+    """End all readers of this process; the next file starts new ones."""
     global _pool
     with _lock:
-        former, _pool = _pool, None
-    if former is not None:
-        former.close()
+        previous, _pool = _pool, None
+    if previous is not None:
+        previous.close()

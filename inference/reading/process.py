@@ -1,4 +1,4 @@
-"""One reader process from the worker's side: started, asked, and ended when it crashes, hangs or talks nonsense."""
+"""One reader process, from the worker's side: started, asked, and ended if it crashes, hangs or sends rubbish."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ END_SECONDS = 10.0
 LONGEST_REASON = 300
 
 _ROOT = Path(__file__).resolve().parents[2]
-# The kernel ends a reader when the thread that started it ends, so that is one which lasts.
+# The kernel ends a reader together with the thread that started it. So one long-lived thread starts them all.
 _STARTER = ThreadPoolExecutor(1, thread_name_prefix="reader-starter")
 
 
 class ReaderProcess:
-    """A process that reads one file at a time; not thread-safe.
+    """A process that reads one file at a time. It is not thread-safe.
 
     Raises:
-        OSError: no process can be started.
+        OSError: the process cannot be started.
     """
 
     def __init__(self, limits: ReaderLimits) -> None:
@@ -53,14 +53,18 @@ class ReaderProcess:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be asked for another file."""
+        """Whether the process can read another file."""
         return self._channel.fileno() >= 0 and self.process.poll() is None
 
     def ask(self, request: dict[str, Any], file: BinaryIO) -> tuple[Fields, int]:
-        """The checked frame of an answer about one file: its document, and how many bytes of pixels there are.
+        """Send a request about one file and wait for the answer.
+
+        Returns:
+            The answer's document, whose members are checked when they are read, and the bytes of pixels in the
+            memory file.
 
         Raises:
-            ImageUnreadable: the file cannot be read, or reading it broke the process or its limits.
+            ImageUnreadable: the file cannot be read, it crashed the process, or it exceeded a limit.
             OSError: the file cannot be read now, or the process does not start.
         """
         self._wait_until_ready()
@@ -72,23 +76,27 @@ class ReaderProcess:
             wire.send(self._channel, message, file.fileno())
             answer = wire.receive(self._channel, deadline)
             if answer.number != self._number:
-                raise wire.Nonsense("another request's answer")
-            return self._understood(answer)
+                raise wire.MalformedMessage("another request's answer")
+            return self._check_answer(answer)
         except TimeoutError:
             self.end()
-            raise self._broken("hangs", f"took longer than {self._limits.seconds:g} seconds") from None
-        except (wire.Gone, BrokenPipeError):
-            raise self._broken("died", f"crashed on this file ({self._how_it_ended()})") from None
-        except wire.Nonsense:
-            raise self.nonsense() from None
+            raise self._reader_failed("hangs", f"took longer than {self._limits.seconds:g} seconds") from None
+        except (wire.ChannelClosed, BrokenPipeError):
+            raise self._reader_failed("died", f"crashed on this file ({self._exit_reason()})") from None
+        except wire.MalformedMessage:
+            raise self.reject_answer() from None
 
-    def nonsense(self) -> ImageUnreadable:
-        """End the process because of what it said; the reason for the file."""
+    def reject_answer(self) -> ImageUnreadable:
+        """End the process because its answer is invalid.
+
+        Returns:
+            The error that refuses the file.
+        """
         self.end()
-        return self._broken("nonsense", "gave an answer that makes no sense")
+        return self._reader_failed("nonsense", "gave an answer that makes no sense")
 
     def end(self) -> None:
-        """End the process now and wait until it is gone."""
+        """Kill the process and wait until it is gone."""
         self.process.kill()
         self.process.wait()
         self._close_files()
@@ -99,37 +107,37 @@ class ReaderProcess:
         try:
             hello = wire.receive(self._channel, time.monotonic() + START_SECONDS)
             self._ready = hello.document == {"ready": True}
-        except (OSError, wire.Nonsense):
+        except (OSError, wire.MalformedMessage):
             self._ready = False
         if not self._ready:
             self.end()
             log.error("reader_not_started memory=%d", self._limits.memory_bytes)
             raise OSError(errno.ECHILD, "the reader process does not start")
 
-    def _understood(self, answer: wire.Message) -> tuple[Fields, int]:
+    def _check_answer(self, answer: wire.Message) -> tuple[Fields, int]:
         fields = Fields(answer.document)
         if fields.has("unreadable"):
             reason = "".join(c if c.isprintable() else "?" for c in fields.text("unreadable"))
             raise ImageUnreadable(reason[:LONGEST_REASON])
-        if fields.any("memory") is True:
+        if fields.value("memory") is True:
             self.end()
-            raise self._broken("memory", f"needed more memory than {self._limits.memory}")
+            raise self._reader_failed("memory", f"needed more memory than {self._limits.memory}")
         if fields.has("system"):
-            number = fields.whole("system", 1, 4096)
+            number = fields.integer("system", 1, 4096)
             raise OSError(number, os.strerror(number))
         return fields, answer.pixels
 
-    def _how_it_ended(self) -> str:
+    def _exit_reason(self) -> str:
         try:
             status = self.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:  # it closed its channel and lives on
+        except subprocess.TimeoutExpired:  # it closed its channel but still runs
             status = 0
         self.end()
         if status == -signal.SIGKILL:
             return "SIGKILL, as when memory runs out"
         return signal.Signals(-status).name if status < 0 else f"status {status}"
 
-    def _broken(self, how: str, what: str) -> ImageUnreadable:
+    def _reader_failed(self, how: str, what: str) -> ImageUnreadable:
         log.warning("reader_replaced why=%s status=%s", how, self.process.returncode)
         return ImageUnreadable(f"the decoder {what}")
 
@@ -152,12 +160,12 @@ def _start(channel: int, memory: int, memory_bytes: int) -> subprocess.Popen[byt
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
-            # One thread each: threads' stacks count as address space, and reading needs none.
+            # The stacks of threads count as address space, and reading needs no threads.
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "1",
-            # Blocks as large as a radiograph come from memory that is kept: mapping and clearing new pages
-            # for each file takes longer than reading it.
+            # malloc keeps blocks as large as a radiograph: mapping and clearing new pages for each file would
+            # take longer than reading it.
             "MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024),
             "MALLOC_TRIM_THRESHOLD_": str(128 * 1024 * 1024),
         },

@@ -1,6 +1,6 @@
-"""Files of a series to slices: classic single frames, Enhanced multi-frame images, Siemens mosaics.
+"""The slices in a series' files: classic single frames, Enhanced multi-frame images, Siemens mosaics.
 
-Native files are read here, by a bounded walk over their headers; all others in the reader process.
+Headers of native files are read here, by a reader with bounded effort. All other files go to the reader process.
 
 References: DICOM PS3.3 sections C.7.6.2 (Image Plane), C.7.6.16.2 (functional group macros).
 """
@@ -20,14 +20,14 @@ from inference.reading.header import quick_header
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesFrames:
-    """The slices of a series' files, in the files' order, and why some files are none."""
+    """The slices in a series' files, in the order of the files, and why each other file was refused."""
 
     frames: tuple[Frame, ...]
     refused: dict[Path, str]
 
 
 def frames_of_files(files: Sequence[Path]) -> SeriesFrames:
-    """Where every slice of some files lies; no pixels are read.
+    """The slices in files, with their geometry and without their pixels.
 
     Raises:
         OSError: a file cannot be opened or read.

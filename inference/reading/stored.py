@@ -1,4 +1,4 @@
-"""A single-frame grey image as it was stored: what a reader gives to an engine, without anything of its parser."""
+"""A single-frame grey image as it was stored, free of the parser's types: what a reader gives to an engine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from inference.headers import ImageHeader
 from inference.reading.display import Display
 
 MAXIMUM_PIXELS = 256 * 1024 * 1024
-"""Of one frame; a larger one is not read."""
+"""Pixels of the largest frame that is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredImage:
     """A single-frame grey image as it was stored.
 
-    ``values`` is an integer array of shape (rows, columns) whose values lie in
-    [``lowest``, ``highest``], the range that Bits Stored and Pixel Representation allow.
-    ``header`` has the attributes that were asked for, ``source`` says where the image came from.
+    ``values`` has the shape (rows, columns). Its values lie in [``lowest``, ``highest``], the range that Bits Stored
+    and Pixel Representation allow. ``header`` has the attributes that were asked for.
     """
 
     source: SourceImage

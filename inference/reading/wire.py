@@ -1,8 +1,8 @@
-"""The fixed format in which a worker and its reader process talk: a header, a JSON document, raw pixels.
+"""The message format between a worker and its reader process: a fixed header, a JSON document, raw pixels.
 
-Nothing is unpickled: the reader has parsed hostile data and may say anything. Requests carry the opened file
-(SCM_RIGHTS), answers their pixels in a memory file that the worker made. The worker copies pixels with
-pread(2): mapped memory could be cut off under it.
+A reader that parsed hostile data may send anything, so nothing is unpickled. A request carries the opened file
+(SCM_RIGHTS). An answer's pixels are in a memory file that the worker made. The worker copies them with pread(2),
+because the reader could truncate mapped memory while the worker uses it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ MAXIMUM_PIXEL_BYTES = 1024 * 1024 * 1024
 PIXEL_TYPES = ("|u1", "|i1", "<u2", "<i2", "<u4", "<i4")
 
 _HEADER = struct.Struct("<4sQLQ")
-"""Mark, number of the request, bytes of the document, bytes of pixels."""
-_MARK = b"ovr1"
+"""Magic, number of the request, bytes of the document, bytes of pixels."""
+_MAGIC = b"ovr1"
 
 
-class Nonsense(ValueError):
-    """An answer that no sound reader gives."""
+class MalformedMessage(ValueError):
+    """A message that is not in the format."""
 
 
-class Gone(ConnectionError):
+class ChannelClosed(ConnectionError):
     """The other side has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One request or answer; ``pixels`` counts bytes in the memory file."""
+    """One request or answer; ``pixels`` is the number of bytes in the memory file."""
 
     number: int
     document: dict[str, Any] = field(repr=False)
@@ -45,13 +45,18 @@ class Message:
 
 
 def send(channel: socket.socket, message: Message, file: int | None = None) -> None:
-    """Send one message, with an opened file where it has one.
+    """Send one message.
+
+    Args:
+        channel: the socket to the other side.
+        message: what to send.
+        file: descriptor of an opened file that goes with the message.
 
     Raises:
-        OSError: the other side is gone.
+        OSError: the other side has ended.
     """
     document = json.dumps(message.document).encode()
-    header = _HEADER.pack(_MARK, message.number, len(document), message.pixels)
+    header = _HEADER.pack(_MAGIC, message.number, len(document), message.pixels)
     if file is None:
         channel.sendall(header + document)
         return
@@ -60,34 +65,38 @@ def send(channel: socket.socket, message: Message, file: int | None = None) -> N
 
 
 def receive(channel: socket.socket, deadline: float | None = None) -> Message:
-    """The next message; ``deadline`` is on the monotonic clock.
+    """Wait for the next message.
+
+    Args:
+        channel: the socket to the other side.
+        deadline: when to give up, in seconds of ``time.monotonic``; None waits forever.
 
     Raises:
-        TimeoutError: it is not there in time.
-        Gone: the other side has ended.
-        Nonsense: it is no message.
+        TimeoutError: the message did not arrive in time.
+        ChannelClosed: the other side has ended.
+        MalformedMessage: what arrived is no message.
     """
-    return _rest(channel, _exactly(channel, _HEADER.size, deadline), deadline)
+    return _receive_body(channel, _receive_exactly(channel, _HEADER.size, deadline), deadline)
 
 
 def receive_with_file(channel: socket.socket) -> tuple[Message, int]:
-    """The next request and the file that came with it.
+    """Wait for the next request; gives it and the descriptor of the file that came with it.
 
     Raises:
-        Gone: the worker has ended.
-        Nonsense: it is no request with one file.
+        ChannelClosed: the worker has ended.
+        MalformedMessage: what arrived is no request with one file.
     """
     header, files, _, _ = socket.recv_fds(channel, _HEADER.size, 1)
     if not header:
-        raise Gone
+        raise ChannelClosed
     if len(files) != 1:
-        raise Nonsense("a request without a file")
-    header += _exactly(channel, _HEADER.size - len(header), None)
-    return _rest(channel, header, None), files[0]
+        raise MalformedMessage("a request without a file")
+    header += _receive_exactly(channel, _HEADER.size - len(header), None)
+    return _receive_body(channel, header, None), files[0]
 
 
 def write_pixels(memory: int, values: NDArray[np.generic]) -> int:
-    """Put an array at the start of the memory file; its bytes."""
+    """Write an array to the start of the memory file; gives its size in bytes."""
     view = np.ascontiguousarray(values).data.cast("B")
     done = 0
     while done < len(view):
@@ -99,7 +108,7 @@ def read_pixels(memory: int, dtype: str, rows: int, columns: int) -> NDArray[np.
     """Copy an array of shape (rows, columns) out of the memory file and empty it.
 
     Raises:
-        Nonsense: the file has not as many bytes.
+        MalformedMessage: the memory file is shorter than the array.
     """
     values: NDArray[np.integer] = np.empty((rows, columns), dtype=dtype)
     view = values.data.cast("B")
@@ -107,26 +116,26 @@ def read_pixels(memory: int, dtype: str, rows: int, columns: int) -> NDArray[np.
     while done < len(view):
         count = os.preadv(memory, [view[done:]], done)
         if count == 0:
-            raise Nonsense("fewer pixels than announced")
+            raise MalformedMessage("fewer pixels than announced")
         done += count
     os.ftruncate(memory, 0)
     return values
 
 
-def _rest(channel: socket.socket, header: bytes, deadline: float | None) -> Message:
-    mark, number, length, pixels = _HEADER.unpack(header)
-    if mark != _MARK or length > MAXIMUM_DOCUMENT or pixels > MAXIMUM_PIXEL_BYTES:
-        raise Nonsense("no message")
+def _receive_body(channel: socket.socket, header: bytes, deadline: float | None) -> Message:
+    magic, number, length, pixels = _HEADER.unpack(header)
+    if magic != _MAGIC or length > MAXIMUM_DOCUMENT or pixels > MAXIMUM_PIXEL_BYTES:
+        raise MalformedMessage("no message")
     try:
-        document = json.loads(_exactly(channel, length, deadline))
+        document = json.loads(_receive_exactly(channel, length, deadline))
     except (ValueError, RecursionError):
-        raise Nonsense("no JSON document") from None
+        raise MalformedMessage("no JSON document") from None
     if not isinstance(document, dict):
-        raise Nonsense("no JSON object")
+        raise MalformedMessage("no JSON object")
     return Message(number=number, document=document, pixels=pixels)
 
 
-def _exactly(channel: socket.socket, length: int, deadline: float | None) -> bytes:
+def _receive_exactly(channel: socket.socket, length: int, deadline: float | None) -> bytes:
     data = bytearray()
     while len(data) < length:
         if deadline is not None:
@@ -137,8 +146,8 @@ def _exactly(channel: socket.socket, length: int, deadline: float | None) -> byt
         try:
             part = channel.recv(min(length - len(data), 1 << 20))
         except ConnectionResetError:
-            raise Gone from None
+            raise ChannelClosed from None
         if not part:
-            raise Gone
+            raise ChannelClosed
         data += part
     return bytes(data)

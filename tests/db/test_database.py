@@ -247,7 +247,7 @@ def test_another_process_that_writes_is_noticed(tmp_path: Path, monkeypatch: pyt
     database = migrated(tmp_path / "test.db", wait_seconds=0.1)
     assert not database.contended()
     monkeypatch.setattr("db.database.CONTENDED_SECONDS", 60.0)
-    other = os.open(tmp_path / "test.db.lock", os.O_RDWR)
+    other = os.open(tmp_path / "test.db.lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(DatabaseUnavailable), database.write():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from db.records import AttributeValue
 from node.configuration.tables import AbsentCondition, Condition, RangeCondition, RouteTable
-from node.steps.routing import AttributeValue, Instance, exclusion, holds, verdict_of
+from node.steps.routing import Instance, exclusion, holds, verdict_of
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CR = "1.2.840.10008.5.1.4.1.1.1"

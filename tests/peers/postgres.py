@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
@@ -84,6 +85,7 @@ class Postgres:
 
     def _open_parents(self) -> None:
         """Let others pass: pytest closes its folders, the outermost one whenever another run of it starts."""
+        root = Path(os.environ.get("PYTEST_DEBUG_TEMPROOT") or tempfile.gettempdir())
         for parent in self.folder.parents:
-            if parent.stat().st_uid == 0 and parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+            if parent.stat().st_uid == 0 and parent.is_relative_to(root) and parent != root:
                 parent.chmod(0o755)

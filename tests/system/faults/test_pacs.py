@@ -118,6 +118,8 @@ def test_only_the_deliveries_of_a_faulty_pacs_wait_or_fail(tmp_path: Path) -> No
         ]
         witness = stack.enter_context(Witness(tmp_path / "site", faulty=faulty, receivers=1).watching())
         node = witness.node
+        for _ in range(2):
+            witness.send(witness.radiograph())
         witness.assert_serves()
         witness.wait_for_jobs(DELIVERED_SECONDS)
 
