@@ -121,7 +121,7 @@ class LungNoduleEngine(VolumeEngine):
         return [sigmoid(part.float().cpu().numpy()) for part in parts if part is not None]
 
     def analyse(self, case: VolumeCase) -> Analysis:
-        from inference.volumes.detection import candidates, intensity, suppressed
+        from inference.volumes.detection import candidates, intensity, without_overlaps
 
         started = perf_counter()
         how, given = self.how, cast("NoduleInput", case.prepared)
@@ -129,7 +129,7 @@ class LungNoduleEngine(VolumeEngine):
         spacing = given.grid.spacing
         found = candidates(self._peaks(heat, spacing), mask, spacing=spacing, shared=how.components)
         if how.nms.enabled:
-            found = suppressed(found, iou=how.nms.iou_threshold)
+            found = without_overlaps(found, iou=how.nms.iou_threshold)
         certain = [c for c in found if c.peak.value >= how.confidence_filter.min_confidence]
         limits = how.size_filter
         found = [c for c in certain if limits.min_diameter <= c.diameter_mm <= limits.max_diameter]
@@ -213,12 +213,12 @@ class LungNoduleEngine(VolumeEngine):
         return both[0], both[1]
 
     def _peaks(self, heat: NDArray[np.float32], spacing: tuple[float, float, float]) -> list[Peak]:
-        from inference.volumes.detection import filter_maxima, local_maxima, suppressed_peaks
+        from inference.volumes.detection import filter_maxima, local_maxima, peaks_after_suppression
 
         wanted = self.how.peak_detection
         if wanted.method == "maximum_filter":
             return filter_maxima(heat, threshold=wanted.threshold, kernel=wanted.kernel)
-        find = suppressed_peaks if wanted.method == "nms" else local_maxima
+        find = peaks_after_suppression if wanted.method == "nms" else local_maxima
         return find(heat, threshold=wanted.threshold, min_distance_mm=wanted.min_distance, spacing=spacing)
 
     def malignancy(self, image: NDArray[np.float32], found: Sequence[Candidate]) -> list[float | None]:

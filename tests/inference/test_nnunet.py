@@ -24,7 +24,7 @@ from inference.store import ModelStore
 from inference.store.draft import Draft
 from inference.volumes.resampling import regular_grid
 from inference.volumes.volume import read_series
-from inference.volumes.windows import spread_starts, window_weights
+from inference.volumes.windows import even_window_starts, window_weights
 from tests.volume_models import nnunet_folder
 
 LABELS = {"background": 0, "spleen": 1, "liver": 2, "kidney": 4, "aorta": 3}
@@ -142,7 +142,7 @@ def test_label_map_is_nnunetv2s(tmp_path: Path, store: ModelStore, case: str) ->
 def test_windows_lie_where_nnunetv2_lays_them(length: int, patch: int) -> None:
     theirs = pytest.importorskip("nnunetv2.inference.sliding_window_prediction", reason="not installed")
     expected = theirs.compute_steps_for_sliding_window((length,), (patch,), 0.5)
-    assert spread_starts(length, patch) == expected[0]
+    assert even_window_starts(length, patch) == expected[0]
 
 
 def test_windows_are_weighted_as_nnunetv2_weights_them() -> None:
