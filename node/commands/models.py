@@ -13,7 +13,7 @@ from rich.table import Table
 
 from inference.engine import Case
 from inference.engines import engine_class, engine_kinds
-from inference.engines.expected import checks_inputs, learned
+from inference.engines.expected import checks_inputs, learned_expectations
 from inference.errors import InferenceError, ModelError
 from inference.findings import Refusal
 from inference.importing import nnunet
@@ -274,7 +274,7 @@ def expect(
         taken = [case for case in cases if not isinstance(case, Refusal)]
         if not taken:
             raise CommandError(_none_taken(cases, images))
-        expects = learned(loaded, taken)
+        expects = learned_expectations(loaded, taken)
         store.set_expectations(name, expects)
     except InferenceError as error:
         raise CommandError(str(error)) from error

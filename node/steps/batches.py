@@ -150,6 +150,6 @@ def check_device(name: str) -> None:
     """
     # Without torch no device but CUDA can have been used here.
     if name.startswith("cuda") or "torch" in sys.modules:
-        from inference.running.device import check_answers
+        from inference.running.device import check_device
 
-        check_answers(name)
+        check_device(name)
