@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.errors import InferenceError, ModelInvalid
 from inference.importing import unpickler
-from inference.own_process import failure_of
+from inference.own_process import run_module
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ def unpickle(file: Path, scratch: Path) -> tuple[dict[str, Tensor], dict[str, An
 
     arguments = str(file.resolve()), str(scratch)
     try:
-        failure = failure_of("inference.importing.unpickler", *arguments, seconds=UNPICKLE_SECONDS)
+        failure = run_module("inference.importing.unpickler", *arguments, seconds=UNPICKLE_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise InferenceError(f"{file} was not read within {UNPICKLE_SECONDS} seconds.") from error
     if failure is not None:

@@ -131,7 +131,7 @@ def nnunet_model(
     Raises:
         ModelInvalid: the plans or the data set ask for something that is not supported.
     """
-    from inference.networks.volumetric import from_nnunet, plain_facts  # loads torch
+    from inference.networks.volumetric import from_nnunet, stage_shapes  # loads torch
 
     if kind not in (None, *KINDS):
         raise ModelInvalid(f"an nnU-Net model is for {' or '.join(KINDS)} engines, not for {kind}.")
@@ -150,7 +150,7 @@ def nnunet_model(
     normalisation = wanted["normalization_schemes"][0]
     if normalisation not in NORMALISATIONS:
         raise ModelInvalid(f"normalisation {normalisation} is not supported.")
-    network = plain_facts(network_arguments(wanted))
+    network = stage_shapes(network_arguments(wanted))
     folds = [from_nnunet(tensors, len(network["features"])) for tensors, _ in checkpoints]
     intensity = plans.get("foreground_intensity_properties_per_channel", {}).get("0", {})
     ordered = sorted(labels.items(), key=lambda item: item[1])

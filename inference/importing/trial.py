@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from inference.errors import InferenceError
-from inference.own_process import failure_of, limit_this_process
+from inference.own_process import limit_this_process, run_module
 from inference.settings import EngineSettings
 
 MEMORY_BYTES = 16 << 30
@@ -23,7 +23,7 @@ SECONDS = 900
 def refusal_of(folder: Path, kind: str) -> str | None:
     """Why an engine of this kind cannot load the model in a folder, as a sentence; None if it can."""
     try:
-        return failure_of("inference.importing.trial", str(folder.resolve()), kind, seconds=SECONDS)
+        return run_module("inference.importing.trial", str(folder.resolve()), kind, seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return f"it was not loaded within {SECONDS} seconds."
 

@@ -19,7 +19,7 @@ from inference.errors import EngineMisconfigured
 from inference.findings import Analysis
 from inference.importing.imports import import_model
 from inference.running.batches import in_batches
-from inference.running.device import check_answers
+from inference.running.device import check_device
 from inference.running.recorded import RecordedPasses
 from inference.settings import EngineSettings
 from inference.store import ModelStore
@@ -214,7 +214,7 @@ def test_maps_of_a_bundle_are_put_together_on_the_cpu_where_memory_is_short(
     def maps() -> torch.Tensor:
         inferer = SlidingWindowInferer(roi_size=(32, 32, 32), sw_batch_size=2, overlap=0.25)
         with torch.inference_mode():
-            found: torch.Tensor = engine.inferred(inferer, image)
+            found: torch.Tensor = engine.run_inferer(inferer, image)
         return found.cpu()
 
     expected = maps()
@@ -253,7 +253,7 @@ def test_input_that_is_too_large_alone_says_so(little_memory: Callable[[int], No
     little_memory(64 * 2**20)
     with pytest.raises(torch.OutOfMemoryError):
         list(in_batches([1, 2], 2, lambda _: torch.ones(64 * 2**20, device="cuda")))
-    check_answers("cuda:0")
+    check_device("cuda:0")
 
 
 def test_recorded_passes_are_those_of_the_network() -> None:
@@ -284,21 +284,21 @@ def test_pass_that_waits_for_the_device_runs_unrecorded(caplog: pytest.LogCaptur
         assert found.tolist() == [[3 * value, 3 * value]]
     assert caplog.text.count("passes_not_recorded") == 1
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
-    check_answers("cuda:0")
+    check_device("cuda:0")
 
 
 ASSERTION = """
 import torch
-from inference.running.device import check_answers
+from inference.running.device import check_device
 from inference.errors import DeviceLost
-check_answers("cuda:0 a name")
+check_device("cuda:0 a name")
 try:
     torch.ones(4, device="cuda")[torch.tensor([9], device="cuda")].cpu()
 except RuntimeError as error:
     print(type(error).__name__)
 for _ in range(2):
     try:
-        check_answers("cuda:0 a name")
+        check_device("cuda:0 a name")
     except DeviceLost:
         print("lost")
 """
