@@ -73,7 +73,8 @@ def assert_same(ours: Analysis, reference: Analysis, tolerance: float = SAME_PRO
         if b.heatmap is not None:
             assert a.heatmap is not None
             assert np.abs(a.heatmap.values - b.heatmap.values).mean() < SAME_HEAT
-    for c, d in zip(ours.detections, reference.detections, strict=True):
+    assert (ours.detections is None) == (reference.detections is None)
+    for c, d in zip(ours.detections or (), reference.detections or (), strict=True):
         assert c.centre == pytest.approx(d.centre, abs=0.1)
         assert c.malignancy == pytest.approx(d.malignancy, abs=1e-3)
     assert (ours.segmentation is None) == (reference.segmentation is None)
@@ -112,7 +113,9 @@ def test_image_engines_agree_with_the_cpu(
 def test_explanations_agree_with_the_cpu(
     store: ModelStore, write_radiograph: WriteRadiograph, network: str, method: str
 ) -> None:
-    seeded_model(store, "image_classifier", architecture=TorchvisionArchitecture(network=network))
+    seeded_model(
+        store, "image_classifier", architecture=TorchvisionArchitecture.model_validate({"network": network})
+    )
     path = radiograph(write_radiograph)
     ours, reference = (
         analyse(loaded(store, "image_classifier", "seeded", device, explanation=method), path)
@@ -153,6 +156,7 @@ def test_nodules_are_those_of_the_cpu_or_the_precision_is_refused(
     if precision == "auto":
         assert_same(ours, reference)
     else:
+        assert ours.detections is not None and reference.detections is not None
         assert [d.voxel[0] for d in ours.detections] == [d.voxel[0] for d in reference.detections]
 
 
@@ -232,7 +236,8 @@ def test_windows_go_in_smaller_batches_where_memory_is_short(
     volume = np.random.default_rng(1).random((64, 64, 256), dtype=np.float32)
 
     def predict(windows: torch.Tensor) -> torch.Tensor:
-        return convolution(windows).relu().mean(dim=1, keepdim=True)
+        means: torch.Tensor = convolution(windows).relu().mean(dim=1, keepdim=True)
+        return means
 
     def maps() -> np.ndarray:
         size = (64, 64, 64)

@@ -74,7 +74,8 @@ def test_normalisation_of_a_known_layout_is_not_to_be_said(store: ModelStore, tm
 def resnet_tensors(channels: int) -> dict[str, torch.Tensor]:
     network = torchvision.models.resnet50(weights=None, num_classes=18)
     network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-    return network.state_dict()
+    tensors: dict[str, torch.Tensor] = network.state_dict()
+    return tensors
 
 
 def test_picture_size_of_a_resnet_goes_with_its_normalisation() -> None:

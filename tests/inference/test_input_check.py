@@ -220,7 +220,7 @@ def test_figures_that_do_not_go_together_are_noticed() -> None:
     ],
 )
 def test_plastic_head_is_refused(
-    tmp_path: Path, store: ModelStore, kind: str, material: dict[str, float], reason: str
+    tmp_path: Path, store: ModelStore, kind: str, material: dict[str, Any], reason: str
 ) -> None:
     files = written(tmp_path / "in", plastic_head(**material))
     assert re.search(reason, refused(engine(store, kind), files))

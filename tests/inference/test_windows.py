@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.inferers import sliding_window_inference
+from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from inference.volumes.detection import (
@@ -173,7 +173,8 @@ def points_of(shape: tuple[int, int, int], spacing: Spacing) -> np.ndarray:
 
 def ball(shape: tuple[int, int, int], centre: np.ndarray, radius: float, spacing: Spacing) -> np.ndarray:
     distance = np.linalg.norm(points_of(shape, spacing) - centre, axis=-1)
-    return np.clip(radius + 0.5 - distance, 0, 1).astype(np.float32)
+    filled: np.ndarray = np.clip(radius + 0.5 - distance, 0, 1).astype(np.float32)
+    return filled
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 0.7, 0.7)])
