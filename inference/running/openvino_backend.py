@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 CONVERT_SECONDS = 600
 
+# OpenVINO tells its makers, by way of Google Analytics, that it is imported and what it converts. Without this
+# library it does not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 
 class CompiledNetwork:
     """A network compiled for this CPU; batches may have any size. One thread at a time."""
