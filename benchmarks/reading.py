@@ -27,7 +27,7 @@ from inference.reading.stored import StoredImage
 LARGE = 3000
 SYNTAXES = {"RLE": RLELossless, "JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless}
 READS: dict[str, Callable[[Path], StoredImage]] = {
-    "in the process": pixels.read_image,
+    "in the process": pixels.parsed_image,
     "by the reader": reading.read_image,
 }
 
