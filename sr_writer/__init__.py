@@ -1,6 +1,6 @@
-"""Findings to DICOM objects: Structured Reports on TID 1500, overlays as Secondary Captures, Segmentations.
+"""Writes findings as DICOM objects: Structured Reports on TID 1500, overlays as Secondary Captures, Segmentations.
 
-Other rooms import the names below from here, and no module of this room.
+Other rooms import only the names below, and none of this room's modules.
 """
 
 from sr_writer.attributes import result_attributes

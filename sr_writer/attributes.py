@@ -1,4 +1,4 @@
-"""Attributes of a result that a query may ask for.
+"""Attributes of a result that a query can ask for.
 
 References: PS3.4 section C.6 (query keys of the Patient Root and Study Root models).
 """
@@ -56,8 +56,8 @@ QUERY_KEYWORDS = (
 def result_attributes(dataset: Dataset) -> dict[str, AttributeValue]:
     """Query keys of an object by keyword, as text.
 
-    None is an attribute that is present and empty, a list has several values; an attribute that the
-    object does not have is left out.
+    An attribute that is present but empty is None, one with several values is a list. Absent attributes are left
+    out.
     """
     values: dict[str, AttributeValue] = {}
     for keyword in QUERY_KEYWORDS:

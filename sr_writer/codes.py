@@ -1,7 +1,7 @@
-"""Codes of the reports: verified ones from pydicom's dictionaries, the rest from one private scheme.
+"""Codes in reports: verified ones from pydicom's dictionaries, all others from one private scheme.
 
-A code that neither the dictionaries nor the ribs listed here hold cannot be verified and is replaced by a
-code of the private scheme 99OVERREAD, which each report declares.
+A code that is neither in the dictionaries nor among the ribs listed here cannot be verified. It is replaced by a code
+of the private scheme 99OVERREAD, which each report declares.
 
 References: PS3.16 section 8 (coding schemes), PS3.3 section C.12.1.1.1 (Coding Scheme Identification).
 """
@@ -20,16 +20,16 @@ from inference.findings import Label, Presence, Severity
 from sr_writer.strings import LONG_STRING, plain
 
 PRIVATE_SCHEME = "99OVERREAD"
-"""Coding Scheme Designator (0008,0102) of the private scheme; PS3.16 section 8.2 reserves 99 for those."""
+"""Coding Scheme Designator (0008,0102) of the private scheme; PS3.16 section 8.2 reserves the prefix 99 for them."""
 
 VERIFIABLE_SCHEMES = ("DCM", "SCT", "LN", "UCUM", "RADLEX")
-"""Designators of the schemes whose codes are looked up in the dictionaries."""
+"""Designators of the schemes that the dictionaries have."""
 
 CODE_VALUE_LENGTH = 16
 """Most characters of a Code Value (0008,0100), VR SH."""
 
 SEVERITY_LEVEL = Code("SEVERITY", PRIVATE_SCHEME, "Severity level")
-"""Concept name of the severity level: read from the certainty, so not SNOMED CT's clinical severity."""
+"""Concept name of the severity level. The level follows from the certainty, so it is not SNOMED CT's severity."""
 
 SEVERITY: dict[Severity, Code] = {
     Severity.NONE: Code("SEVERITY-NONE", PRIVATE_SCHEME, "None"),
@@ -39,10 +39,10 @@ SEVERITY: dict[Severity, Code] = {
 }
 
 RISK_CATEGORY: Code = codes.DCM.LesionRisk
-"""Concept name of the risk category of a lesion: read from its malignancy."""
+"""Concept name of a lesion's risk category, which follows from its malignancy."""
 
 MILLILITER = Code("ml", "UCUM", "ml")
-"""The dictionaries list units, UCUM composes them: this is its litre with its prefix for a thousandth."""
+"""The unit that the dictionaries lack, composed as UCUM defines it: litre with the prefix for a thousandth."""
 
 RISK: dict[str, Code] = {
     "low": Code("RISK-LOW", PRIVATE_SCHEME, "Low risk"),
@@ -66,11 +66,11 @@ _PROCEDURES: dict[str, Code] = {
     "US": codes.SCT.Ultrasonography,
     "XA": codes.SCT.Angiography,
 }
-"""Procedure Reported by Modality (0008,0060): of CID 100 where it has one; no body part has one there."""
+"""Procedure Reported by Modality (0008,0060), from CID 100 if it has one; the codes there name no body part."""
 
 
 def procedure_reported(modality: str) -> Code:
-    """The imaging procedure that an image of this modality shows (121058, DCM; PS3.16 CID 100)."""
+    """Code of the imaging procedure for a modality (121058, DCM; PS3.16 CID 100)."""
     procedure: Code = _PROCEDURES.get(modality, codes.SCT.ImagingProcedure)
     return procedure
 
@@ -89,7 +89,7 @@ _RIBS = {
     "58830002": "Eleventh rib",
     "43993008": "Twelfth rib",
 }
-"""SNOMED CT's ribs by number, which the dictionaries lack: as in 3D Slicer's terminology for TotalSegmentator."""
+"""SNOMED CT codes of the ribs, which the dictionaries lack, from 3D Slicer's terminology for TotalSegmentator."""
 
 
 def _read_dictionary() -> dict[tuple[str, str], Code]:
@@ -103,21 +103,21 @@ def _read_dictionary() -> dict[tuple[str, str], Code]:
 
 
 _DICTIONARY = _read_dictionary()
-"""Every verifiable code by designator and value, with the shortest of its meanings."""
+"""Every verifiable code by designator and value, with its shortest meaning."""
 
 
 def verified(code: findings.Code | None) -> Code | None:
-    """``code`` as the dictionaries have it, or None where they do not."""
+    """A code with its meaning from the dictionaries, None if they do not have it."""
     return None if code is None else _DICTIONARY.get((code.scheme, code.value))
 
 
 def finding_code(label: Label) -> Code:
-    """What a label's finding is called: its verified code, otherwise one of the private scheme."""
+    """Code of a label's finding: its own if that is verified, else one of the private scheme."""
     return verified(label.finding) or private_code(label.name)
 
 
 def private_code(name: str) -> Code:
-    """Code of the private scheme for a name: its letters and digits, shortened by a digest if too long."""
+    """Code of the private scheme for a name: its letters and digits; if too long, cut and ended by a digest."""
     value = re.sub(r"[^A-Z0-9]+", "-", name.upper()).strip("-")
     if not 0 < len(value) <= CODE_VALUE_LENGTH:
         digest = hashlib.sha256(name.encode()).hexdigest()[:6].upper()
@@ -126,7 +126,7 @@ def private_code(name: str) -> Code:
 
 
 def private_scheme_identification() -> CodingSchemeIdentificationItem:
-    """Item of the Coding Scheme Identification Sequence (0008,0110) that declares the private scheme."""
+    """Item of Coding Scheme Identification Sequence (0008,0110) that declares the private scheme."""
     return CodingSchemeIdentificationItem(
         PRIVATE_SCHEME, name="overread private codes", responsible_organization="overread"
     )

@@ -1,8 +1,8 @@
-"""Colours of a heat map: lightness and opacity rise evenly with the value, low values stay clear.
+"""Colours of a heat map: lightness and opacity rise with the value, and low values are transparent.
 
-The colours run from violet over red and orange to yellow. They are interpolated in OKLab, where
-equal steps look equal, and their lightness rises all the way, so that the order of values survives
-a black and white print and colour blindness.
+The colours run from violet through red and orange to yellow. They are interpolated in OKLab, where equal steps look
+equal. Since lightness always rises, the order of values is also visible in black and white and to colour-blind
+people.
 
 References: B. Ottosson, "A perceptual color space for image processing" (OKLab), 2020.
 """
@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVELS = 256
-"""Entries of the tables: one for each value of a heat map in 8 bits."""
+"""Entries of the tables, one for each value of an 8-bit heat map."""
 
 CLEAR_BELOW = 0.15
-"""Values up to here leave the picture as it is."""
+"""Value up to which the picture stays unchanged."""
 
 STRONGEST = 0.48
-"""Opacity at value 1: the anatomy below stays readable."""
+"""Opacity at value 1, at which the anatomy below is still readable."""
 
 _FULL_OPACITY_FROM = 0.6
-"""Value from which the opacity no longer rises; colour alone tells the higher ones apart."""
+"""Value above which the opacity no longer rises and only the colour changes."""
 
 _ANCHORS = np.array(
     [
@@ -56,7 +56,7 @@ _LMS_TO_RGB = np.array(
 
 @cache
 def colours() -> NDArray[np.uint8]:
-    """sRGB colours by level, uint8, shape (256, 3)."""
+    """sRGB colours by level, shape (256, 3)."""
     position = np.linspace(0.0, len(_ANCHORS) - 1.0, LEVELS)
     lab = np.stack(
         [np.interp(position, np.arange(len(_ANCHORS)), _ANCHORS[:, axis]) for axis in range(3)], axis=1
@@ -70,7 +70,7 @@ def colours() -> NDArray[np.uint8]:
 
 @cache
 def opacities() -> NDArray[np.float32]:
-    """Opacity in [0, 1] by level, float32, shape (256,)."""
+    """Opacities in [0, 1] by level, shape (256,)."""
     value = np.linspace(0.0, 1.0, LEVELS)
     rise = np.clip((value - CLEAR_BELOW) / (_FULL_OPACITY_FROM - CLEAR_BELOW), 0.0, 1.0)
     table: NDArray[np.float32] = (STRONGEST * rise).astype(np.float32)
@@ -79,7 +79,7 @@ def opacities() -> NDArray[np.float32]:
 
 
 def blend(picture: NDArray[np.uint8], heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A grey picture under a heat map, both uint8 of shape (rows, columns); gives (rows, columns, 3)."""
+    """Lay a heat map over a grey picture, both of shape (rows, columns); gives RGB, shape (rows, columns, 3)."""
     place = heat.astype(np.uint16)
     place <<= 8
     place |= picture
@@ -88,9 +88,9 @@ def blend(picture: NDArray[np.uint8], heat: NDArray[np.uint8]) -> NDArray[np.uin
 
 @cache
 def _blended() -> NDArray[np.uint32]:
-    """The colour of each level of heat over each grey, at 256 x heat + grey; its bytes are red, green, blue and 0.
+    """Table of each heat level over each grey value, at index 256 x heat + grey.
 
-    One look-up for a pixel takes a tenth of the time of the arithmetic.
+    The bytes of an entry are red, green, blue and 0. Looking a pixel up takes a tenth of the time of computing it.
     """
     grey = np.arange(LEVELS, dtype=np.uint8)
     opacity = opacities()[:, np.newaxis, np.newaxis]

@@ -1,4 +1,4 @@
-"""What a report has to say beyond the findings: which job made it, when, and what came before."""
+"""What a report says besides the findings: which job made it, when, and which report it replaces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ResultKind = Literal["sr", "overlay", "segmentation"]
 
 
 def installed_version() -> str:
-    """Version of the installed package, which Software Versions (0018,1020) of every result names."""
+    """Version of the installed package, for Software Versions (0018,1020) of every result."""
     try:
         return version("overread")
     except PackageNotFoundError:  # run from its folders without an installation
@@ -24,19 +24,21 @@ def installed_version() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PredecessorReport(InstanceReference):
-    """The report of the former revision, for the Predecessor Documents Sequence (0040,A360)."""
+    """The report that a new one replaces, for Predecessor Documents Sequence (0040,A360)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContext:
-    """One job as its objects describe it.
+    """One job, as its objects describe it.
 
-    ``job_seed`` is everything that the UIDs derive from: study, series, engine, model version and
-    inputs digest in one string. ``series_number`` is the report's Series Number; the overlays take
-    the next one, a segmentation the one after. ``content_datetime`` is when the results were made; it is
-    written in ``timezone`` (None: the time zone of the node), or in the source's own offset where the
-    source declares one.
-    ``manufacturer``, ``model_name`` and ``software_version`` describe the node, not the model.
+    All UIDs derive from ``job_seed``, a string of study, series, engine, model version and inputs digest.
+    ``series_number`` is the report's Series Number; overlays have the next one, segmentations the one after.
+    ``content_datetime`` is when the results were made, in UTC. It is written in the offset that the source declares,
+    else in ``timezone`` (None: the time zone of the node). ``manufacturer``, ``model_name`` and ``software_version``
+    describe the node, not the model.
+
+    Raises:
+        ValueError: ``content_datetime`` is not in UTC, or ``series_number`` is below 1.
     """
 
     job_seed: str
@@ -51,6 +53,7 @@ class ReportContext:
     timezone: tzinfo | None = None
 
     def __post_init__(self) -> None:
+        """Check the values."""
         if self.content_datetime.utcoffset() != UTC.utcoffset(None):
             raise ValueError("content_datetime must be aware and in UTC")
         if self.series_number < 1:
@@ -59,7 +62,7 @@ class ReportContext:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenObject:
-    """One finished object. ``dataset`` has its ``file_meta`` and is ready for ``dcmwrite``."""
+    """A finished object; ``dataset`` has its ``file_meta`` and is ready for ``dcmwrite``."""
 
     kind: ResultKind
     dataset: Dataset

@@ -1,7 +1,7 @@
 """The Comprehensive 3D SR document around a content tree.
 
-The document's modules are set here, not by highdicom's document class: that one validates the
-patient's attributes, stamps its own clock and copies the content tree three times.
+The document's modules are set here and not by highdicom's document class, which validates the patient's attributes,
+takes the time from its own clock and copies the content tree three times.
 
 References: PS3.3 sections A.35.13 (Comprehensive 3D SR IOD), C.17.1 (SR Document Series), C.17.2 (SR
 Document General), table C.17-3b (Hierarchical SOP Instance Reference macro).
@@ -20,7 +20,7 @@ from sr_writer.codes import private_scheme_identification
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceReference:
-    """One instance that a document refers to, with its place in the hierarchy."""
+    """An instance that a document refers to, with its study and series."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -38,11 +38,16 @@ def new_document(
     predecessors: Iterable[InstanceReference],
     requests: Sequence[Dataset],
 ) -> Dataset:
-    """A complete but unverified document with ``content`` as its root content item.
+    """A complete but unverified document; patient, study, dates and equipment are still to be set.
 
-    ``evidence`` lists every instance that the content refers to, ``predecessors`` the documents that
-    this one replaces, ``requests`` the items of the Referenced Request Sequence. Patient, study,
-    dates and equipment are left to be set.
+    Args:
+        content: the root content item.
+        series_instance_uid: UID of the document's series.
+        sop_instance_uid: UID of the document.
+        series_number: number of the document's series.
+        evidence: every instance that the content refers to.
+        predecessors: documents that this one replaces.
+        requests: items of Referenced Request Sequence.
     """
     document = Dataset()
     document.SOPClassUID = Comprehensive3DSRStorage
@@ -53,7 +58,7 @@ def new_document(
     document.Modality = "SR"
     document.ReferencedPerformedProcedureStepSequence = []
     document.PerformedProcedureCodeSequence = []
-    # A person has neither read the content nor answers for it.
+    # No person has read the content or is responsible for it.
     document.CompletionFlag = "COMPLETE"
     document.VerificationFlag = "UNVERIFIED"
     document.PreliminaryFlag = "PRELIMINARY"

@@ -1,7 +1,7 @@
-"""Text of attributes that stand in a dataset as encoded bytes, read without validation.
+"""Text of attributes that a dataset holds as encoded bytes, read without validation.
 
-pydicom validates a value when it decodes the element and quotes it in the warning; a patient's name
-must not get into a log that way, and an unusual value must not stop a report.
+When pydicom decodes an element, it validates the value and quotes it in a warning. A patient's name must not get into
+a log that way, and an unusual value must not stop a report.
 
 References: PS3.5 section 6.1 (character repertoires), PS3.3 section C.12.1.1.2 (Specific Character Set).
 """
@@ -18,23 +18,20 @@ _TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 """Value representations that Specific Character Set (0008,0005) applies to."""
 
 _BINARY_VRS = frozenset({"FD", "FL", "SL", "SS", "UL", "US"})
-"""Value representations whose values are no characters."""
+"""Value representations whose values are not characters."""
 
 _DELIMITERS = {ord(c) for c in "\\^=\r\n\t\f"}
-"""Characters that end an escape sequence's effect (PS3.5 section 6.1.2.5.3)."""
+"""Characters at which the effect of an escape sequence ends (PS3.5 section 6.1.2.5.3)."""
 
 
 def encodings(dataset: Dataset) -> str | list[str]:
-    """Python encodings of the dataset's Specific Character Set, in the form that pydicom compares."""
+    """Python encodings for the dataset's Specific Character Set, in the form in which pydicom compares them."""
     character_set = dataset.get("SpecificCharacterSet")
     return convert_encodings(character_set) if character_set else default_encoding
 
 
 def encoded_text(dataset: Dataset, keyword: str) -> str:
-    """Value of a string or number attribute; several values are joined by backslashes.
-
-    An attribute that is absent or empty gives an empty string.
-    """
+    """Value of a string or number attribute as text, empty if absent; several values are joined by backslashes."""
     tag = Tag(keyword)
     if tag not in dataset:
         return ""

@@ -1,7 +1,7 @@
 """The node and the model as the equipment of a result.
 
-References: PS3.3 sections C.7.5.1 (General Equipment) and C.12.1 (Contributing Equipment Sequence);
-IHE Radiology, AI Results: the algorithm is a contributing equipment with a Device UID of its own.
+References: PS3.3 sections C.7.5.1 (General Equipment) and C.12.1 (Contributing Equipment Sequence); IHE Radiology,
+AI Results, where the algorithm is contributing equipment with its own Device UID.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from sr_writer.strings import LONG_STRING, plain
 from sr_writer.uids import device_uid
 
 DEMONSTRATION_NOTICE = "demonstration model, not for clinical use"
-"""What every object of a bundled model says."""
+"""Notice in every object made with a bundled model."""
 
 UNREVIEWED_NOTICE = "AI result, not reviewed"
-"""What every object says."""
+"""Notice in every object."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """The model in the words that the contributing equipment and the report's content share."""
+    """Names and UID of the model, as both the contributing equipment and the report's content give them."""
 
     manufacturer: str
     name: str
@@ -36,6 +36,7 @@ class Algorithm:
 
     @classmethod
     def of_model(cls, model: ModelIdentity) -> Algorithm:
+        """The algorithm for a model, with texts that fit into DICOM values."""
         return cls(
             manufacturer=plain(model.manufacturer, LONG_STRING) or "unknown",
             name=plain(model.name, LONG_STRING),
@@ -45,7 +46,7 @@ class Algorithm:
 
 
 def contributing_equipment(algorithm: Algorithm, made_at: datetime, demonstration: bool) -> Dataset:
-    """Item of the Contributing Equipment Sequence (0018,A001) for the model."""
+    """Item of Contributing Equipment Sequence (0018,A001) for the model."""
     item = ContributingEquipment(
         algorithm.manufacturer,
         codes.DCM.ProcessingEquipment,
@@ -59,7 +60,7 @@ def contributing_equipment(algorithm: Algorithm, made_at: datetime, demonstratio
 
 
 def set_general_equipment(dataset: Dataset, context: ReportContext) -> None:
-    """Names the node as the equipment that made the object."""
+    """Name the node as the equipment that made the object."""
     dataset.Manufacturer = plain(context.manufacturer, LONG_STRING)
     dataset.ManufacturerModelName = plain(context.model_name, LONG_STRING)
     dataset.SoftwareVersions = plain(context.software_version, LONG_STRING)

@@ -1,7 +1,7 @@
 """Measurement groups of the report: one for each label of an analysis, negatives included.
 
-A label with a region has a planar region of interest group (TID 1410); each further region is a
-group of its own, because TID 1410 holds one region. A label without has a plain group (TID 1501).
+A label with regions has a planar ROI group (TID 1410) for each of them, because TID 1410 holds only one region. A
+label without regions has one plain group (TID 1501).
 
 References: PS3.16 TID 1410, TID 1501, TID 4019, TID 4108; PS3.3 section C.18.6.1.1 (coordinates).
 """
@@ -39,10 +39,10 @@ from sr_writer.uids import derived_uid
 MeasurementGroup = MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations
 
 _CERTAINTY_DECIMALS = 4
-"""Decimals of the certainty in percent."""
+"""Decimal places of the certainty in percent."""
 
 _FEWEST_POINTS = 3
-"""A polygon with fewer points bounds nothing."""
+"""Fewest points of a polygon that has an area."""
 
 
 def measurement_groups(
@@ -56,27 +56,32 @@ def measurement_groups(
 ) -> list[MeasurementGroup]:
     """The groups of one finding.
 
-    ``overlays`` are the finding's Secondary Captures. ``tracking_name`` is the text of
-    the tracking identifier and ``tracking_seed`` what its UID derives from.
+    Args:
+        finding: the finding.
+        image: the image that shows it.
+        algorithm: the model.
+        overlays: the finding's Secondary Captures.
+        tracking_name: text of Tracking Identifier.
+        tracking_seed: what Tracking Unique Identifier derives from.
     """
     polygons = [polygon for region in finding.regions if (polygon := _polygon(region, image)) is not None]
     groups: list[MeasurementGroup] = []
     for index, polygon in enumerate(polygons or [None]):
         name = tracking_name if index == 0 else f"{tracking_name}, region {index + 1}"
         identifier = TrackingIdentifier(derived_uid(tracking_seed, "tracking", index), name)
-        group = _group(finding, image, algorithm, identifier, polygon)
+        group = _measurement_group(finding, image, algorithm, identifier, polygon)
         add_visual_explanations(group, overlays)
         groups.append(group)
     return groups
 
 
 def add_visual_explanations(group: Sequence[Dataset], overlays: Sequence[Dataset]) -> None:
-    """Let a group refer to the overlays that show where the model looked."""
+    """Add references from a group to the overlays that show where the model looked."""
     for overlay in overlays:
         group[0].ContentSequence.append(_visual_explanation(overlay))
 
 
-def _group(
+def _measurement_group(
     finding: Finding,
     image: SourceImage,
     algorithm: Algorithm,
@@ -91,11 +96,11 @@ def _group(
     )
     measurements = [Measurement(codes.DCM.CertaintyOfFinding, certainty, codes.UCUM.Percent)]
     if finding.ensemble_std is not None:
-        apart = round(100.0 * finding.ensemble_std, _CERTAINTY_DECIMALS)
+        deviation = round(100.0 * finding.ensemble_std, _CERTAINTY_DECIMALS)
         measurements.append(
             Measurement(
                 codes.DCM.CertaintyOfFinding,
-                apart,
+                deviation,
                 codes.UCUM.Percent,
                 derivation=codes.SCT.StandardDeviation,
             )
@@ -133,7 +138,7 @@ def _group(
 
 
 def _polygon(region: Region, image: SourceImage) -> NDArray[np.float32] | None:
-    """The region as a closed polyline within the image, shape (n + 1, 2); None if it bounds nothing."""
+    """The region as a closed polyline within the image, shape (n + 1, 2); None if it has no area."""
     if len(region.points) < _FEWEST_POINTS:
         return None
     inside = np.clip(region.points, 0.0, np.array([image.columns, image.rows], dtype=np.float32))
@@ -141,7 +146,7 @@ def _polygon(region: Region, image: SourceImage) -> NDArray[np.float32] | None:
 
 
 def _visual_explanation(overlay: Dataset) -> ImageContentItem:
-    """Reference to the overlay that shows where the model looked (130401, DCM)."""
+    """A reference to an overlay as Visual Explanation (130401, DCM)."""
     return ImageContentItem(
         codes.DCM.VisualExplanation,
         overlay.SOPClassUID,
@@ -151,6 +156,6 @@ def _visual_explanation(overlay: Dataset) -> ImageContentItem:
 
 
 def tracking_name(engine_name: str, finding: Finding, image_number: int | None) -> str:
-    """Text of a finding's tracking identifier; ``image_number`` where the job has several images."""
+    """Text of a finding's Tracking Identifier; ``image_number`` is None if the job has only one image."""
     parts = [engine_name, finding.label.name, "" if image_number is None else f"image {image_number}"]
     return plain(" ".join(part for part in parts if part), LONG_STRING)

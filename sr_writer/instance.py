@@ -1,4 +1,4 @@
-"""What all objects of a job have in common: patient, study, dates, equipment, file meta information.
+"""What all objects of a job share: patient, study, dates, equipment and file meta information.
 
 References: PS3.3 sections C.7.3.1 (General Series) and C.12.1 (SOP Common), PS3.10 section 7.1.
 """
@@ -24,10 +24,16 @@ from sr_writer.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 def complete_instance(
     dataset: Dataset, source: SourceHeader, context: ReportContext, model: ModelIdentity, *, title: str
 ) -> None:
-    """Completes an object that has its UIDs and its content.
+    """Complete an object that already has its UIDs and its content.
 
-    Everything that a clock or a library would choose is set from ``context``, so that a rerun makes
-    the same bytes. ``title`` says in the Series Description what the series holds.
+    Everything that a clock or a library would choose is set from ``context``, so a rerun makes the same bytes.
+
+    Args:
+        dataset: the object.
+        source: header of a source image.
+        context: the job.
+        model: the model.
+        title: what the series holds, for Series Description.
     """
     made_at = context.content_datetime.astimezone(source.timezone() or context.timezone)
     date, time = made_at.strftime("%Y%m%d"), made_at.strftime("%H%M%S")
@@ -43,9 +49,9 @@ def complete_instance(
 
 
 def _series_description(engine_name: str, title: str, model: ModelIdentity) -> str:
-    """Series Description (0008,103E): whole but for the engine's name, so that a job's series differ.
+    """Series Description (0008,103E), in which only the start is cut if it is too long, so that a job's series differ.
 
-    The notice of a bundled model leaves no room for the node's name.
+    With the notice of a bundled model, there is no room for the node's name.
     """
     start, end = f"overread {engine_name}", f": {title}"
     if model.demonstration:

@@ -1,6 +1,6 @@
-"""Lossy compression of the source, which its overlays inherit.
+"""Lossy compression of the source, which its overlays must declare too.
 
-References: PS3.3 section C.7.6.1.1.5 (Lossy Image Compression): once lossy, always declared.
+References: PS3.3 section C.7.6.1.1.5 (Lossy Image Compression).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _PERHAPS_LOSSY = {
 
 
 def copy_lossy_compression(source: SourceHeader, overlay: Dataset) -> None:
-    """Declares on the overlay whether its source had been compressed with loss.
+    """Declare on an overlay that its source was compressed with loss, if it was.
 
-    A source in a lossy transfer syntax counts even where its header is silent. Ratio and method are
-    the source's; where it names none, they come from the transfer syntax and the size of the file.
+    A lossy transfer syntax counts even if the header says nothing. Ratio and method are copied from the source. If it
+    has none, they follow from the transfer syntax and the size of the file.
     """
     declared = source.text("LossyImageCompression")
     method = _ALWAYS_LOSSY.get(source.transfer_syntax_uid, "")
@@ -44,7 +44,7 @@ def copy_lossy_compression(source: SourceHeader, overlay: Dataset) -> None:
 
 
 def _ratio(source: SourceHeader) -> str:
-    """Bytes of the decoded pixels over bytes of the file, as a decimal string."""
+    """Bytes of the decoded pixels divided by bytes of the file, as a decimal string."""
     image = source.image
     samples = source.number("SamplesPerPixel", 1) * source.number("NumberOfFrames", 1)
     decoded = image.rows * image.columns * samples * source.number("BitsAllocated", 8) // 8

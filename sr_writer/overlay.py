@@ -1,4 +1,4 @@
-"""The overlay: an RGB Secondary Capture of the picture under a heat map, with its legend burned in.
+"""The overlay: an RGB Secondary Capture of the picture under a heat map, with a legend burned in.
 
 References: PS3.3 sections A.8.1 (Secondary Capture Image IOD), C.7.6.1 (General Image), C.8.6.1
 (SC Equipment).
@@ -29,7 +29,7 @@ from sr_writer.uids import derived_uid
 def write_overlay(
     analysis: Analysis, shown: ShownPicture, source: SourceHeader, context: ReportContext, *, number: int
 ) -> Dataset:
-    """The overlay of one picture of an analysis; ``number`` counts the overlays of the job from 1."""
+    """The overlay of one picture of an analysis, with pixels; ``number`` counts the job's overlays from 1."""
     overlay = Dataset()
     overlay.SOPClassUID = SecondaryCaptureImageStorage
     overlay.SOPInstanceUID = derived_uid(context.job_seed, "overlay", number)
@@ -47,7 +47,7 @@ def write_overlay(
 
 
 def overlay_pixels(analysis: Analysis, shown: ShownPicture, engine_name: str) -> NDArray[np.uint8]:
-    """The overlay of one picture as RGB, uint8 of shape (rows, columns, 3)."""
+    """The pixels of an overlay as RGB, shape (rows, columns, 3)."""
     return draw_overlay(shown, _legend(analysis, shown, engine_name))
 
 
@@ -64,7 +64,7 @@ def _legend(analysis: Analysis, shown: ShownPicture, engine_name: str) -> Legend
         deviation=shown.deviation,
         thresholds=thresholds,
         presence=thresholds.presence(shown.certainty),
-        statements=(severity,) if shown.detection is None else _lesion(shown.detection),
+        statements=(severity,) if shown.detection is None else _lesion_statements(shown.detection),
         method=plain(shown.heatmap.method, LONG_STRING),
         engine=plain(engine_name, LONG_STRING),
         model=plain(analysis.model.name, LONG_STRING),
@@ -74,8 +74,8 @@ def _legend(analysis: Analysis, shown: ShownPicture, engine_name: str) -> Legend
     )
 
 
-def _lesion(detection: Detection) -> tuple[str, ...]:
-    """What the report says of a lesion, a statement a line: its risk, not a severity read from the certainty."""
+def _lesion_statements(detection: Detection) -> tuple[str, ...]:
+    """Lines about a lesion, as in the report: with its risk and without a severity, which follows from certainty."""
     statements = [
         f"Diameter: {detection.diameter_mm:.1f} mm",
         f"Volume: {detection.volume_mm3:.0f} mm3",
@@ -108,7 +108,7 @@ def _set_derivation(overlay: Dataset, analysis: Analysis, shown: ShownPicture) -
 
 
 def _set_pixels(overlay: Dataset, pixels: NDArray[np.uint8]) -> None:
-    """Gives the overlay its pixels, uint8 of shape (rows, columns, 3)."""
+    """Set an overlay's pixels, shape (rows, columns, 3)."""
     overlay.SamplesPerPixel = 3
     overlay.PhotometricInterpretation = "RGB"
     overlay.PlanarConfiguration = 0
@@ -116,7 +116,7 @@ def _set_pixels(overlay: Dataset, pixels: NDArray[np.uint8]) -> None:
     overlay.BitsAllocated = overlay.BitsStored = 8
     overlay.HighBit = 7
     overlay.PixelRepresentation = 0
-    # YES: text is burned in, and what the source has burned in shows through.
+    # YES, because the legend is burned in, and anything burned into the source stays visible.
     overlay.BurnedInAnnotation = "YES"
     data = pixels.tobytes()
     overlay.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))

@@ -1,4 +1,4 @@
-"""Pixels of an overlay: the picture under its heat map, and beside it a panel that explains it."""
+"""Pixels of an overlay: the picture under its heat map, and a panel beside it that explains it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from sr_writer.colour_map import LEVELS, blend
 from sr_writer.shown import ShownPicture
 
 PICTURE_SIZE = 1024
-"""Longer side of the picture within the overlay, in pixels."""
+"""Longer side of the picture in the overlay, in pixels."""
 
 PANEL_WIDTH = 368
 """Width of the panel, in pixels."""
 
 LEAST_HEIGHT = 760
-"""Height that the panel needs without a title and with one statement, in pixels."""
+"""Height in pixels that the panel needs with one statement and without a title."""
 
 LINE_HEIGHT = 33
-"""Height of a title's or statement's line, in pixels."""
+"""Height in pixels of a line of a title or statement."""
 
 DISCLAIMER_CHARACTERS = 24
-"""At least so many characters of the disclaimer fit on a line."""
+"""Characters of the disclaimer that surely fit on a line."""
 
 _MARGIN = 28
 _BACKGROUND = (14, 17, 21)
 _TEXT = (236, 239, 242)
-_QUIET = (160, 168, 178)
+_FAINT_TEXT = (160, 168, 178)
 _WARNING = (255, 196, 64)
-_LINE = (58, 65, 74)
+_RULE_COLOUR = (58, 65, 74)
 _OUTLINE = (96, 224, 255)
-_SCALE_GROUND = 96
-"""Grey that the colour scale is blended over, about that of soft tissue."""
+_SCALE_BACKGROUND = 96
+"""Grey value under the colour scale, about that of soft tissue."""
 
 _PRESENCE_COLOURS = {
     Presence.PRESENT: (255, 138, 96),
@@ -50,16 +50,16 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Legend:
-    """What the panel says, in plain ASCII.
+    """Texts and values of the panel; all texts are plain ASCII.
 
-    ``title`` says which slice or lesion is shown, where there are several; ``statements`` are lines of their own.
+    ``title`` says which slice or lesion is shown if there are several. Each of ``statements`` starts a line.
     """
 
     finding: str
     title: str
     probability: float
     deviation: float | None
-    """Standard deviation of the probability over members and views, None where there is one."""
+    """Standard deviation of the probability over ensemble members and augmented views, None if there is only one."""
     thresholds: Thresholds
     presence: Presence
     statements: tuple[str, ...]
@@ -72,9 +72,10 @@ class Legend:
 
 
 def draw_overlay(shown: ShownPicture, legend: Legend) -> NDArray[np.uint8]:
-    """The overlay's pixels: uint8 RGB, shape (rows, columns, 3).
+    """Draw an overlay: the picture on the left, scaled to ``PICTURE_SIZE`` on its longer side, and the panel right.
 
-    The picture is scaled to ``PICTURE_SIZE`` on its longer side and stands left, the panel right.
+    Returns:
+        RGB values, shape (rows, columns, 3).
     """
     picture = Image.fromarray(shown.picture)
     scale = PICTURE_SIZE / max(picture.size)
@@ -99,7 +100,7 @@ def draw_overlay(shown: ShownPicture, legend: Legend) -> NDArray[np.uint8]:
 
 
 def _outline_regions(blended: Image.Image, shown: ShownPicture) -> None:
-    """Draws the regions as thin closed lines with a dark edge."""
+    """Draw the regions as thin closed lines with a dark edge."""
     scale = np.array([blended.width / shown.source.columns, blended.height / shown.source.rows])
     draw = ImageDraw.Draw(blended)
     for region in shown.regions:
@@ -114,7 +115,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 class _Panel:
-    """The panel, drawn from top to bottom, its last lines from the bottom up."""
+    """The panel, drawn from top to bottom; its last lines are aligned with the bottom."""
 
     def __init__(self, canvas: Image.Image, *, left: int) -> None:
         self._canvas = canvas
@@ -124,16 +125,16 @@ class _Panel:
         self._y = _MARGIN
 
     def draw(self, legend: Legend) -> None:
-        """Draws everything that the legend says."""
+        """Draw the whole legend."""
         for notice in legend.notices:
             self._write(notice, 24, _WARNING)
         self._write(legend.disclaimer, 22, _WARNING)
-        self._rule()
-        self._write("Finding", 20, _QUIET)
+        self._separator()
+        self._write("Finding", 20, _FAINT_TEXT)
         self._write(legend.finding.replace("_", " "), 38, _TEXT)
         self._write(legend.title, 24, _TEXT)
-        self._space(10)
-        self._write("Certainty", 20, _QUIET)
+        self._skip(10)
+        self._write("Certainty", 20, _FAINT_TEXT)
         self._write(f"{100.0 * legend.probability:.0f} %", 64, _TEXT)
         if legend.deviation is not None:
             self._write(f"standard deviation {100.0 * legend.deviation:.1f} %", 22, _TEXT)
@@ -141,9 +142,9 @@ class _Panel:
         self._write(f"Presence: {legend.presence}", 26, _PRESENCE_COLOURS[legend.presence])
         for statement in legend.statements:
             self._write(statement, 26, _TEXT)
-        self._rule()
+        self._separator()
         self._write(f"Colours: {legend.method}", 22, _TEXT)
-        self._write("where the model looked", 20, _QUIET)
+        self._write("where the model looked", 20, _FAINT_TEXT)
         self._colour_scale()
         lines = [f"Engine {legend.engine}", f"Model {legend.model}", f"Version {legend.version}"]
         self._write_at_bottom(lines)
@@ -159,10 +160,10 @@ class _Panel:
         wrapped = [part for line in lines for part in self._wrapped(line, _font(size))]
         self._y = max(self._y, self._canvas.height - _MARGIN - round(len(wrapped) * size * 1.25))
         for line in wrapped:
-            self._write(line, size, _QUIET)
+            self._write(line, size, _FAINT_TEXT)
 
     def _wrapped(self, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[str]:
-        """Lines that fit the panel; a word that is too long for one is broken."""
+        """Lines that fit into the panel; a word that is longer than a line is broken."""
         line = ""
         for word in text.split():
             joined = f"{line} {word}".strip()
@@ -179,32 +180,32 @@ class _Panel:
         if line:
             yield line
 
-    def _space(self, pixels: int) -> None:
+    def _skip(self, pixels: int) -> None:
         self._y += pixels
 
-    def _rule(self) -> None:
-        self._space(14)
-        self._draw.line((self._left, self._y, self._left + self._width, self._y), fill=_LINE, width=2)
-        self._space(18)
+    def _separator(self) -> None:
+        self._skip(14)
+        self._draw.line((self._left, self._y, self._left + self._width, self._y), fill=_RULE_COLOUR, width=2)
+        self._skip(18)
 
     def _certainty_bar(self, probability: float, thresholds: Thresholds) -> None:
-        """The probability on a line from 0 to 1, with marks at the low, high and critical thresholds."""
-        self._space(8)
+        """Draw the probability as a bar from 0 to 1, with marks at the low, high and critical threshold."""
+        self._skip(8)
         top, bottom = self._y, self._y + 14
-        self._draw.rectangle((self._left, top, self._left + self._width, bottom), fill=_LINE)
+        self._draw.rectangle((self._left, top, self._left + self._width, bottom), fill=_RULE_COLOUR)
         self._draw.rectangle((self._left, top, self._left + self._width * probability, bottom), fill=_TEXT)
         for threshold in (thresholds.low, thresholds.high, thresholds.critical):
             x = self._left + self._width * threshold
             self._draw.line((x, top - 5, x, bottom + 5), fill=_WARNING, width=2)
         self._y = bottom + 8
-        self._write("marks: low, high, critical threshold", 16, _QUIET)
-        self._space(8)
+        self._write("marks: low, high, critical threshold", 16, _FAINT_TEXT)
+        self._skip(8)
 
     def _colour_scale(self) -> None:
-        """The colours from 0 to 1 as they look over soft tissue."""
-        self._space(8)
+        """Draw the colours from 0 to 1 as they look over soft tissue."""
+        self._skip(8)
         levels = np.linspace(0, LEVELS - 1, self._width).astype(np.uint8)[np.newaxis].repeat(24, axis=0)
-        scale = blend(np.full_like(levels, _SCALE_GROUND), levels)
+        scale = blend(np.full_like(levels, _SCALE_BACKGROUND), levels)
         self._canvas.paste(Image.fromarray(scale), (self._left, self._y))
         self._y += 30
         for value in (0.0, 0.5, 1.0):
@@ -212,4 +213,4 @@ class _Panel:
             font = _font(20)
             x = self._left + value * (self._width - font.getlength(text))
             self._draw.text((x, self._y), text, fill=_TEXT, font=font)
-        self._space(30)
+        self._skip(30)

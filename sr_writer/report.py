@@ -1,4 +1,4 @@
-"""The Structured Report: Comprehensive 3D SR on TID 1500, as IHE AI Results asks for.
+"""The Structured Report: a Comprehensive 3D SR on TID 1500, as IHE AI Results requires.
 
 References: PS3.3 section A.35.13 (Comprehensive 3D SR IOD), PS3.16 TID 1500, IHE Radiology AI Results.
 """
@@ -37,7 +37,7 @@ from sr_writer.uids import derived_uid
 from sr_writer.volumetric import VolumetricGroup, detection_groups, structure_groups
 
 Overlays = dict[tuple[int, str | int], list[Dataset]]
-"""Secondary Captures by index of the analysis and name of the label, or number of the detection."""
+"""Secondary Captures by index of the analysis and either name of the label or number of the detection."""
 
 
 def write_report(
@@ -49,8 +49,12 @@ def write_report(
 ) -> Dataset:
     """The report on all analyses of a job.
 
-    ``sources`` are the headers of the analyses' images in the same order; ``segmentations`` are the
-    Segmentations by index of the analysis.
+    Args:
+        analyses: the analyses.
+        sources: headers of their images, in the same order.
+        overlays: Secondary Captures that the report refers to.
+        segmentations: Segmentations that the report refers to, by index of the analysis.
+        context: the job.
     """
     algorithm = Algorithm.of_model(analyses[0].model)
     report = new_document(
@@ -74,7 +78,7 @@ def _content(
     context: ReportContext,
     algorithm: Algorithm,
 ) -> Dataset:
-    """The content tree: its root content item."""
+    """The root content item of the content tree."""
     observer = ObserverContext(
         codes.DCM.Device,
         DeviceObserverIdentifyingAttributes(
@@ -123,7 +127,7 @@ def _content(
 
 
 def _comments(analyses: Sequence[Analysis]) -> list[str]:
-    """What the report says in words: its status, the notice of a bundled model, advice to look again."""
+    """The report's comments: its status, the notice of a bundled model, disclaimers, advice to review, remarks."""
     comments = [UNREVIEWED_NOTICE]
     if analyses[0].model.demonstration:
         comments.append(DEMONSTRATION_NOTICE)
@@ -137,8 +141,8 @@ def _comments(analyses: Sequence[Analysis]) -> list[str]:
     return comments
 
 
-def _references(analyses: Sequence[Analysis], made: Sequence[Dataset]) -> list[InstanceReference]:
-    """Everything that the report is about: the images, then the overlays and segmentations."""
+def _references(analyses: Sequence[Analysis], written: Sequence[Dataset]) -> list[InstanceReference]:
+    """References to the source images, then to the overlays and segmentations."""
     images = [
         InstanceReference(
             study_instance_uid=image.study_instance_uid,
@@ -156,5 +160,5 @@ def _references(analyses: Sequence[Analysis], made: Sequence[Dataset]) -> list[I
             sop_class_uid=instance.SOPClassUID,
             sop_instance_uid=instance.SOPInstanceUID,
         )
-        for instance in made
+        for instance in written
     ]

@@ -1,4 +1,4 @@
-"""The objects of one job: the report first, then its overlays, then its segmentations."""
+"""The objects of one job: the report, its overlays and its segmentations."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from sr_writer.source import SourceHeader
 
 
 def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[WrittenObject]:
-    """One Structured Report on all analyses of a job, one overlay for each heat map, and segmentations.
+    """Make one Structured Report on all analyses of a job, one overlay for each heat map, and segmentations.
 
-    The analyses are of one study and one model; the report stands first, the overlays follow in the
-    order of the analyses and their findings, as one series. The same arguments make the same objects.
+    The analyses must be of one study and one model. Equal arguments make equal objects.
+
+    Returns:
+        The report, then the overlays in the order of the analyses and their findings, then the segmentations.
 
     Raises:
         ValueError: there is nothing to report, or the analyses are of several studies or models.
@@ -58,6 +60,6 @@ def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[
 
 
 def overlay_pictures(analysis: Analysis, engine_name: str) -> Iterator[NDArray[np.uint8]]:
-    """The overlays of an analysis as RGB pictures, for sources that are not DICOM."""
+    """The overlays of an analysis as RGB pictures of shape (rows, columns, 3), for sources that are not DICOM."""
     for shown in shown_pictures(analysis):
         yield overlay_pixels(analysis, shown, engine_name)

@@ -1,4 +1,4 @@
-"""The Segmentation object: label maps on the frames of the source, a binary segment for each structure.
+"""The Segmentation object: label maps on the frames of the source, with a binary segment for each structure.
 
 References: PS3.3 section A.51 (Segmentation IOD), C.8.20 (Segmentation modules).
 """
@@ -45,17 +45,29 @@ def write_segmentation(
     index: int,
     number: int,
 ) -> Dataset:
-    """The Segmentation of the analysis with an index; ``number`` counts the segmentations of the job from 1."""
+    """The Segmentation object of an analysis.
+
+    Args:
+        analysis: the analysis.
+        segmentation: its label maps.
+        source: header of its image.
+        context: the job.
+        index: index of the analysis in the job.
+        number: counts the job's segmentations from 1.
+    """
     algorithm = Algorithm.of_model(analysis.model)
     images, labels = _source_images(segmentation)
     structures = segmentation.structures
     written: Dataset = SegmentationObject(
         source_images=images,
-        pixel_array=_numbered(labels, structures),
+        pixel_array=_renumbered(labels, structures),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _described(
-                position, structure, algorithm, tracking(context, index, structure.value, structure.name)
+            _segment_description(
+                position,
+                structure,
+                algorithm,
+                tracking_identifiers(context, index, structure.value, structure.name),
             )
             for position, structure in enumerate(structures, start=1)
         ],
@@ -70,7 +82,7 @@ def write_segmentation(
         content_label="SEGMENTATION",
     )
     written["PixelData"].VR = "OB"
-    # The library draws a random one, and a rerun has to make the same object.
+    # highdicom takes a random UID, but a rerun has to make the same object.
     organization = derived_uid(context.job_seed, "segmentation dimensions", number)
     for item in (*written.DimensionOrganizationSequence, *written.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
@@ -86,7 +98,7 @@ def write_segmentation(
 def _source_images(
     segmentation: Segmentation,
 ) -> tuple[list[Dataset], NDArray[np.unsignedinteger]]:
-    """Headers of the source images with the label maps of all their frames."""
+    """Headers of the source images, and the label maps of all their frames, shape (frames, rows, columns)."""
     by_instance: dict[str, list[tuple[SourceImage, NDArray[np.unsignedinteger]]]] = {}
     for image, label_map in zip(segmentation.images, segmentation.labels, strict=True):
         by_instance.setdefault(image.sop_instance_uid, []).append((image, label_map))
@@ -95,7 +107,7 @@ def _source_images(
     for frames in by_instance.values():
         header = pydicom.dcmread(frames[0][0].path, stop_before_pixels=True, force=True)
         for keyword in IDENTITY_TYPE_2:
-            # Set from the source afterwards; highdicom would quote odd names in warnings.
+            # highdicom would quote unusual names in warnings. The values are set from the source afterwards.
             setattr(header, keyword, None)
         headers.append(header)
         if frames[0][0].frame is None:
@@ -108,10 +120,10 @@ def _source_images(
     return headers, np.concatenate(maps)
 
 
-def _numbered(
+def _renumbered(
     labels: NDArray[np.unsignedinteger], structures: Sequence[Structure]
 ) -> NDArray[np.unsignedinteger]:
-    """Label maps whose values are segment numbers: 1, 2, ... in the order of the structures."""
+    """Label maps whose values are segment numbers, from 1 in the order of the structures."""
     table = np.zeros(int(labels.max()) + 1, dtype=np.uint16 if len(structures) > 255 else np.uint8)
     for number, structure in enumerate(structures, start=1):
         table[structure.value] = number
@@ -119,26 +131,31 @@ def _numbered(
 
 
 def segment_number(segmentation: Segmentation, value: int) -> int:
-    """Segment Number (0062,0004) of the structure with a label value."""
+    """Segment Number (0062,0004) of the structure with this value in the label maps."""
     return 1 + [structure.value for structure in segmentation.structures].index(value)
 
 
-def tracking(context: ReportContext, index: int, number: int, name: str) -> tuple[str, str]:
-    """Tracking Unique Identifier and Tracking Identifier of a lesion or structure of one analysis.
+def tracking_identifiers(context: ReportContext, index: int, number: int, name: str) -> tuple[str, str]:
+    """Tracking Unique Identifier and Tracking Identifier of a lesion or structure.
 
-    The report and the segmentation have the same, so that a reader finds the one from the other. ``index``
-    is that of the analysis; ``number`` is that of the lesion, or the structure's value in the label maps.
+    The report and the segmentation use the same ones, so that a reader can match their entries.
+
+    Args:
+        context: the job.
+        index: index of the analysis in the job.
+        number: number of the lesion, or the structure's value in the label maps.
+        name: name of the lesion or structure.
     """
     text = plain(f"{context.engine_name} {name}", LONG_STRING)
     return derived_uid(context.job_seed, "tracking in volume", index, number), text
 
 
-def _described(
-    number: int, structure: Structure, algorithm: Algorithm, tracked: tuple[str, str]
+def _segment_description(
+    number: int, structure: Structure, algorithm: Algorithm, tracking: tuple[str, str]
 ) -> SegmentDescription:
     category = verified(structure.category) or codes.SCT.AnatomicalStructure
-    tracking_uid, tracking_id = tracked
-    described = SegmentDescription(
+    tracking_uid, tracking_id = tracking
+    description = SegmentDescription(
         segment_number=number,
         segment_label=plain(structure.name, LONG_STRING),
         segmented_property_category=category,
@@ -151,18 +168,18 @@ def _described(
         tracking_id=tracking_id,
     )
     if (side := laterality(structure)) is not None:
-        (type_item,) = described.SegmentedPropertyTypeCodeSequence
+        (type_item,) = description.SegmentedPropertyTypeCodeSequence
         type_item.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept.from_code(side)]
-    return described
+    return description
 
 
 def type_code(structure: Structure) -> Code:
-    """What a structure is: its verified code, otherwise one of the private scheme."""
+    """Code of a structure: its own if that is verified, else one of the private scheme."""
     return verified(structure.type) or private_code(structure.name)
 
 
 def laterality(structure: Structure) -> Code | None:
-    """The side that a structure's name has and its verified code has not (PS3.16 CID 244)."""
+    """The side in a structure's name (PS3.16 CID 244), None if its verified code already contains it."""
     code = verified(structure.type)
     words = set(re.split(r"[^a-z]+", structure.name.lower()))
     sides = [side for word, side in _SIDES.items() if word in words]

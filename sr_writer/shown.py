@@ -1,4 +1,4 @@
-"""What overlays show: pictures with a heat map, of a whole image or of a slice that shows a finding."""
+"""What overlays show: pictures with a heat map, of a whole image or of one slice of a volume."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from inference.findings import Analysis, Detection, Heatmap, Label, Region, Sour
 
 @dataclass(frozen=True, kw_only=True)
 class ShownPicture:
-    """A picture, uint8 of shape (rows, columns), the heat map over it, and what its legend says."""
+    """A picture of shape (rows, columns), the heat map over it, and what its legend says."""
 
     source: SourceImage
     picture: NDArray[np.uint8] = field(repr=False)
     heatmap: Heatmap
     label: Label
     certainty: float
-    """In [0, 1]: of the finding, the slice or the lesion."""
+    """Certainty of the finding, slice or lesion, in [0, 1]."""
     deviation: float | None = None
-    """Standard deviation of the certainty over members and views, None where there is one."""
+    """Standard deviation of the certainty over ensemble members and augmented views, None if there is only one."""
     regions: tuple[Region, ...] = ()
     title: str = ""
-    """Which slice or lesion of a volume it is."""
+    """Names the slice or lesion of a volume."""
     detection: Detection | None = None
-    """The lesion that it shows."""
+    """The lesion in the picture."""
 
 
 def shown_pictures(analysis: Analysis) -> Iterator[ShownPicture]:
-    """Everything of an analysis that gets an overlay: its findings first, then slices of its volume."""
+    """Everything in an analysis that gets an overlay: findings with a heat map, then key images of the volume."""
     for finding in analysis.findings:
         if finding.heatmap is not None:
             yield ShownPicture(

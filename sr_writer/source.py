@@ -1,8 +1,7 @@
-"""Headers of the source images, and what a result takes over from them unchanged.
+"""Headers of the source images, and what a result copies from them unchanged.
 
-Patient and study attributes are copied as encoded bytes together with the Specific Character Set:
-no value is decoded, checked or repaired, so that an unusual name reaches the PACS as it came and
-never stops a report.
+Patient and study attributes are copied as encoded bytes, together with Specific Character Set. No required value is
+decoded, checked or repaired, so an unusual name reaches the PACS as it was sent and never stops a report.
 
 References: PS3.3 sections C.7.1.1 (Patient), C.7.2.1 (General Study), C.7.2.2 (Patient Study),
 C.17.2 (Referenced Request Sequence).
@@ -34,7 +33,7 @@ IDENTITY_TYPE_2 = (
     "PatientSex",
     "StudyID",
 )
-"""Type 2 attributes of the patient and the study: present in every result, empty where the source is."""
+"""Type 2 attributes of the patient and the study: present in every result, empty if the source has no value."""
 
 IDENTITY_TYPE_3 = (
     "StudyDescription",
@@ -58,12 +57,12 @@ IDENTITY_TYPE_3 = (
     "ClinicalTrialSubjectID",
     "TimezoneOffsetFromUTC",
 )
-"""Attributes that a result takes over where the source has them in a valid form."""
+"""Optional attributes, copied to a result if the source has them in a valid form."""
 
 LEAST_COSINE = 0.05
-"""A direction that is within 3 degrees of a right angle to an axis of the patient has no part along it."""
+"""Smallest component of a direction along a patient's axis that counts: that of an angle of 87 degrees."""
 
-_FORMS = {
+_VALUE_FORMS = {
     "AS": re.compile(r"\d{3}[DWMY]"),
     "DS": re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"),
     "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
@@ -71,7 +70,7 @@ _FORMS = {
     "LO": re.compile(r"(?s)[^\\]{0,64}"),
     "CS": re.compile(r"[A-Z0-9 _]{0,16}"),
 }
-"""What optional values have to look like (PS3.5 section 6.2); a wrong one would make the result wrong."""
+"""Valid forms of optional values (PS3.5 section 6.2); an invalid one would make the result invalid."""
 
 _REQUEST_TYPE_2 = (
     "RequestedProcedureID",
@@ -85,7 +84,7 @@ _REQUEST_TYPE_2 = (
 
 _REQUEST_TYPE_3 = ("ReasonForTheRequestedProcedure", "IssuerOfAccessionNumberSequence")
 
-_OTHERS = (
+_OTHER_KEYWORDS = (
     "SpecificCharacterSet",
     "Modality",
     "BodyPartExamined",
@@ -107,10 +106,15 @@ _OTHERS = (
 
 
 class SourceHeader:
-    """The part of a source image's header that results need. Pixels are not read."""
+    """The part of a source image's header that results need; pixels are not read.
+
+    Raises:
+        OSError: the file cannot be read.
+        pydicom.errors.InvalidDicomError: the file is not DICOM.
+    """
 
     def __init__(self, image: SourceImage) -> None:
-        keywords = {*IDENTITY_TYPE_2, *IDENTITY_TYPE_3, *_OTHERS}
+        keywords = {*IDENTITY_TYPE_2, *IDENTITY_TYPE_3, *_OTHER_KEYWORDS}
         self._dataset = pydicom.dcmread(
             image.path, stop_before_pixels=True, force=True, specific_tags=sorted(keywords)
         )
@@ -119,22 +123,22 @@ class SourceHeader:
 
     @property
     def transfer_syntax_uid(self) -> str:
-        """Transfer Syntax UID of the file, empty where it has no file meta information."""
+        """Transfer Syntax UID of the file, empty if it has no file meta information."""
         return str(getattr(self._dataset, "file_meta", Dataset()).get("TransferSyntaxUID", ""))
 
     def text(self, keyword: str) -> str:
-        """Value of a string attribute, empty where it is absent; several values stay joined."""
+        """Value of an attribute as text, empty if it is absent; several values are joined by backslashes."""
         return encoded_text(self._dataset, keyword)
 
     def number(self, keyword: str, default: int) -> int:
-        """Value of a number attribute, ``default`` where it is absent or no number."""
+        """Value of an attribute as a whole number, ``default`` if it is absent or no number."""
         try:
             return int(self._dataset.get(keyword) or default)
         except (TypeError, ValueError):
             return default
 
     def timezone(self) -> tzinfo | None:
-        """The offset that the source's own dates and times have, where it says so (0008,0201)."""
+        """The offset of the source's dates and times (0008,0201), None if it does not declare one."""
         try:
             offset = datetime.strptime(self.text("TimezoneOffsetFromUTC"), "%z").utcoffset()
         except ValueError:
@@ -142,12 +146,12 @@ class SourceHeader:
         return timezone(offset) if offset is not None and abs(offset) < timedelta(days=1) else UTC
 
     def _is_well_formed(self, keyword: str) -> bool:
-        """Whether an attribute is a sequence, free text, or has the form of its value representation."""
-        form = _FORMS.get(dictionary_VR(Tag(keyword)))
+        """Whether an attribute has the form of its value representation; sequences and free text always have."""
+        form = _VALUE_FORMS.get(dictionary_VR(Tag(keyword)))
         return form is None or form.fullmatch(self.text(keyword)) is not None
 
     def copy_identity(self, target: Dataset) -> None:
-        """Gives ``target`` the patient, the study and the character set of the source."""
+        """Copy patient, study and character set of the source to ``target``."""
         self._copy(target, "SpecificCharacterSet")
         for keyword in IDENTITY_TYPE_2:
             self._copy(target, keyword, empty_if_absent=True)
@@ -155,21 +159,21 @@ class SourceHeader:
             if self._is_well_formed(keyword):
                 self._copy(target, keyword)
         if self.text("DeidentificationMethod").strip():
-            # The one is required where the other says YES, and some sources leave it empty.
+            # PatientIdentityRemoved of YES requires DeidentificationMethod, which some sources leave empty.
             self._copy(target, "PatientIdentityRemoved")
             self._copy(target, "DeidentificationMethod")
         target.StudyInstanceUID = self.image.study_instance_uid
-        # Explicit VR Little Endian, as results are written: pydicom then writes the copied bytes as
-        # they are.
+        # Declared as Explicit VR Little Endian, in which results are written, so that pydicom writes the copied bytes
+        # unchanged.
         target.set_original_encoding(False, True, encodings(target))
 
     def copy_series_context(self, target: Dataset) -> None:
-        """Gives ``target`` the body part, the laterality and the orientation of the source.
+        """Copy body part, laterality and orientation of the source to ``target``.
 
-        Slices have an Image Orientation (Patient) instead of a Patient Orientation, which derives from it.
+        For slices, Patient Orientation is derived from Image Orientation (Patient).
         """
         self._copy(target, "BodyPartExamined")
-        # The side of the image stands instead of that of its series (PS3.3 section C.7.3.1).
+        # Laterality of the series must be absent if that of the image is present (PS3.3 section C.7.3.1).
         of_image = self.text("ImageLaterality") in ("L", "R", "U", "B")
         self._copy(target, "ImageLaterality" if of_image else "Laterality")
         self._copy(target, "PatientOrientation", empty_if_absent=True)
@@ -177,7 +181,7 @@ class SourceHeader:
             target.PatientOrientation = _patient_orientation(self.text("ImageOrientationPatient"))
 
     def referenced_requests(self) -> list[Dataset]:
-        """Items of the Referenced Request Sequence (0040,A370), one for each request of the source."""
+        """Items of Referenced Request Sequence (0040,A370), one for each request of the source."""
         items = self._dataset.get("RequestAttributesSequence") or []
         return [self._referenced_request(item) for item in items]
 
@@ -200,8 +204,9 @@ class SourceHeader:
 def _patient_orientation(image_orientation: str) -> list[str]:
     """Patient Orientation (0020,0020) of a human from Image Orientation (Patient) (0020,0037) as text.
 
-    Two values, the directions of the rows and of the columns: the letters of the patient's axes, the
-    nearest first (PS3.3 section C.7.6.1.1.1). Empty where the text is not two directions.
+    Returns:
+        Directions of the rows and of the columns, as letters of the patient's axes with the nearest axis first (PS3.3
+        section C.7.6.1.1.1). Empty if the text is not two directions.
     """
     try:
         numbers = [float(part) for part in image_orientation.split("\\")]
@@ -209,12 +214,12 @@ def _patient_orientation(image_orientation: str) -> list[str]:
         return []
     if len(numbers) != 6 or not all(abs(number) <= 1.01 for number in numbers):
         return []
-    directions = [_letters(numbers[:3]), _letters(numbers[3:])]
+    directions = [_axis_letters(numbers[:3]), _axis_letters(numbers[3:])]
     return directions if all(directions) else []
 
 
-def _letters(direction: Sequence[float]) -> str:
-    """Letters of a direction (x, y, z in LPS); an axis that it is almost at a right angle to adds none."""
+def _axis_letters(direction: Sequence[float]) -> str:
+    """Letters of a direction (x, y, z in LPS), without axes to which it is almost at a right angle."""
     parts = sorted(zip(direction, ("RL", "AP", "FH"), strict=True), key=lambda part: -abs(part[0]))
     return "".join(pair[part > 0] for part, pair in parts if abs(part) >= LEAST_COSINE)
 
@@ -230,7 +235,7 @@ def _copy_element(source: Dataset, target: Dataset, keyword: str, *, empty_if_ab
     elif vr == "SQ":
         target.add_new(tag, vr, source[tag].value)
     else:
-        # Strings have the same bytes in every transfer syntax, so only the VR may have to be added.
+        # Strings have the same bytes in every transfer syntax, but implicit ones lack the VR.
         element = source.get_item(tag)
         if isinstance(element, RawDataElement):
             element = element._replace(VR=vr, is_implicit_VR=False, is_little_endian=True)

@@ -1,4 +1,4 @@
-"""Our own text in DICOM values: plain ASCII of bounded length, so that it fits any character set."""
+"""Our own text in DICOM values: plain ASCII of limited length, which fits every character set."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SHORT_TEXT = 1024
 def plain(text: str, length: int) -> str:
     """``text`` as ASCII with at most ``length`` characters, without control characters or backslashes.
 
-    Every character set of PS3.3 section C.12.1.1.2 has the ASCII graphic characters, apart from the
-    backslash, which separates values and is another character in JIS X 0201.
+    Every character set of PS3.3 section C.12.1.1.2 contains the graphic characters of ASCII. The backslash is the
+    exception: it separates values, and JIS X 0201 has another character in its place.
     """
     decomposed = unicodedata.normalize("NFKD", text)
     characters = (_plain_character(c) for c in decomposed if not unicodedata.combining(c))

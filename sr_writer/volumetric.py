@@ -1,4 +1,4 @@
-"""Volumetric measurement groups of the report (TID 1411): lesions in patient coordinates, segmented structures.
+"""Volumetric measurement groups of the report (TID 1411): lesions in patient coordinates and segmented structures.
 
 References: PS3.16 TID 1411, TID 1419; PS3.3 section C.18.9.1.2 (ELLIPSOID).
 """
@@ -27,7 +27,7 @@ from inference.findings import Analysis, Detection, Segmentation
 from sr_writer.codes import MILLILITER, PRESENCE, RISK, RISK_CATEGORY, finding_code, verified
 from sr_writer.context import ReportContext
 from sr_writer.equipment import Algorithm
-from sr_writer.segmentation import laterality, segment_number, tracking, type_code
+from sr_writer.segmentation import laterality, segment_number, tracking_identifiers, type_code
 
 VolumetricGroup = VolumetricROIMeasurementsAndQualitativeEvaluations
 
@@ -37,7 +37,10 @@ _DECIMALS = 4
 def detection_groups(
     analysis: Analysis, algorithm: Algorithm, context: ReportContext, *, index: int
 ) -> list[tuple[Detection, VolumetricGroup]]:
-    """One group for each detection of the analysis with an index: an ellipsoid, its size, density and certainty."""
+    """A group for each detection of an analysis: an ellipsoid with its size, density and certainty.
+
+    ``index`` is that of the analysis in the job.
+    """
     if analysis.volume is None:
         return []
     frame_of_reference_uid = analysis.volume.frame_of_reference_uid
@@ -87,7 +90,9 @@ def _detection_group(
         evaluations.append(QualitativeEvaluation(RISK_CATEGORY, RISK[detection.risk]))
     return VolumetricROIMeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(
-            *tracking(context, index, detection.number, f"{detection.label.name} {detection.number}")
+            *tracking_identifiers(
+                context, index, detection.number, f"{detection.label.name} {detection.number}"
+            )
         ),
         referenced_volume_surface=VolumeSurface(
             GraphicTypeValues3D.ELLIPSOID,
@@ -113,15 +118,26 @@ def structure_groups(
     index: int,
     beside_findings: bool,
 ) -> list[VolumetricGroup | MeasurementsAndQualitativeEvaluations]:
-    """One group for each segment: its volume, and the side of the body where its name has one.
+    """A group for each segment: its volume, and the side of the body if its name contains one.
 
-    A report of structures alone has volumetric groups (TID 1411). ``beside_findings`` they are plain ones
-    (TID 1501) with the segment as the source of the measurement: DicomSRValidator asks every group of a
-    report for a region as soon as one refers to a segment, and findings of a whole volume have none.
+    A report of structures alone has volumetric groups (TID 1411). In a report with findings, they are plain groups
+    (TID 1501), with the segment as the source of the measurement. The reason: once one group refers to a segment,
+    DicomSRValidator demands a region in every group, and findings of a whole volume have none.
+
+    Args:
+        analysis: the analysis.
+        segmentation: its label maps.
+        segmented: the Segmentation object.
+        algorithm: the model.
+        context: the job.
+        index: index of the analysis in the job.
+        beside_findings: whether the report has findings too.
     """
     groups: list[VolumetricGroup | MeasurementsAndQualitativeEvaluations] = []
     for structure in segmentation.structures:
-        identifier = TrackingIdentifier(*tracking(context, index, structure.value, structure.name))
+        identifier = TrackingIdentifier(
+            *tracking_identifiers(context, index, structure.value, structure.name)
+        )
         side = laterality(structure)
         sites = None if side is None else [FindingSite(type_code(structure), laterality=side)]
         volume = [_measurement(codes.SCT.Volume, structure.volume_mm3 / 1000, MILLILITER)]
