@@ -41,7 +41,7 @@ def download(address: str, target: Path, advice: str, progress: Progress | None 
     except httpx.HTTPError as error:
         target.unlink(missing_ok=True)
         raise InferenceError(
-            f"{address} could not be fetched ({type(error).__name__}): fetch the file where there is a network "
-            f"and take it in with {advice}."
+            f"{address} could not be fetched ({type(error).__name__}): fetch the file on a machine with network access "
+            f"and import it with {advice}."
         ) from error
     return target

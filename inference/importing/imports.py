@@ -162,7 +162,7 @@ def draft_of(
     draft = _draft_of_known_input(tensors, facts, kind=kind, names=names)
     if normalisation is not None:
         raise ModelInvalid(
-            f"how the input of {draft.kind} networks of this layout is made is known: leave --normalisation out."
+            f"{draft.kind} networks of this layout have a fixed normalisation: leave --normalisation out."
         )
     return draft
 

@@ -39,7 +39,9 @@ def metastasis_model(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     """
     threshold = facts.get("optimal_threshold", TYPICAL_THRESHOLD)
     if not isinstance(threshold, float) or not 0 < threshold < 1:
-        raise ModelInvalid(f"the checkpoint's optimal_threshold is {threshold!r}, no probability.")
+        raise ModelInvalid(
+            f"the checkpoint's optimal_threshold is {threshold!r}, which is not a probability."
+        )
     network = {n: t for n, t in tensors.items() if n.startswith(("backbone.", "classifier."))}
     first = network["backbone.0.weight"]
     if first.shape[1] == 3:

@@ -37,7 +37,7 @@ def concept_prototype_model(tensors: dict[str, Tensor], names: Mapping[str, Sequ
     classes = int(tensors["task_head.weight"].shape[0])
     if prototypes % concepts:
         raise ModelInvalid(
-            f"the checkpoint has {prototypes} prototypes, no multiple of its {concepts} concepts."
+            f"the checkpoint has {prototypes} prototypes, which is not a multiple of its {concepts} concepts."
         )
     features = int(tensors["concept_head.weight"].shape[1])
     if "backbone.0.weight" in tensors:

@@ -136,7 +136,7 @@ def _mosaic_slices(frame: Frame, dataset: Dataset) -> list[Frame]:
     )
     step = float(dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness") or 0)
     if step <= 0:
-        raise ImageUnreadable("the mosaic does not say how far its slices are apart")
+        raise ImageUnreadable("the mosaic does not say how far apart its slices are")
     normal = _csa_slice_normal(dataset)
     direction = plane.normal if normal is None or float(normal @ plane.normal) > 0 else -plane.normal
     return [

@@ -133,7 +133,7 @@ def _check_description(dataset: FileDataset, *, multiple: bool = False) -> None:
         or not stored <= high + 1 <= allocated
     ):
         raise ImageUnreadable(
-            f"{stored} bits stored up to bit {high} of {allocated} is no depth that can be read"
+            f"pixels of {stored} bits stored up to bit {high} of {allocated} cannot be read"
         )
     dataset.PixelRepresentation = int(dataset.get("PixelRepresentation", 0) or 0)
 

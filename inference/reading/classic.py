@@ -58,7 +58,7 @@ def classic_frame(path: Path, values: Mapping[str, str], layout: PixelLayout | N
             f"the image is not a slice in MONOCHROME2 ({values.get('PhotometricInterpretation', 'none')})"
         )
     if UID_FORM.fullmatch(values.get("SOPInstanceUID", "")) is None:
-        raise ImageUnreadable("the SOP Instance UID is missing or no UID")
+        raise ImageUnreadable("the SOP Instance UID is missing or invalid")
     spacing = _numbers(values.get("PixelSpacing", ""), 2, "Pixel Spacing")
     slope, intercept = number_of(values, "RescaleSlope", 1.0), number_of(values, "RescaleIntercept", 0.0)
     return Frame(

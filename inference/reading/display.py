@@ -118,7 +118,7 @@ def _modality(dataset: Dataset, *, signed: bool) -> Rescale | LookupTable:
         return Rescale()
     slope, intercept = float(slope), float(intercept)
     if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0:
-        raise ImageUnreadable("Rescale Slope and Rescale Intercept are no finite, non-zero scale")
+        raise ImageUnreadable("Rescale Slope is 0, or Rescale Slope or Rescale Intercept is not finite")
     return Rescale(slope=slope, intercept=intercept)
 
 

@@ -58,9 +58,7 @@ class Joint(CardModel):
     def _has_one_size(self) -> Joint:
         count = len(self.names)
         if {len(self.means), len(self.deviations), len(self.precision), *map(len, self.precision)} != {count}:
-            raise ValueError(
-                f"means, deviations and precision have to be for the {count} figures that names lists"
-            )
+            raise ValueError(f"means, deviations and precision must be for the {count} measures in names")
         _check_measures_exist(self.names)
         return self
 

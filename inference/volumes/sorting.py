@@ -148,7 +148,7 @@ def _without_repeats(ordered: Sequence[Frame], same_pixels: Callable[[Frame, Fra
         return Stack(frames=tuple(ordered))
     if not all(same_pixels(ordered[index - 1], ordered[index]) for index in repeats):
         return (
-            f"{len(repeats)} of {len(ordered)} slices lie where others lie and show something else; "
+            f"{len(repeats)} of {len(ordered)} slices are at the same position as others and show something else; "
             "nothing in the headers says which belong together"
         )
     left = set(repeats)

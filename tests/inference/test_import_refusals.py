@@ -190,7 +190,7 @@ def test_metastasis_threshold_is_that_of_the_file(store: ModelStore, tmp_path: P
 
 @pytest.mark.parametrize("said", ["0.5", 1.5, True])
 def test_metastasis_threshold_that_is_no_probability_is_refused(said: object) -> None:
-    with pytest.raises(ModelInvalid, match=r"optimal_threshold is .*, no probability"):
+    with pytest.raises(ModelInvalid, match=r"optimal_threshold is .*, which is not a probability"):
         metastasis_model({}, {"optimal_threshold": said})
 
 

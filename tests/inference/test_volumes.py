@@ -157,7 +157,7 @@ def test_other_slices_at_the_same_place_are_refused(tmp_path: Path) -> None:
         edited(path, FrameOfReferenceUID=frame_of_reference)
     series = read_series(paths)
     assert series.volumes == ()
-    assert "lie where others lie" in series.refused[0]
+    assert "are at the same position as others" in series.refused[0]
 
 
 def test_slices_of_another_patient_are_not_mixed_in(tmp_path: Path) -> None:
