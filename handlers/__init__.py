@@ -1,10 +1,11 @@
 """The DICOM network: accepting associations, storing, answering queries, sending.
 
-From the bottom to the top: ``encoding`` (PS3.5), ``upper_layer`` (PS3.8), ``finding`` (what a query matches),
-``dimse`` (PS3.7), ``audit``, ``spool`` (what is received, durable), ``sending`` (associations that we open),
-``services`` (answers to commands), ``acceptor`` (associations that peers open). Folders import only those below.
+The folders from the bottom up; each imports only those before it: ``encoding`` (PS3.5), ``upper_layer`` (PS3.8),
+``finding`` (what a query matches), ``dimse`` (PS3.7), ``audit``, ``spool`` (received instances on disk),
+``sending`` (associations that we open), ``services`` (answers to commands), ``acceptor`` (associations that
+peers open).
 
-Other rooms import what ``PUBLIC`` names.
+Other rooms may import only the modules in ``PUBLIC``.
 """
 
 PUBLIC = (

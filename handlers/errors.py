@@ -3,11 +3,11 @@
 NetworkError
 ├── AssociationReleased    the peer released in order
 ├── AssociationAborted     the peer aborted or went away
-├── HandshakeFailed        TLS did not come about: no certificate that we trust, an old version
-├── ProtocolViolation      the peer sent what PS3.8 or PS3.7 do not allow; we abort
-└── PeerTimeout            the peer kept us waiting for too long; we abort
-ScanError                  a dataset cannot be understood
-RequestRefused             a request is answered with a failure; the association goes on
+├── HandshakeFailed        no TLS: a certificate that we do not trust, or an old version
+├── ProtocolViolation      the peer sent something that PS3.8 or PS3.7 forbids; we abort
+└── PeerTimeout            the peer took too long; we abort
+ScanError                  a dataset cannot be parsed
+RequestRefused             a request is answered with a failure; the association continues
 TlsMisconfigured           certificates or keys cannot be used
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 class NetworkError(Exception):
-    """An association came to an end."""
+    """An association has ended."""
 
 
 class AssociationReleased(NetworkError):
@@ -27,7 +27,7 @@ class AssociationAborted(NetworkError):
 
 
 class HandshakeFailed(NetworkError):
-    """The peer and we did not agree on TLS; the message says why."""
+    """The TLS handshake failed; the message says why."""
 
 
 class ProtocolViolation(NetworkError):
@@ -35,15 +35,15 @@ class ProtocolViolation(NetworkError):
 
 
 class PeerTimeout(NetworkError):
-    """The peer did not go on in time."""
+    """The peer sent or accepted nothing before the deadline."""
 
 
 class ScanError(Exception):
-    """The dataset cannot be understood; the message says why, without its values."""
+    """The dataset cannot be parsed; the message says why and quotes no values."""
 
 
 class RequestRefused(Exception):
-    """A request that is answered with a failure: its status and a comment without patient data."""
+    """A request is answered with a failure: a DIMSE status and a comment without patient data."""
 
     def __init__(self, status: int, comment: str) -> None:
         self.status = status

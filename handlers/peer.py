@@ -1,4 +1,4 @@
-"""Who is at the other end, as a value: what storing and auditing know of a peer, without its connection."""
+"""The peer of an association as a plain value, for storing and auditing, which need no connection."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A peer, and the one association by which it talks to us.
+    """A peer and its one association with us.
 
-    Before its request was read, its AE titles are empty.
+    The AE titles are empty until the association request has been read.
     """
 
     calling_ae: str
     called_ae: str
     address: str
     association: str
-    """Identifier of our own, the same for everything that comes this way."""
+    """Our identifier of the association, recorded with every instance received over it."""

@@ -8,20 +8,20 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A peer that may associate. ``hosts`` are addresses or networks; none: any address."""
+    """A peer that may associate. ``hosts`` are IP addresses or networks; if empty, any address will do."""
 
     name: str
     ae_title: str
     hosts: tuple[str, ...] = ()
     maximum_associations: int | None = None
-    """At one time in one process; None: as many as there are places."""
+    """Limit at any one time in one process; None: only the limit of the receiver applies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tls:
-    """Files in PEM form. ``ca`` is what peers' certificates have to chain to.
+    """Files in PEM form. Peers' certificates must chain to ``ca``.
 
-    Without ``certificate`` and ``key`` we are a requestor that does not say who it is.
+    A requestor without ``certificate`` and ``key`` presents no certificate.
     """
 
     certificate: Path | None = None
@@ -29,12 +29,15 @@ class Tls:
     ca: Path | None = None
     require_client_certificate: bool = True
     port: int | None = None
-    """Receivers speak TLS on this port, beside their port in clear; None: their only port speaks TLS."""
+    """The TLS port of a receiver, beside its unencrypted port; None: its only port speaks TLS."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """A peer that we send to; ``tls`` None: in clear. ``tls_name``: whom its certificate names, if not ``host``."""
+    """A peer that we send to, without encryption if ``tls`` is None.
+
+    ``tls_name`` is the name in the peer's certificate, where that is not ``host``.
+    """
 
     name: str
     ae_title: str
@@ -43,12 +46,12 @@ class Destination:
     tls: Tls | None = None
     tls_name: str | None = None
     commit: bool = False
-    """Results count as delivered when the peer has taken responsibility by storage commitment."""
+    """Results count as delivered only after the peer has committed to store them (storage commitment)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Syslog:
-    """A syslog server that is reached over TLS."""
+    """A syslog server, reached over TLS."""
 
     host: str
     port: int
@@ -57,18 +60,18 @@ class Syslog:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSettings:
-    """Where the audit trail goes; ``source`` says who reports."""
+    """Where the audit trail is written; ``source`` is the Audit Source ID in each message."""
 
     folder: Path
     source: str
     patients: bool = False
-    """Patient IDs and the values of queries are in the messages too, as PS3.15 has it."""
+    """Messages also contain patient IDs and the values of queries, as PS3.15 section A.5 specifies."""
     syslog: Syslog | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiverSettings:
-    """How a receiver process listens, whom it lets in and what it bears."""
+    """How a receiver process listens, whom it admits, and its limits."""
 
     ae_title: str
     host: str
@@ -79,18 +82,18 @@ class ReceiverSettings:
     destinations: tuple[Destination, ...] = ()
     private_sop_classes: tuple[str, ...] = ()
     attributes: frozenset[str] = frozenset()
-    """Keywords to index besides the usual ones, because routing rules ask for them."""
+    """Keywords to index in addition to the usual ones, because routing rules use them."""
     maximum_pdu_length: int = 262_144
-    """Bytes of variable part that a peer may send in one P-DATA-TF (PS3.8 annex D.1)."""
+    """Most bytes in the variable field of a P-DATA-TF from a peer (PS3.8 section D.1)."""
     acse_timeout_seconds: float = 10.0
-    """From the connection to the end of the A-ASSOCIATE-RQ."""
+    """Longest time from the connection to the end of the A-ASSOCIATE-RQ."""
     network_timeout_seconds: float = 30.0
-    """From the first to the last byte of one PDU, and for one PDU that we send."""
+    """Longest time for one PDU, received or sent, from its first byte to its last."""
     idle_timeout_seconds: float = 300.0
-    """Between two PDUs of an association."""
+    """Longest time between two PDUs of an association."""
     maximum_associations: int = 100
-    """At one time in one process; further ones are rejected as a transient local limit."""
+    """Limit at any one time in one process; further requests are rejected as transient, "local limit exceeded"."""
     tls: Tls | None = None
-    """None: nothing but connections in clear."""
+    """None: connections are not encrypted."""
     reserve_bytes: int = 0
-    """Room on the spool's disk below which instances are refused as out of resources."""
+    """Instances are refused as "out of resources" when less than this is free on the spool's disk."""

@@ -1,1 +1,1 @@
-"""The acceptor: a receiver process, and who may associate with it."""
+"""The acceptor: a receiver process, which peers it admits, and how many at a time."""

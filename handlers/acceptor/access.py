@@ -1,4 +1,4 @@
-"""Who may associate: called AE title, and the configured sources by AE title and address."""
+"""Which peers may associate: the called AE title must be ours, and the peer a configured source."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from handlers.settings import ReceiverSettings, Source
 from handlers.upper_layer.rejections import CALLED_NOT_RECOGNIZED, CALLING_NOT_RECOGNIZED, Rejection
 
 
-def refuse_access(
+def access_refusal(
     settings: ReceiverSettings, calling_ae: str, called_ae: str, address: str
 ) -> Rejection | None:
-    """Why a peer may not associate, or None."""
+    """The rejection for a peer that may not associate; None if it may."""
     if called_ae != settings.ae_title:
         return CALLED_NOT_RECOGNIZED
     if settings.allow_unknown:
@@ -21,11 +21,11 @@ def refuse_access(
 
 
 def source_of(settings: ReceiverSettings, calling_ae: str, address: str) -> Source | None:
-    """The configured source that a peer is, None for an unknown one."""
-    return next((source for source in settings.sources if _is(source, calling_ae, address)), None)
+    """The configured source with the peer's AE title and address; None for an unknown peer."""
+    return next((source for source in settings.sources if _is_peer(source, calling_ae, address)), None)
 
 
-def _is(source: Source, calling_ae: str, address: str) -> bool:
+def _is_peer(source: Source, calling_ae: str, address: str) -> bool:
     if source.ae_title != calling_ae:
         return False
     if not source.hosts:

@@ -1,4 +1,4 @@
-"""Peers that are rejected again and again wait longer each time, so that guessing AE titles takes for ever."""
+"""Growing delays before repeated rejections, so that AE titles cannot be guessed in reasonable time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections import Counter, OrderedDict
 
 from db.retry import REJECTION
 
-FORGIVEN_SECONDS = 300.0
-WAITING = 8
-"""Most peers of one address that wait for their answer; further ones get none, so that they fill no places."""
-ADDRESSES = 4096
-"""Most addresses that are remembered; the longest silent one goes first."""
+FORGET_SECONDS = 300.0
+"""The count of an address starts again after this long without a rejection."""
+MAXIMUM_WAITING = 8
+"""Most connections of one address that wait for a rejection; more are closed, so that they hold no threads."""
+MAXIMUM_ADDRESSES = 4096
+"""Most addresses remembered; the one whose last rejection is oldest is dropped first."""
 
 
 class RejectionDelays:
@@ -24,10 +25,13 @@ class RejectionDelays:
         self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def wait(self, address: str, stopping: threading.Event) -> bool:
-        """Count a rejection and wait before it is sent; False where it is better not sent at all."""
+        """Count a rejection and wait; False if too many of this address wait already and none should be sent.
+
+        The wait ends early when ``stopping`` is set.
+        """
         seconds = self.count(address)
         with self._lock:
-            if self._waiting[address] >= WAITING:
+            if self._waiting[address] >= MAXIMUM_WAITING:
                 return False
             self._waiting[address] += 1
         try:
@@ -40,12 +44,12 @@ class RejectionDelays:
         return True
 
     def count(self, address: str) -> float:
-        """Count a rejection; how many seconds to wait before it is sent."""
+        """Count a rejection and return how many seconds to wait before sending it."""
         now = time.monotonic()
         with self._lock:
             count, at = self._seen.pop(address, (0, now))
-            count = 0 if now - at > FORGIVEN_SECONDS else count
+            count = 0 if now - at > FORGET_SECONDS else count
             self._seen[address] = (count + 1, now)
-            while len(self._seen) > ADDRESSES:
+            while len(self._seen) > MAXIMUM_ADDRESSES:
                 self._seen.popitem(last=False)
         return 0.0 if count == 0 else REJECTION.pause(count)

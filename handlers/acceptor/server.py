@@ -1,4 +1,4 @@
-"""A receiver process: accepts connections, one thread for each association."""
+"""A receiver process: accepts connections and serves each association in a thread."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from db.database import Database
-from handlers.acceptor.negotiation import decide
-from handlers.acceptor.places import Places
+from handlers.acceptor.capacity import Capacity
+from handlers.acceptor.negotiation import answer_request
 from handlers.acceptor.rejection_delays import RejectionDelays
 from handlers.audit.trail import AuditTrail
 from handlers.dimse.commands import C_CANCEL_RQ, C_STORE_RQ
@@ -30,11 +30,11 @@ log = logging.getLogger("overread.server")
 ACCEPT_SECONDS = 0.5
 BACKLOG = 512
 PAUSE_SECONDS = 2.0
-"""A sender that stores a study leaves no longer pause between two objects: until then it may finish at a stop."""
+"""At a stop, an association idle for longer is aborted: a sender in the middle of a study pauses less."""
 
 
 class Server:
-    """Listens on the node's ports; several processes may, each with a server of its own."""
+    """Listens on the node's ports, which several processes can share, each with its own server."""
 
     def __init__(
         self,
@@ -48,25 +48,25 @@ class Server:
         make_folders(settings.spool)
         self.audit = audit or AuditTrail(None)
         self.services = Services(settings, database, data_folder, run_directory, self.audit)
-        self.places = Places(settings)
+        self.capacity = Capacity(settings)
         self._delays = RejectionDelays()
         self._certificates = None if settings.tls is None else ServerCertificates(settings.tls)
-        self._listeners = _listen(settings)
+        self._listeners = _open_listeners(settings)
         self._stopping = threading.Event()
         self._deadline = 0.0
 
     @property
     def port(self) -> int:
-        """The port that is listened on; in clear where there is another for TLS."""
+        """The port that we listen on; the unencrypted one if there is another for TLS."""
         return int(self._listeners[0][0].getsockname()[1])
 
     @property
     def tls_port(self) -> int:
-        """The port that is listened on with TLS."""
+        """The port that we listen on with TLS."""
         return int(self._listeners[-1][0].getsockname()[1])
 
     def serve_forever(self) -> None:
-        """Accept associations until ``stop`` is called and those that run have ended."""
+        """Accept associations until ``stop`` is called, then wait for the open ones to end."""
         with selectors.DefaultSelector() as selector:
             for listener, tls in self._listeners:
                 selector.register(listener, selectors.EVENT_READ, self._certificates if tls else None)
@@ -82,7 +82,7 @@ class Server:
         self.services.close()
 
     def stop(self, deadline_seconds: float) -> None:
-        """Stop accepting; associations that are in use have until the deadline."""
+        """Stop accepting; active associations may go on for ``deadline_seconds``."""
         self._deadline = time.monotonic() + deadline_seconds
         self._stopping.set()
 
@@ -90,32 +90,34 @@ class Server:
         try:
             connected, peer = listener.accept()
         except BlockingIOError:
-            return  # the peer has gone again
+            return  # the peer is already gone
         except OSError as error:
             log.error("accept_failed error=%s", error.strerror)
             self._stopping.wait(ACCEPT_SECONDS)
             return
-        self._start(connected, peer[0], None if certificates is None else certificates.context)
+        self._start_association(connected, peer[0], None if certificates is None else certificates.context)
 
-    def _start(self, connected: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
-        if not self.places.make_room():
+    def _start_association(self, connected: socket.socket, address: str, tls: ssl.SSLContext | None) -> None:
+        if not self.capacity.make_room():
             log.warning("connection_refused peer=%s reason=%s", address, "too many connections")
             connected.close()
             return
         association = Association(connected, address, self.settings, tls)
-        thread = threading.Thread(target=self._serve, args=(association,), name="association", daemon=True)
-        self.places.enter(thread, association)
+        thread = threading.Thread(
+            target=self._serve_association, args=(association,), name="association", daemon=True
+        )
+        self.capacity.add_connection(thread, association)
         thread.start()
 
-    def _serve(self, association: Association) -> None:
-        """One connection from its beginning to its end, whatever its peer does."""
+    def _serve_association(self, association: Association) -> None:
+        """Serve one connection until it ends; never raises."""
         try:
             if self._negotiate(association):
                 self._answer_messages(association)
         except AssociationReleased:
             pass
         except AssociationAborted as ended:
-            # Who has not even asked for an association looks whether the port is open, as load balancers do.
+            # Load balancers connect without requesting an association, to see whether the port is open.
             level = logging.INFO if association.peer.calling_ae else logging.DEBUG
             log.log(level, "association_aborted id=%s reason=%s", association.identifier, ended)
         except NetworkError as ended:
@@ -129,20 +131,20 @@ class Server:
             )
             association.abort()
         except Exception as error:
-            # One association's fault must not end the process; values stay out of the log.
+            # A fault in one association must not end the process; values stay out of the log.
             log.error("association_failed id=%s error=%s", association.identifier, type(error).__name__)
             association.abort()
         finally:
             association.connection.close()
-            self.places.leave(threading.current_thread())
+            self.capacity.remove_connection(threading.current_thread())
 
     def _negotiate(self, association: Association) -> bool:
-        """Read the request, decide, answer; whether there is an association now."""
+        """Read the request and answer it; whether the association is established."""
         request = association.read_request()
-        answer = decide(request, association.peer.address, self.settings)
+        answer = answer_request(request, association.peer.address, self.settings)
         if not isinstance(answer, Rejection):
-            # Last, so that a request that is not in order takes no place.
-            answer = self.places.take(association) or answer
+            # Last, so that a request that is rejected anyway takes no slot.
+            answer = self.capacity.take_slot(association) or answer
         if isinstance(answer, Rejection):
             self._reject(association, answer)
             return False
@@ -153,7 +155,7 @@ class Server:
         peer = association.peer
         if rejection is not LOCAL_LIMIT:
             self.audit.denied(peer, rejection.explanation)
-            # Whoever guesses has to wait for the answer.
+            # Slows down peers that guess AE titles.
             if not self._delays.wait(peer.address, self._stopping):
                 raise AssociationAborted("too many rejected peers of this address wait already")
         association.reject(rejection)
@@ -166,9 +168,9 @@ class Server:
         released = False
         try:
             while True:
-                self.places.idle(association)
+                self.capacity.mark_idle(association)
                 message = exchange.receive()
-                self.places.busy(association)
+                self.capacity.mark_busy(association)
                 field = message.command.command_field
                 if field == C_CANCEL_RQ:
                     continue
@@ -187,8 +189,8 @@ class Server:
                 self.services.storage.association_ended(association.peer, released=released)
 
     def _drain(self) -> None:
-        """Wait for the associations; abort those that are between messages for long, and all when time is up."""
-        while running := self.places.quiet():
+        """Wait for the associations to end; abort idle ones early, and all of them at the deadline."""
+        while running := self.capacity.idle_seconds():
             late = time.monotonic() > self._deadline
             for association, seconds in running.values():
                 if late or seconds > PAUSE_SECONDS:
@@ -200,15 +202,15 @@ class Server:
                 return
 
 
-def _listen(settings: ReceiverSettings) -> list[tuple[socket.socket, bool]]:
-    """The listening sockets, and whether each speaks TLS."""
+def _open_listeners(settings: ReceiverSettings) -> list[tuple[socket.socket, bool]]:
+    """The listening sockets, each with whether it speaks TLS."""
     tls = settings.tls
     ports = [(settings.port, tls is not None)]
     if tls is not None and tls.port is not None:
         ports = [(settings.port, False), (tls.port, True)]
     listeners: list[tuple[socket.socket, bool]] = []
     try:
-        for port, chosen in ports:
+        for port, speaks_tls in ports:
             listener = socket.create_server(
                 (settings.host, port),
                 family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
@@ -216,7 +218,7 @@ def _listen(settings: ReceiverSettings) -> list[tuple[socket.socket, bool]]:
                 reuse_port=True,
             )
             listener.setblocking(False)
-            listeners.append((listener, chosen))
+            listeners.append((listener, speaks_tls))
     except OSError:
         for listener, _ in listeners:
             listener.close()

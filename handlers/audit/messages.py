@@ -1,4 +1,4 @@
-"""Audit messages: what they name, and their XML.
+"""Audit messages: their parts as values, and their XML.
 
 References: PS3.15 section A.5 (audit trail message format profile), PS3.16 CID 400, 401, 402.
 """
@@ -16,15 +16,15 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from handlers.peer import Peer
 
-Coded = tuple[str, str, str]
+CodedTerm = tuple[str, str, str]
 """Code value, coding scheme and meaning."""
-SOURCE_ROLE: Coded = ("110153", "DCM", "Source Role ID")
-DESTINATION_ROLE: Coded = ("110152", "DCM", "Destination Role ID")
-APPLICATION: Coded = ("110150", "DCM", "Application")
-STUDY_UID: Coded = ("110180", "DCM", "Study Instance UID")
-SOP_CLASS_UID: Coded = ("110181", "DCM", "SOP Class UID")
-NODE_ID: Coded = ("110182", "DCM", "Node ID")
-PATIENT_NUMBER: Coded = ("2", "RFC-3881", "Patient Number")
+SOURCE_ROLE: CodedTerm = ("110153", "DCM", "Source Role ID")
+DESTINATION_ROLE: CodedTerm = ("110152", "DCM", "Destination Role ID")
+APPLICATION: CodedTerm = ("110150", "DCM", "Application")
+STUDY_UID: CodedTerm = ("110180", "DCM", "Study Instance UID")
+SOP_CLASS_UID: CodedTerm = ("110181", "DCM", "SOP Class UID")
+NODE_ID: CodedTerm = ("110182", "DCM", "Node ID")
+PATIENT_NUMBER: CodedTerm = ("2", "RFC-3881", "Patient Number")
 
 PERSON, SYSTEM_OBJECT = "1", "2"
 PATIENT_ROLE, REPORT_ROLE, SECURITY_RESOURCE_ROLE = "1", "3", "13"
@@ -33,7 +33,7 @@ APPLICATION_SERVER = "4"
 
 
 class Event(Enum):
-    """Event ID and event type codes, and the action code."""
+    """An audited event: event ID, event type (or None) and action code."""
 
     APPLICATION_START = (
         ("110100", "DCM", "Application Activity"),
@@ -59,17 +59,17 @@ class Event(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Participant:
-    """One side of an event. ``address`` is a network address, empty for ourselves."""
+    """One side of an event. ``address`` is an IP address or host name, empty for this node."""
 
     identity: str
     requestor: bool
-    role: Coded
+    role: CodedTerm
     address: str = ""
 
 
 @dataclass(kw_only=True)
 class StudyTally:
-    """The instances of one study that an event is about, counted by SOP class."""
+    """How many instances of one study an event is about, by SOP class."""
 
     study_instance_uid: str
     patient_id: str = ""
@@ -77,8 +77,8 @@ class StudyTally:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedQuery:
-    """A query: its keywords, and its dataset as it came."""
+class AuditedQuery:
+    """A query to record: its keywords, and its dataset as received."""
 
     sop_class_uid: str
     transfer_syntax_uid: str
@@ -86,20 +86,20 @@ class AskedQuery:
     dataset: bytes
 
 
-def peer_side(peer: Peer, role: Coded) -> Participant:
-    """The peer that associated with us, in its role."""
+def peer_participant(peer: Peer, role: CodedTerm) -> Participant:
+    """The peer that associated with us, as a participant with this role."""
     return Participant(identity=peer.calling_ae, requestor=True, role=role, address=peer.address)
 
 
-def ourselves(ae_title: str, role: Coded, *, requestor: bool = False) -> Participant:
-    """This node as a side of an event."""
+def own_participant(ae_title: str, role: CodedTerm, *, requestor: bool = False) -> Participant:
+    """This node, as a participant with this role."""
     return Participant(identity=ae_title, requestor=requestor, role=role)
 
 
 def study_object(study: StudyTally) -> Element:
-    """The study that instances of were transferred."""
-    element = _object(study.study_instance_uid, SYSTEM_OBJECT, REPORT_ROLE, STUDY_UID)
-    _name(element, study.study_instance_uid)
+    """The object for the study whose instances were transferred."""
+    element = _participant_object(study.study_instance_uid, SYSTEM_OBJECT, REPORT_ROLE, STUDY_UID)
+    _add_name(element, study.study_instance_uid)
     description = SubElement(element, "ParticipantObjectDescription")
     for uid, count in study.sop_classes.items():
         SubElement(description, "SOPClass", UID=uid, NumberOfInstances=str(count))
@@ -107,28 +107,28 @@ def study_object(study: StudyTally) -> Element:
 
 
 def patient_object(patient_id: str) -> Element:
-    """The patient whose instances were transferred."""
-    element = _object(patient_id, PERSON, PATIENT_ROLE, PATIENT_NUMBER)
-    _name(element, patient_id)
+    """The object for the patient whose instances were transferred."""
+    element = _participant_object(patient_id, PERSON, PATIENT_ROLE, PATIENT_NUMBER)
+    _add_name(element, patient_id)
     return element
 
 
-def query_object(query: AskedQuery, *, whole: bool) -> Element:
-    """A query: the whole of it, or no more than its keywords."""
-    element = _object(query.sop_class_uid, SYSTEM_OBJECT, REPORT_ROLE, SOP_CLASS_UID)
+def query_object(query: AuditedQuery, *, whole: bool) -> Element:
+    """The object for a query: its dataset if ``whole``, otherwise only its keywords."""
+    element = _participant_object(query.sop_class_uid, SYSTEM_OBJECT, REPORT_ROLE, SOP_CLASS_UID)
     if whole:
         SubElement(element, "ParticipantObjectQuery").text = b64encode(query.dataset).decode()
     else:
-        _name(element, " ".join(query.keywords))
-    _detail(element, "TransferSyntax", query.transfer_syntax_uid.encode())
+        _add_name(element, " ".join(query.keywords))
+    _add_detail(element, "TransferSyntax", query.transfer_syntax_uid.encode())
     return element
 
 
 def alert_object(address: str, reason: str) -> Element:
-    """The node that a security alert is about."""
-    element = _object(address, SYSTEM_OBJECT, SECURITY_RESOURCE_ROLE, NODE_ID)
-    _name(element, address)
-    _detail(element, "Alert Description", reason.encode())
+    """The object for the node that a security alert is about."""
+    element = _participant_object(address, SYSTEM_OBJECT, SECURITY_RESOURCE_ROLE, NODE_ID)
+    _add_name(element, address)
+    _add_detail(element, "Alert Description", reason.encode())
     return element
 
 
@@ -140,7 +140,7 @@ def encode_message(
     objects: Iterable[Element],
     failure: str | None,
 ) -> bytes:
-    """One AuditMessage element on one line; ``failure`` says what went wrong, None where nothing did."""
+    """One AuditMessage element on one line, UTF-8; ``failure`` says what went wrong, None if nothing did."""
     identifier, kind, action = event.value
     root = Element("AuditMessage")
     head = SubElement(
@@ -150,22 +150,22 @@ def encode_message(
         EventDateTime=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         EventOutcomeIndicator="0" if failure is None else "4",
     )
-    _code(head, "EventID", identifier)
+    _add_code(head, "EventID", identifier)
     if kind is not None:
-        _code(head, "EventTypeCode", kind)
+        _add_code(head, "EventTypeCode", kind)
     if failure is not None:
-        SubElement(head, "EventOutcomeDescription").text = _clean(failure)
+        SubElement(head, "EventOutcomeDescription").text = _replace_unprintable(failure)
     for participant in participants:
         element = SubElement(
             root,
             "ActiveParticipant",
-            UserID=_clean(participant.identity),
+            UserID=_replace_unprintable(participant.identity),
             UserIsRequestor="true" if participant.requestor else "false",
         )
         if participant.address:
             element.set("NetworkAccessPointID", participant.address)
-            element.set("NetworkAccessPointTypeCode", _access_point(participant.address))
-        _code(element, "RoleIDCode", participant.role)
+            element.set("NetworkAccessPointTypeCode", _access_point_type(participant.address))
+        _add_code(element, "RoleIDCode", participant.role)
     reporter = SubElement(root, "AuditSourceIdentification", AuditSourceID=source)
     SubElement(reporter, "AuditSourceTypeCode", {"csd-code": APPLICATION_SERVER})
     root.extend(objects)
@@ -173,18 +173,18 @@ def encode_message(
     return encoded
 
 
-def _object(identity: str, kind: str, role: str, code: Coded) -> Element:
+def _participant_object(identity: str, kind: str, role: str, code: CodedTerm) -> Element:
     element = Element(
         "ParticipantObjectIdentification",
-        ParticipantObjectID=_clean(identity),
+        ParticipantObjectID=_replace_unprintable(identity),
         ParticipantObjectTypeCode=kind,
         ParticipantObjectTypeCodeRole=role,
     )
-    _code(element, "ParticipantObjectIDTypeCode", code)
+    _add_code(element, "ParticipantObjectIDTypeCode", code)
     return element
 
 
-def _access_point(address: str) -> str:
+def _access_point_type(address: str) -> str:
     try:
         ipaddress.ip_address(address)
     except ValueError:
@@ -192,19 +192,19 @@ def _access_point(address: str) -> str:
     return IP_ADDRESS
 
 
-def _name(parent: Element, text: str) -> None:
-    SubElement(parent, "ParticipantObjectName").text = _clean(text)
+def _add_name(parent: Element, text: str) -> None:
+    SubElement(parent, "ParticipantObjectName").text = _replace_unprintable(text)
 
 
-def _detail(parent: Element, kind: str, value: bytes) -> None:
+def _add_detail(parent: Element, kind: str, value: bytes) -> None:
     SubElement(parent, "ParticipantObjectDetail", type=kind, value=b64encode(value).decode())
 
 
-def _code(parent: Element, tag: str, code: Coded) -> None:
+def _add_code(parent: Element, tag: str, code: CodedTerm) -> None:
     value, scheme, meaning = code
     SubElement(parent, tag, {"csd-code": value, "codeSystemName": scheme, "originalText": meaning})
 
 
-def _clean(text: str) -> str:
-    """Text of a peer without characters that XML has no place for, or that would end the line."""
+def _replace_unprintable(text: str) -> str:
+    """Text with every character that XML forbids, or that would end the line, replaced by a question mark."""
     return "".join(character if character.isprintable() else "?" for character in text)

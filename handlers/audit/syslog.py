@@ -1,4 +1,4 @@
-"""Audit messages to a syslog server over TLS, by a thread of its own, so that no server holds up the work.
+"""Audit messages to a syslog server over TLS, sent by a thread of their own so that no server delays the work.
 
 References: PS3.15 section A.6 (syslog over TLS), RFC 5424 (format), RFC 5425 (framing).
 """
@@ -23,11 +23,11 @@ from handlers.upper_layer.tls import client_context, explain
 log = logging.getLogger("overread.syslog")
 
 CAPACITY = 10_000
-"""Messages that wait while the server does not take them; further ones are only in the file."""
+"""Most messages that wait for the server; more are dropped here and remain only in the file."""
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 FACILITY = 10
 """Security and authorization (PS3.15 section A.6)."""
 MESSAGE_ID = "DICOM+RFC3881"
@@ -35,16 +35,16 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Severity(IntEnum):
-    """RFC 5424 table 2, as PS3.15 section A.6 uses it."""
+    """The severities of RFC 5424 table 2 that PS3.15 section A.6 uses."""
 
     WARNING = 4
-    """Something that somebody should look at."""
+    """An event that a person should look at."""
     NOTICE = 5
     """A normal event."""
 
 
 def frame(at: datetime, message: bytes, severity: Severity, host: str) -> bytes:
-    """A message as RFC 5424 writes it, with the length in front that RFC 5425 asks for."""
+    """A syslog message (RFC 5424) with its length in front (RFC 5425)."""
     stamp = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     head = f"<{FACILITY * 8 + severity}>1 {stamp} {host} overread {os.getpid()} {MESSAGE_ID} - "
     body = head.encode() + BYTE_ORDER_MARK + message
@@ -52,13 +52,13 @@ def frame(at: datetime, message: bytes, severity: Severity, host: str) -> bytes:
 
 
 class SyslogSender:
-    """Takes messages at once and sends them in order when the server lets it."""
+    """Queues messages without waiting and sends them in order when the server accepts them."""
 
     def __init__(self, settings: Syslog) -> None:
         self.settings = settings
         self._host = socket.gethostname() or "-"
         self._queue: queue.Queue[bytes] = queue.Queue(CAPACITY)
-        self._lost = 0
+        self._dropped = 0
         self._closing = threading.Event()
         self._deadline = 0.0
         self._connection: ssl.SSLSocket | None = None
@@ -66,27 +66,27 @@ class SyslogSender:
         self._thread.start()
 
     def put(self, at: datetime, message: bytes, severity: Severity) -> None:
-        """Hand over one message; where too many wait, it is left out and counted."""
+        """Queue one message; if the queue is full, drop and count it."""
         try:
             self._queue.put_nowait(frame(at, message, severity, self._host))
         except queue.Full:
-            if not self._lost:
+            if not self._dropped:
                 log.error("syslog_full reason=messages are only in the file for now")
-            self._lost += 1
+            self._dropped += 1
 
     def close(self) -> None:
-        """Send what waits, as far as the server takes it within some seconds."""
+        """Send what is queued, for at most ``CLOSE_SECONDS``, and end the thread."""
         self._deadline = time.monotonic() + CLOSE_SECONDS
         self._closing.set()
         self._thread.join(CLOSE_SECONDS + CONNECT_SECONDS)
 
     def _run(self) -> None:
         failures = 0
-        waiting: bytes | None = None
-        while not self._over(waiting):
+        unsent: bytes | None = None
+        while not self._finished(unsent):
             try:
-                waiting = waiting or self._queue.get(timeout=LOOK_SECONDS)
-                self._send(waiting)
+                unsent = unsent or self._queue.get(timeout=POLL_SECONDS)
+                self._send(unsent)
             except queue.Empty:
                 continue
             except (OSError, TlsMisconfigured) as error:
@@ -96,19 +96,19 @@ class SyslogSender:
                 failures += 1
                 self._closing.wait(SYSLOG.pause(failures))
             else:
-                waiting, failures = None, 0
-                if self._lost and self._queue.qsize() < CAPACITY // 2:
-                    log.error("syslog_lost messages=%d", self._lost)
-                    self._lost = 0
+                unsent, failures = None, 0
+                if self._dropped and self._queue.qsize() < CAPACITY // 2:
+                    log.error("syslog_lost messages=%d", self._dropped)
+                    self._dropped = 0
         self._disconnect()
 
-    def _over(self, waiting: bytes | None) -> bool:
+    def _finished(self, unsent: bytes | None) -> bool:
         if not self._closing.is_set():
             return False
-        return (waiting is None and self._queue.empty()) or time.monotonic() > self._deadline
+        return (unsent is None and self._queue.empty()) or time.monotonic() > self._deadline
 
     def _send(self, data: bytes) -> None:
-        if self._connection is not None and self._gone(self._connection):
+        if self._connection is not None and self._closed_by_server(self._connection):
             self._disconnect()
         if self._connection is None:
             self._connection = self._connect()
@@ -124,8 +124,8 @@ class SyslogSender:
             plain.close()
             raise
 
-    def _gone(self, connection: ssl.SSLSocket) -> bool:
-        """Whether the server has closed: a message sent after that would be lost without an error."""
+    def _closed_by_server(self, connection: ssl.SSLSocket) -> bool:
+        """Whether the server has closed the connection: the next message would be lost without an error."""
         connection.settimeout(0)
         try:
             return not connection.recv(1)

@@ -1,8 +1,8 @@
-"""The audit trail: messages in append-only files, one a line, and to syslog.
+"""The audit trail: messages in append-only files, one per line, and to syslog.
 
-Studies are named by their UIDs. Patients and the values of queries appear only where the settings ask for it.
+Studies are identified by their UIDs. Patient IDs and the values of queries are recorded only if the settings say so.
 
-References: PS3.15 section A.5.3 (which event is recorded how).
+References: PS3.15 section A.5.3 (the content of each event's message).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from handlers.audit.messages import (
     APPLICATION,
     DESTINATION_ROLE,
     SOURCE_ROLE,
-    AskedQuery,
+    AuditedQuery,
     Event,
     Participant,
     StudyTally,
     alert_object,
     encode_message,
-    ourselves,
+    own_participant,
     patient_object,
-    peer_side,
+    peer_participant,
     query_object,
     study_object,
 )
@@ -40,10 +40,10 @@ log = logging.getLogger("overread.audit")
 
 
 class AuditTrail:
-    """Appends to ``audit-<date>.log`` below a folder; several processes may. Without settings: writes nothing.
+    """Appends to ``audit-<date>.log`` (date in UTC) in a folder that several processes may share. Thread-safe.
 
-    Thread-safe. Events are recorded when they are over; a disk or a syslog server that fails is logged, and
-    the work goes on.
+    Without settings it writes nothing. Events are recorded after they have happened. If the disk or the syslog
+    server fails, that is logged and the work goes on.
     """
 
     def __init__(self, settings: AuditSettings | None) -> None:
@@ -59,28 +59,28 @@ class AuditTrail:
 
     def started(self) -> None:
         """The application started."""
-        self._activity(Event.APPLICATION_START)
+        self._record_activity(Event.APPLICATION_START)
 
     def stopped(self) -> None:
         """The application stopped."""
-        self._activity(Event.APPLICATION_STOP)
+        self._record_activity(Event.APPLICATION_STOP)
 
-    def _activity(self, event: Event) -> None:
+    def _record_activity(self, event: Event) -> None:
         if self.settings is not None:
-            self._record(self.settings, event, [ourselves(self.settings.source, APPLICATION)])
+            self._record(self.settings, event, [own_participant(self.settings.source, APPLICATION)])
 
     def denied(self, peer: Peer, reason: str) -> None:
         """A peer was turned away."""
         if self.settings is None:
             return
-        sides = [ourselves(self.settings.source, APPLICATION), peer_side(peer, SOURCE_ROLE)]
+        sides = [own_participant(self.settings.source, APPLICATION), peer_participant(peer, SOURCE_ROLE)]
         alert = alert_object(peer.address, reason)
         self._record(self.settings, Event.ASSOCIATION_DENIED, sides, [alert], failure=reason)
 
     def received(self, peer: Peer, studies: Iterable[StudyTally]) -> None:
         """A peer sent us instances."""
-        sides = (peer_side(peer, SOURCE_ROLE), ourselves(peer.called_ae, DESTINATION_ROLE))
-        self._transferred(Event.INSTANCES_RECEIVED, sides, studies)
+        sides = (peer_participant(peer, SOURCE_ROLE), own_participant(peer.called_ae, DESTINATION_ROLE))
+        self._record_transfer(Event.INSTANCES_RECEIVED, sides, studies)
 
     def sent(
         self,
@@ -89,22 +89,24 @@ class AuditTrail:
         sent: Iterable[Result | Delivery],
         asked_by: Peer | None = None,
     ) -> None:
-        """We, by this title, sent results to a destination, because a peer asked for it or by ourselves."""
+        """We sent results, as ``ae_title``, to a destination; ``asked_by`` is the peer that requested this, if any."""
         receiver = Participant(
             identity=destination.ae_title, requestor=False, role=DESTINATION_ROLE, address=destination.host
         )
-        sides = [ourselves(ae_title, SOURCE_ROLE, requestor=asked_by is None), receiver]
+        sides = [own_participant(ae_title, SOURCE_ROLE, requestor=asked_by is None), receiver]
         if asked_by is not None:
-            sides.append(peer_side(asked_by, APPLICATION))
-        self._transferred(Event.INSTANCES_SENT, sides, _studies_of(sent))
+            sides.append(peer_participant(asked_by, APPLICATION))
+        self._record_transfer(Event.INSTANCES_SENT, sides, _tally_by_study(sent))
 
     def fetched(self, peer: Peer, sent: Iterable[Result]) -> None:
-        """A peer got results over the association by which it asked for them."""
-        sides = (ourselves(peer.called_ae, SOURCE_ROLE), peer_side(peer, DESTINATION_ROLE))
-        self._transferred(Event.INSTANCES_SENT, sides, _studies_of(sent))
+        """A peer retrieved results over its own association."""
+        sides = (own_participant(peer.called_ae, SOURCE_ROLE), peer_participant(peer, DESTINATION_ROLE))
+        self._record_transfer(Event.INSTANCES_SENT, sides, _tally_by_study(sent))
 
-    def _transferred(self, event: Event, sides: Sequence[Participant], studies: Iterable[StudyTally]) -> None:
-        """One message for each study."""
+    def _record_transfer(
+        self, event: Event, sides: Sequence[Participant], studies: Iterable[StudyTally]
+    ) -> None:
+        """Record one message for each study."""
         if self.settings is None:
             return
         for study in studies:
@@ -113,16 +115,16 @@ class AuditTrail:
                 objects.append(patient_object(study.patient_id))
             self._record(self.settings, event, sides, objects)
 
-    def queried(self, peer: Peer, query: AskedQuery) -> None:
-        """A peer asked for what we have."""
+    def queried(self, peer: Peer, query: AuditedQuery) -> None:
+        """A peer sent a query."""
         if self.settings is None:
             return
-        sides = [peer_side(peer, SOURCE_ROLE), ourselves(peer.called_ae, DESTINATION_ROLE)]
+        sides = [peer_participant(peer, SOURCE_ROLE), own_participant(peer.called_ae, DESTINATION_ROLE)]
         asked = query_object(query, whole=self.settings.patients)
         self._record(self.settings, Event.QUERY, sides, [asked])
 
     def close(self) -> None:
-        """Give syslog a moment to take what is waiting."""
+        """Close the file, and give the syslog sender a moment to send what is queued."""
         with self._lock:
             if self._file is not None:
                 os.close(self._file)
@@ -155,21 +157,21 @@ class AuditTrail:
                 if self._file is not None:
                     os.close(self._file)
                 self._file, self._day = opened, day
-            # One write of one line: the kernel keeps appends of several processes apart.
-            if _ends_within_a_line(self._file):
+            # One write for each line: the kernel does not mix the appends of several processes.
+            if _last_line_is_cut_off(self._file):
                 line = b"\n" + line
             if os.write(self._file, line) < len(line):
                 raise OSError(errno.ENOSPC, "the line was cut off, as on a full disk")
 
 
-def _ends_within_a_line(file: int) -> bool:
-    """Whether the last line was cut off, by this process or by another one."""
+def _last_line_is_cut_off(file: int) -> bool:
+    """Whether the last line was cut off, whichever process wrote it."""
     size = os.fstat(file).st_size
     return size > 0 and os.pread(file, 1, size - 1) != b"\n"
 
 
-def _studies_of(results: Iterable[Result | Delivery]) -> list[StudyTally]:
-    """Our results, or what was delivered of them, by study."""
+def _tally_by_study(results: Iterable[Result | Delivery]) -> list[StudyTally]:
+    """Results or deliveries, counted by study and SOP class."""
     studies: dict[str, StudyTally] = {}
     for result in results:
         study = studies.setdefault(

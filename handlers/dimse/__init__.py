@@ -1,1 +1,1 @@
-"""DIMSE (PS3.7): commands, statuses, identifiers, and the UIDs that we take."""
+"""DIMSE (PS3.7): commands, statuses, identifiers, and the UIDs that we support."""

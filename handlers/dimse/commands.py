@@ -37,7 +37,7 @@ LAST_COMMAND_TAG = 0x0000FFFF
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command set; fields that are absent are None."""
+    """A command set; absent fields are None."""
 
     affected_sop_class_uid: str | None = None
     requested_sop_class_uid: str | None = None
@@ -88,48 +88,48 @@ ELEMENTS = {
     "move_originator_ae": 0x1030,
     "move_originator_message_id": 0x1031,
 }
-FIELDS = {element: name for name, element in ELEMENTS.items()}
-TEXTS = {field.name for field in fields(Command) if "str" in str(field.type)}
-UIDS = {
+FIELDS_BY_ELEMENT = {element: name for name, element in ELEMENTS.items()}
+TEXT_FIELDS = {field.name for field in fields(Command) if "str" in str(field.type)}
+UID_FIELDS = {
     "affected_sop_class_uid",
     "requested_sop_class_uid",
     "affected_sop_instance_uid",
     "requested_sop_instance_uid",
 }
-HEAD = struct.Struct("<HHI")
+ELEMENT_HEADER = struct.Struct("<HHI")
 
 
 def encode_command(command: Command) -> bytes:
-    """The bytes of a command set, with its group length."""
+    """Encode a command set, its group length included; characters outside ASCII become question marks."""
     body = bytearray()
     for name, element in ELEMENTS.items():
         value = getattr(command, name)
         if value is None:
             continue
-        if name in TEXTS:
+        if name in TEXT_FIELDS:
             data = value.encode("ascii", "replace")
             if len(data) % 2:
-                data += b"\0" if name in UIDS else b" "
+                data += b"\0" if name in UID_FIELDS else b" "
         else:
             data = struct.pack("<H", value)
-        body += HEAD.pack(0, element, len(data)) + data
-    return HEAD.pack(0, 0, 4) + struct.pack("<I", len(body)) + bytes(body)
+        body += ELEMENT_HEADER.pack(0, element, len(data)) + data
+    return ELEMENT_HEADER.pack(0, 0, 4) + struct.pack("<I", len(body)) + bytes(body)
 
 
 def decode_command(data: bytes) -> Command:
-    """Read a command set; elements that we do not use are passed over.
+    """Read a command set; elements that we do not use are skipped.
 
     Raises:
-        ProtocolViolation: it is not a command set.
+        ProtocolViolation: the bytes are not a command set.
     """
     values: dict[str, str | int] = {}
     try:
         for tag, _, value in walk(data, IMPLICIT_LITTLE):
             if tag > LAST_COMMAND_TAG or value is None:
                 raise ProtocolViolation("a command element is not well formed")
-            name = FIELDS.get(tag)
+            name = FIELDS_BY_ELEMENT.get(tag)
             if name is not None:
-                values[name] = _field(name, bytes(value))
+                values[name] = _field_value(name, bytes(value))
     except ScanError:
         raise ProtocolViolation("a command element is cut off") from None
     if "command_field" not in values:
@@ -137,8 +137,8 @@ def decode_command(data: bytes) -> Command:
     return Command(**values)  # type: ignore[arg-type]
 
 
-def _field(name: str, value: bytes) -> str | int:
-    if name in TEXTS:
+def _field_value(name: str, value: bytes) -> str | int:
+    if name in TEXT_FIELDS:
         return value.decode("ascii", "replace").strip(" \0")
     if len(value) != 2:
         raise ProtocolViolation("a command element has a wrong length")

@@ -1,4 +1,4 @@
-"""Storage commitment: reading and writing what the two sides tell each other.
+"""Storage commitment: reading and writing its requests and reports.
 
 References: PS3.4 annex J (Storage Commitment Push Model), tables J.3-1 (request) and J.3-2 (report).
 """
@@ -29,12 +29,12 @@ INVALID_ARGUMENT = 0x0115
 
 
 class CommitmentError(Exception):
-    """A request or report that cannot be understood; the message goes into the Error Comment."""
+    """A request or report is malformed; the message goes into the Error Comment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a transaction came to; ``failed`` has the Failure Reason (0008,1197) of each instance."""
+    """The outcome of a transaction; ``failed`` maps instances to their Failure Reason (0008,1197)."""
 
     transaction_uid: str
     committed: tuple[Reference, ...]
@@ -42,10 +42,10 @@ class Report:
 
 
 def decode_dataset(data: bytes, transfer_syntax: str) -> Dataset:
-    """Decode an Action or Event Information after a bounded look at its structure.
+    """Decode an Action or Event Information, after checking its structure in bounded time.
 
     Raises:
-        CommitmentError: it is malformed, or nested too deeply.
+        CommitmentError: the dataset is malformed, or nested too deeply.
     """
     try:
         for _ in walk(data, transfer_syntax):
@@ -54,35 +54,35 @@ def decode_dataset(data: bytes, transfer_syntax: str) -> Dataset:
     except ScanError as error:
         raise CommitmentError(str(error)) from None
     except (ValueError, TypeError, NotImplementedError, KeyError, OSError, EOFError):
-        # What pydicom raises for values that do not fit their VR; its texts may quote them.
+        # pydicom raises these for values that do not fit their VR, and may quote the values.
         raise CommitmentError("the dataset cannot be decoded") from None
 
 
 def read_request(dataset: Dataset) -> tuple[str, tuple[Reference, ...]]:
-    """Transaction UID and instances of a request.
+    """Read a request: its Transaction UID and the instances to commit.
 
     Raises:
-        CommitmentError: one of them is missing or malformed.
+        CommitmentError: one of these is missing or malformed.
     """
     references = _references(dataset, "ReferencedSOPSequence")
     if not references:
         raise CommitmentError("Referenced SOP Sequence is missing or empty")
-    return _transaction(dataset), references
+    return _transaction_uid(dataset), references
 
 
 def write_request(transaction_uid: str, references: Sequence[Reference]) -> Dataset:
-    """The Action Information of a request."""
+    """The Action Information of a request (PS3.4 table J.3-1)."""
     dataset = Dataset()
     dataset.TransactionUID = transaction_uid
-    dataset.ReferencedSOPSequence = [_item(reference) for reference in references]
+    dataset.ReferencedSOPSequence = [_reference_item(reference) for reference in references]
     return dataset
 
 
 def read_report(dataset: Dataset) -> Report:
-    """A report.
+    """Read a report; a missing Failure Reason is taken as "processing failure".
 
     Raises:
-        CommitmentError: something of it is missing or malformed.
+        CommitmentError: a UID in it is missing or malformed.
     """
     failed: dict[Reference, int] = {}
     for item, reference in zip(
@@ -91,27 +91,29 @@ def read_report(dataset: Dataset) -> Report:
         reason = item.get("FailureReason")
         failed[reference] = reason if isinstance(reason, int) else PROCESSING_FAILURE
     return Report(
-        transaction_uid=_transaction(dataset),
+        transaction_uid=_transaction_uid(dataset),
         committed=_references(dataset, "ReferencedSOPSequence"),
         failed=failed,
     )
 
 
 def write_report(report: Report, retrieve_ae_title: str) -> tuple[int, Dataset]:
-    """Event Type ID and Event Information of a report."""
+    """The Event Type ID and Event Information of a report (PS3.4 table J.3-2)."""
     dataset = Dataset()
     dataset.RetrieveAETitle = retrieve_ae_title
     dataset.TransactionUID = report.transaction_uid
-    dataset.ReferencedSOPSequence = [_item(reference) for reference in report.committed]
+    dataset.ReferencedSOPSequence = [_reference_item(reference) for reference in report.committed]
     if not report.failed:
         return ALL_COMMITTED, dataset
     if not report.committed:
         del dataset.ReferencedSOPSequence
-    dataset.FailedSOPSequence = [_item(reference, reason) for reference, reason in report.failed.items()]
+    dataset.FailedSOPSequence = [
+        _reference_item(reference, reason) for reference, reason in report.failed.items()
+    ]
     return SOME_FAILED, dataset
 
 
-def _item(reference: Reference, failure_reason: int | None = None) -> Dataset:
+def _reference_item(reference: Reference, failure_reason: int | None = None) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = reference.sop_class_uid
     item.ReferencedSOPInstanceUID = reference.sop_instance_uid
@@ -120,7 +122,7 @@ def _item(reference: Reference, failure_reason: int | None = None) -> Dataset:
     return item
 
 
-def _transaction(dataset: Dataset) -> str:
+def _transaction_uid(dataset: Dataset) -> str:
     uid = dataset.get("TransactionUID")
     if not isinstance(uid, str) or not is_uid(uid):
         raise CommitmentError("Transaction UID is missing or malformed")

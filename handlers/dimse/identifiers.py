@@ -1,4 +1,4 @@
-"""Identifiers of query/retrieve: reading what a peer asks for and writing what we answer.
+"""Identifiers of query/retrieve: reading those of requests and writing those of responses.
 
 References: PS3.4 sections C.4.1.1.3 and C.6 (identifier structure and information models).
 """
@@ -25,14 +25,14 @@ PATIENT_ROOT = frozenset({PATIENT_ROOT_FIND, PATIENT_ROOT_MOVE, PATIENT_ROOT_GET
 
 
 class IdentifierError(Exception):
-    """The identifier does not fit its SOP class; the message goes into the Error Comment."""
+    """The identifier is unreadable or does not match its SOP class; the message goes into the Error Comment."""
 
 
 def read_identifier(data: bytes, transfer_syntax: str, sop_class_uid: str) -> Identifier:
     """Read the identifier of a C-FIND, C-MOVE or C-GET request.
 
     Raises:
-        IdentifierError: it cannot be read, or its level is not one of the information model's.
+        IdentifierError: it cannot be read, or its level is not in the SOP class's information model.
     """
     try:
         keys = read_attributes(data, transfer_syntax, KEYWORDS)
@@ -46,7 +46,7 @@ def read_identifier(data: bytes, transfer_syntax: str, sop_class_uid: str) -> Id
 
 
 def write_identifier(attributes: Mapping[str, str | Sequence[str]], transfer_syntax: str) -> bytes:
-    """Encode attributes; text outside of ASCII as UTF-8, which is then declared."""
+    """Encode attributes by keyword; if any text is not ASCII, all are UTF-8 and declared as such."""
     dataset = Dataset()
     ascii_only = all(
         text.isascii()
@@ -73,10 +73,10 @@ def write_identifier(attributes: Mapping[str, str | Sequence[str]], transfer_syn
 
 
 def encode_dataset(dataset: Dataset, transfer_syntax: str) -> bytes:
-    """A dataset in one of the native little endian transfer syntaxes, without file meta information.
+    """Encode a dataset in a native little endian transfer syntax, without file meta information.
 
     Raises:
-        ValueError: it cannot be encoded.
+        ValueError: the dataset cannot be encoded.
     """
     encoded = encode(dataset, transfer_syntax == IMPLICIT_LITTLE, True)
     if encoded is None:

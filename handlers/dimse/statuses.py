@@ -1,4 +1,4 @@
-"""Statuses: those that we answer with, and what a C-STORE status means for the object that was sent.
+"""DIMSE statuses: those that we answer with, and what a peer's C-STORE status means for the object sent.
 
 References: PS3.4 tables B.2-1 (storage), C.4-1 (C-FIND), C.4-2 (C-MOVE), C.4-3 (C-GET); PS3.7 annex C.
 """
@@ -17,7 +17,7 @@ CANNOT_CALCULATE_MATCHES = 0xA701
 CANNOT_PERFORM_SUBOPERATIONS = 0xA702
 DESTINATION_UNKNOWN = 0xA801
 DATASET_DOES_NOT_MATCH = 0xA900
-"""Also: the identifier of a query does not match its SOP class."""
+"""For a query: its identifier does not match the SOP class."""
 SUBOPERATIONS_FAILED = 0xB000
 CANNOT_UNDERSTAND = 0xC000
 CANCELLED = 0xFE00
@@ -52,7 +52,7 @@ _RANGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class StatusMeaning:
-    """Whether the peer has the object now, and if not, whether sending it again can help."""
+    """Whether the peer now has the object, and if not, whether sending it again can help."""
 
     delivered: bool
     transient: bool
@@ -60,7 +60,7 @@ class StatusMeaning:
 
 
 def meaning(status: int) -> StatusMeaning:
-    """What a C-STORE status from 0x0000 to 0xFFFF means; an unknown one is a permanent failure."""
+    """What a C-STORE status (0x0000 to 0xFFFF) means; an unknown one counts as a permanent failure."""
     kind, text = _SINGLE.get(status, (None, ""))
     if kind is None:
         kind, text = next(

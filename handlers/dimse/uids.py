@@ -1,4 +1,4 @@
-"""Which SOP classes and transfer syntaxes the node takes."""
+"""The SOP classes and transfer syntaxes that the node supports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUERY_RETRIEVE = frozenset(
 
 @cache
 def storage_sop_classes() -> frozenset[str]:
-    """Every storage SOP class of the standard, retired ones too (PS3.4 annex B.5 and PS3.6 annex A)."""
+    """Every storage SOP class of the standard, including retired ones (PS3.4 section B.5, PS3.6 annex A)."""
     return frozenset(
         uid
         for uid, (name, kind, *_) in UID_dictionary.items()
@@ -34,7 +34,7 @@ def storage_sop_classes() -> frozenset[str]:
 
 @cache
 def transfer_syntaxes() -> frozenset[str]:
-    """Every transfer syntax of the standard that carries a dataset, retired ones too (PS3.5 annex A)."""
+    """Every transfer syntax of the standard that carries a dataset, including retired ones (PS3.5 annex A)."""
     return frozenset(
         uid
         for uid, (name, kind, *_) in UID_dictionary.items()

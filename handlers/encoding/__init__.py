@@ -1,1 +1,1 @@
-"""Data structures and encoding (PS3.5): UIDs, encoded elements, and the values of attributes."""
+"""Data structures and encoding (PS3.5): UIDs, encoded elements, and attribute values."""

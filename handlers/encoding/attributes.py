@@ -1,6 +1,6 @@
-"""Values of a dataset's top-level attributes, read from its bytes without building a dataset.
+"""Values of top-level attributes, read straight from the bytes of a dataset.
 
-A deflated dataset is inflated only as far as needed, and up to a limit.
+Of a deflated dataset at most the first ``MAXIMUM_INFLATED`` bytes are inflated.
 
 References: PS3.5 sections 6.1 (character sets), 6.2 (value representations), A.5 (deflated).
 """
@@ -21,60 +21,66 @@ from handlers.encoding.uids import DEFLATED_LITTLE
 from handlers.errors import ScanError
 
 MAXIMUM_VALUE_LENGTH = 4096
-"""A longer value of a wanted attribute is not worth having."""
+"""Longer values are ignored (bytes)."""
 MAXIMUM_INFLATED = 16 * 1024 * 1024
 TEXT_VRS = frozenset({"SH", "LO", "ST", "LT", "PN", "UC", "UT"})
 SINGLE_TEXT_VRS = frozenset({"ST", "LT", "UT", "UR"})
-"""One value each: a backslash is a character in them."""
+"""Always a single value: a backslash is an ordinary character."""
 NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 FIRST_TAG = 0x00080000
-"""Groups below belong to commands and file meta information."""
+"""Lower groups are those of commands and file meta information."""
 LAST_TAG = 0x7FDFFFFF
-"""Pixel data begin behind."""
+"""The last tag before the pixel data."""
 CHARACTER_SET = 0x00080005
 
 
 def read_attributes(
     data: bytes | memoryview, transfer_syntax_uid: str, keywords: frozenset[str]
 ) -> dict[str, AttributeValue]:
-    """The wanted top-level attributes of an encoded dataset, read as far as the last of them may stand.
+    """The values of top-level attributes of an encoded dataset, by keyword.
+
+    Reading stops at the first tag beyond all wanted ones, and at the pixel data.
 
     Args:
-        data: the dataset, or as much of its beginning as there is.
+        data: the dataset; what follows the last wanted attribute may be missing.
         transfer_syntax_uid: how it is encoded.
-        keywords: which attributes are wanted.
+        keywords: the wanted attributes.
+
+    Returns:
+        The wanted attributes that are present, with None for an empty value. Values longer than
+        ``MAXIMUM_VALUE_LENGTH`` are left out, and so are sequences.
 
     Raises:
-        ScanError: it is not a dataset of that transfer syntax, or nested too deeply.
+        ScanError: the bytes are not a dataset in that transfer syntax, or it is nested too deeply.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE:
         data = _inflate(data)
-    wanted = _tags(keywords)
+    wanted = _keywords_by_tag(keywords)
     raw: dict[int, tuple[bytes, bytes]] = {}
-    before = FIRST_TAG
+    previous = FIRST_TAG
     for tag, vr, value in walk(data, transfer_syntax_uid, min(max(wanted), LAST_TAG)):
-        if tag < before:
+        if tag < previous:
             raise ScanError("the dataset's elements are not in order")
-        before = tag
+        previous = tag
         if value is not None and tag in wanted and len(value) <= MAXIMUM_VALUE_LENGTH and vr != b"SQ":
-            raw[tag] = (vr or _representation(tag), bytes(value))
+            raw[tag] = (vr or _dictionary_vr(tag), bytes(value))
     declared = raw.get(CHARACTER_SET)
-    character_sets = _latin(declared[1]).split("\\") if declared else []
+    character_sets = _decode_latin(declared[1]).split("\\") if declared else []
     order = byte_order(transfer_syntax_uid)
-    values = {wanted[tag]: _value(vr, value, character_sets, order) for tag, (vr, value) in raw.items()}
+    values = {wanted[tag]: _convert(vr, value, character_sets, order) for tag, (vr, value) in raw.items()}
     return {keyword: value for keyword, value in values.items() if keyword in keywords}
 
 
 @cache
-def _tags(keywords: frozenset[str]) -> Mapping[int, str]:
-    """The tags to read, with their keywords; the character set says how to read the others."""
+def _keywords_by_tag(keywords: frozenset[str]) -> Mapping[int, str]:
+    """The keywords of the tags to read: the wanted ones, and the character set, which decoding needs."""
     tags = {tag_for_keyword(keyword): keyword for keyword in sorted(keywords | {"SpecificCharacterSet"})}
     return {tag: keyword for tag, keyword in tags.items() if tag is not None}
 
 
 @cache
-def _representation(tag: int) -> bytes:
-    """The VR of a tag in the dictionary, for implicit VR."""
+def _dictionary_vr(tag: int) -> bytes:
+    """The VR of a tag in the data dictionary, needed for implicit VR."""
     return dictionary_VR(tag).split(" ")[0].encode()
 
 
@@ -85,11 +91,11 @@ def _inflate(data: bytes | memoryview) -> bytes:
         raise ScanError("the deflated dataset is damaged") from None
 
 
-def _latin(value: bytes) -> str:
+def _decode_latin(value: bytes) -> str:
     return value.decode("latin-1").strip(" \0")
 
 
-def _value(vr: bytes, value: bytes, character_sets: list[str], order: str) -> AttributeValue:
+def _convert(vr: bytes, value: bytes, character_sets: list[str], order: str) -> AttributeValue:
     name = vr.decode("ascii")
     if name in NUMBERS:
         code = NUMBERS[name]
@@ -99,9 +105,9 @@ def _value(vr: bytes, value: bytes, character_sets: list[str], order: str) -> At
         numbers = [str(n) for n in struct.unpack(f"{order}{len(value) // size}{code}", value)]
         return None if not numbers else numbers[0] if len(numbers) == 1 else numbers
     if (name in TEXT_VRS and not value.isascii()) or b"\x1b" in value:
-        text = _decode(value, character_sets)
+        text = _decode_text(value, character_sets)
     else:
-        text = _latin(value)
+        text = _decode_latin(value)
     text = text.replace("\0", "").strip(" ")
     if not text:
         return None
@@ -110,8 +116,8 @@ def _value(vr: bytes, value: bytes, character_sets: list[str], order: str) -> At
     return text
 
 
-def _decode(value: bytes, character_sets: list[str]) -> str:
-    """Text of the declared character sets; bytes that are none of theirs become question marks."""
+def _decode_text(value: bytes, character_sets: list[str]) -> str:
+    """Decode text in the declared character sets; undecodable bytes become question marks."""
     try:
         encodings = convert_encodings(character_sets or [""])
         return decode_bytes(value, encodings, {0x0A, 0x0C, 0x0D, 0x5C, 0x5E, 0x3D})

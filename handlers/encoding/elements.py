@@ -1,7 +1,7 @@
-"""The one walk over encoded elements, made for bytes that nobody has vouched for.
+"""Iterates over encoded elements; safe for untrusted bytes. All our reading of datasets and commands uses it.
 
-Lengths are checked before use. Sequences of undefined length are passed over without recursion, at most 64 levels
-deep; those of defined length are passed over as a whole.
+Lengths are checked before use. Sequences are skipped: those of defined length as a whole, those of undefined length
+without recursion and at most 64 levels deep.
 
 References: PS3.5 sections 7.1 (element structure) and 7.5 (sequences).
 """
@@ -15,7 +15,7 @@ from handlers.encoding.uids import EXPLICIT_BIG, IMPLICIT_LITTLE
 from handlers.errors import ScanError
 
 Element = tuple[int, bytes, memoryview | None]
-"""Tag, VR (empty where it is implicit) and value; None: a value of undefined length, which was passed over."""
+"""Tag, VR (empty if implicit) and value, which is None for a value of undefined length: those are skipped."""
 
 MAXIMUM_DEPTH = 64
 UNDEFINED = 0xFFFFFFFF
@@ -29,25 +29,25 @@ SEQUENCE_END = 0xFFFEE0DD
 
 
 def byte_order(transfer_syntax_uid: str) -> str:
-    """The byte order of numbers in a transfer syntax, as ``struct`` writes it."""
+    """The byte order of a transfer syntax, as the format character of ``struct``."""
     return ">" if transfer_syntax_uid == EXPLICIT_BIG else "<"
 
 
 def walk(data: bytes | memoryview, transfer_syntax_uid: str, last: int = LAST_TAG) -> Iterator[Element]:
-    """The top-level elements of a dataset or command set, up to the first one whose tag is beyond ``last``.
+    """The top-level elements of a dataset or command set, up to the first with a tag greater than ``last``.
 
     Raises:
-        ScanError: the bytes are no elements of that transfer syntax, or nested too deeply.
+        ScanError: the bytes are not elements in that transfer syntax, or they are nested too deeply.
     """
     view = memoryview(data)
-    heads = Heads(view, transfer_syntax_uid)
+    headers = ElementHeaders(view, transfer_syntax_uid)
     position, size = 0, len(view)
     while position < size:
-        tag, vr, length, start = heads.at(position)
+        tag, vr, length, start = headers.at(position)
         if tag > last:
             return
         if length == UNDEFINED:
-            position = _end_of_undefined(heads, start)
+            position = _end_of_undefined(headers, start)
             yield tag, vr, None
             continue
         position = start + length
@@ -56,8 +56,8 @@ def walk(data: bytes | memoryview, transfer_syntax_uid: str, last: int = LAST_TA
         yield tag, vr, view[start:position]
 
 
-class Heads:
-    """What stands in front of the values of encoded elements."""
+class ElementHeaders:
+    """Reads the headers of encoded elements: tag, VR and length."""
 
     def __init__(self, data: memoryview, transfer_syntax_uid: str) -> None:
         order = byte_order(transfer_syntax_uid)
@@ -68,10 +68,10 @@ class Heads:
         self._long = struct.Struct(order + "I")
 
     def at(self, position: int) -> tuple[int, bytes, int, int]:
-        """Tag, VR (empty where it is implicit), length and the value's position; the value may be cut off.
+        """Tag, VR (empty if implicit), length and position of the value; the value itself may be cut off.
 
         Raises:
-            ScanError: no element begins at this position.
+            ScanError: there is no element at this position.
         """
         data = self.data
         if position + 8 > len(data):
@@ -90,20 +90,20 @@ class Heads:
         return tag, vr, self._short.unpack_from(data, position + 6)[0], position + 8
 
 
-def _end_of_undefined(heads: Heads, position: int) -> int:
-    """The position behind a value of undefined length that begins here; its items may nest."""
+def _end_of_undefined(headers: ElementHeaders, position: int) -> int:
+    """Where a value of undefined length that begins at ``position`` ends; its items may be nested."""
     depth = 1
     while depth:
-        tag, _, length, start = heads.at(position)
+        tag, _, length, start = headers.at(position)
         position = start
         if tag in (ITEM_END, SEQUENCE_END):
             depth -= 1
         elif length == UNDEFINED:
             depth += 1
-            if depth > MAXIMUM_DEPTH * 2:  # a level is a sequence and an item of it
+            if depth > MAXIMUM_DEPTH * 2:  # each level is a sequence and an item
                 raise ScanError(f"its sequences are nested more than {MAXIMUM_DEPTH} levels deep")
         else:
             position = start + length
-            if position > len(heads.data):
+            if position > len(headers.data):
                 raise ScanError("an element is longer than the dataset")
     return position

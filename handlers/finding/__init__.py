@@ -1,1 +1,1 @@
-"""Finding what the node has: information model, matching, entities. Values in, values out; no connection in sight."""
+"""Finding the node's results: information model, matching, entities. Works on values, without a connection."""

@@ -1,4 +1,4 @@
-"""The information model of query/retrieve: its levels, their keys, and what one asks for.
+"""The information model of query/retrieve: its levels and their keys, and a request's identifier.
 
 References: PS3.4 section C.6 (information models).
 """
@@ -76,12 +76,12 @@ COUNTS = frozenset(k for k in KEYWORDS if k.startswith("NumberOf") and "Related"
 
 @dataclass(frozen=True, kw_only=True)
 class Identifier:
-    """A request: its level and the keys that it has, None where a key is empty."""
+    """The identifier of a request: its level and its keys, with None for an empty key."""
 
     level: str
     keys: Mapping[str, AttributeValue]
 
     def values(self, keyword: str) -> list[str]:
-        """The values of a key; empty where it is absent or empty."""
+        """The values of a key; empty if the key is absent or has no value."""
         value = self.keys.get(keyword)
         return [value] if isinstance(value, str) else list(value or ())

@@ -1,4 +1,4 @@
-"""Attribute matching of C-FIND: one key against one value.
+"""Attribute matching of C-FIND: one key against the values of an attribute.
 
 References: PS3.4 section C.2.2.2 (attribute matching), PS3.5 section 6.2 (value representations).
 """
@@ -14,23 +14,23 @@ NUMBER_VRS = frozenset({"IS", "DS", "US", "SS", "UL", "SL"})
 
 
 def matches(vr: str, key: str | Sequence[str] | None, values: Sequence[str]) -> bool:
-    """Whether a key matches an attribute's values; of several values one that matches is enough.
+    """Whether a key matches an attribute's values; one matching value is enough.
 
-    An empty key matches everything (universal matching). A key of several values is a list of UIDs; for
-    coded strings a list means one of them as well.
+    An empty key matches everything (universal matching). A key with several values matches if one of them does;
+    the standard has this for UIDs, we also accept it for other VRs.
     """
     keys = [key] if isinstance(key, str) else list(key or ())
     keys = [k for k in keys if k]
     if not keys:
         return True
-    return any(_single(vr, k, value) for k in keys for value in values)
+    return any(_value_matches(vr, k, value) for k in keys for value in values)
 
 
-def _single(vr: str, key: str, value: str) -> bool:
+def _value_matches(vr: str, key: str, value: str) -> bool:
     if vr in RANGE_VRS:
         return _in_range(vr, key, value)
     if vr in NUMBER_VRS:
-        return _number(key) is not None and _number(key) == _number(value)
+        return _parse_number(key) is not None and _parse_number(key) == _parse_number(value)
     if vr == "PN":
         return _name_matches(key, value)
     if vr in WILDCARD_VRS:
@@ -39,14 +39,14 @@ def _single(vr: str, key: str, value: str) -> bool:
 
 
 def is_wildcard(key: str) -> bool:
-    """Whether a key of a text VR stands for more than one value."""
+    """Whether a key of a text VR contains a wildcard."""
     return "*" in key or "?" in key
 
 
 def wildcard_matches(key: str, value: str) -> bool:
-    """Whether ``key`` with ``*`` (any characters) and ``?`` (one character) fits the whole value.
+    """Whether ``key``, with ``*`` for any characters and ``?`` for one, matches the whole value.
 
-    Greedy with one point to return to, so that no key costs more than its length times the value's.
+    Greedy, backtracking only to the last ``*``: the time is at most proportional to the product of both lengths.
     """
     at, star, resume = 0, -1, 0
     position = 0
@@ -67,7 +67,7 @@ def wildcard_matches(key: str, value: str) -> bool:
 
 
 def _name_matches(key: str, value: str) -> bool:
-    """Person names match without regard to case, on the whole value or on one of its component groups."""
+    """Match a person name, ignoring case, against the whole value or one of its component groups."""
     folded = key.rstrip("^= ").casefold()
     groups = [group.rstrip("^ ") for group in value.split("=")]
     return any(wildcard_matches(folded, name.casefold()) for name in [value.rstrip("^= "), *groups])
@@ -80,7 +80,10 @@ def _in_range(vr: str, key: str, value: str) -> bool:
 
 
 def range_of(vr: str, key: str) -> tuple[str | None, str | None]:
-    """First and last value of a date, time or datetime key; a single value is a range of its precision."""
+    """The first and last value of a date, time or datetime key, padded to full length; None for an open end.
+
+    A single value stands for the range that its precision covers: 2024 is the whole year.
+    """
     if "-" in key and not (vr == "DT" and re.fullmatch(r"[0-9.]+-[0-9]{4}", key)):
         first, last = key.split("-", 1)
         return (_earliest(vr, first) if first else None), (_latest(vr, last) if last else None)
@@ -88,21 +91,21 @@ def range_of(vr: str, key: str) -> tuple[str | None, str | None]:
 
 
 def _earliest(vr: str, text: str) -> str:
-    return _padded(vr, text, "00000101000000000000")
+    return _pad(vr, text, "00000101000000000000")
 
 
 def _latest(vr: str, text: str) -> str:
-    return _padded(vr, text, "99991231235959999999")
+    return _pad(vr, text, "99991231235959999999")
 
 
-def _padded(vr: str, text: str, filling: str) -> str:
-    """All digits of a value, those that are missing taken from ``filling`` (YYYYMMDDHHMMSSFFFFFF)."""
+def _pad(vr: str, text: str, filling: str) -> str:
+    """The digits of a value, with missing ones taken from ``filling`` (YYYYMMDDHHMMSSFFFFFF)."""
     digits = re.sub(r"[^0-9]", "", re.sub(r"[+-][0-9]{4}$", "", text) if vr == "DT" else text)
     template = {"DA": filling[:8], "TM": filling[8:], "DT": filling}[vr]
     return digits[: len(template)] + template[len(digits) :]
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Associations that we open, with pynetdicom: one that is established, or the reason why there is none."""
+"""Opens associations with pynetdicom, or says why there is none."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PERMANENT_REJECTIONS = {
     3: "calling AE title not recognized",
     7: "called AE title not recognized",
 }
-"""Diagnostics of a permanent rejection by the service user that waiting does not cure (PS3.8 table 9-21)."""
+"""Reasons of a permanent rejection by the service user that waiting does not cure (PS3.8 table 9-21)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """Seconds to wait for a peer in each direction."""
+    """Seconds to wait for a peer."""
 
     connection: float = 10.0
     acse: float = 15.0
@@ -41,7 +41,7 @@ class Timeouts:
 
 
 class AssociationFailed(Exception):
-    """No association came about; ``transient`` says whether trying later can help."""
+    """No association could be opened; ``transient`` says whether trying later can help."""
 
     def __init__(self, reason: str, *, transient: bool) -> None:
         super().__init__(reason)
@@ -64,13 +64,19 @@ def open_association(
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
     handlers: Sequence[EventHandlerType] = (),
 ) -> Association:
-    """An established association whose socket never waits for ever.
+    """Open an association; no read or write on its socket waits without limit.
 
-    ``roles`` are proposed with it; ``handlers`` answer what the peer asks over it.
+    Args:
+        destination: the peer.
+        calling_ae: our AE title.
+        timeouts: how long to wait for the peer.
+        contexts: the presentation contexts to propose.
+        roles: the role selections to propose.
+        handlers: pynetdicom handlers for requests of the peer.
 
     Raises:
         NothingAccepted: the peer accepts none of the presentation contexts.
-        AssociationFailed: there is no association, with the reason.
+        AssociationFailed: there is no association; the message says why.
     """
     entity = AE(ae_title=calling_ae)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -86,8 +92,8 @@ def open_association(
         except TlsMisconfigured as error:
             raise AssociationFailed(str(error), transient=True) from None
     where = f"{destination.host}:{destination.port}"
-    # From the PDU itself: pynetdicom calls an association aborted where the answer came sooner than its thread.
-    answer = _Answer()
+    # Read from the PDU: if the answer comes before pynetdicom's thread runs, it calls the association aborted.
+    answer = _PeerAnswer()
     started = time.monotonic()
     try:
         association = entity.associate(
@@ -104,18 +110,18 @@ def open_association(
             ],
         )
     except (OSError, UnicodeError) as error:
-        # A name that cannot be resolved now, or is none.
+        # The host name cannot be resolved, or is not a valid name.
         reason = getattr(error, "strerror", None) or str(error)
         raise AssociationFailed(f"no association with {where}: {reason}", transient=True) from None
     if association.is_established:
         connection = association.dul.socket
         bare = None if connection is None else connection.socket
         if bare is not None:
-            # pynetdicom takes the timeout off after connecting: a peer that stops reading would hold us.
+            # pynetdicom removes the timeout after connecting; a peer that stops reading would block us.
             bare.settimeout(timeouts.network)
         return association
     if isinstance(answer.first, A_ASSOCIATE_RJ):
-        raise _rejected(answer.first)
+        raise _rejection_failure(answer.first)
     if association.rejected_contexts:
         raise NothingAccepted
     if secured is not None and secured[0].failure is not None:
@@ -132,23 +138,23 @@ def open_association(
 
 
 @dataclass
-class _Answer:
-    """What a peer has said to a request for an association."""
+class _PeerAnswer:
+    """What a peer answered to an association request."""
 
     connected: bool = False
     first: object = None
-    """Its first PDU."""
+    """The peer's first PDU."""
 
     def opened(self, _: Event) -> None:
-        """The connection is there."""
+        """Note that the connection is open."""
         self.connected = True
 
     def received(self, event: Event) -> None:
-        """A PDU is there."""
+        """Note a PDU, if it is the first."""
         self.first = self.first or event.pdu
 
 
-def _rejected(rejection: A_ASSOCIATE_RJ) -> AssociationFailed:
+def _rejection_failure(rejection: A_ASSOCIATE_RJ) -> AssociationFailed:
     diagnostic = PERMANENT_REJECTIONS.get(rejection.reason_diagnostic or 0)
     if rejection.result == 1 and rejection.source == 1 and diagnostic is not None:
         return AssociationFailed(f"the association was rejected: {diagnostic}", transient=False)
@@ -158,6 +164,6 @@ def _rejected(rejection: A_ASSOCIATE_RJ) -> AssociationFailed:
 
 
 def close_association(association: Association) -> None:
-    """Release where the association still stands; end the connection in any case."""
+    """Release the association if it is still established."""
     if association.is_established:
         association.release()

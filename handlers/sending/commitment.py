@@ -1,6 +1,6 @@
-"""Storage commitment over associations that we open: asking a destination, and reporting to a peer that asked us.
+"""Storage commitment over associations that we open: requests to destinations, and reports to peers that asked us.
 
-References: PS3.4 sections J.3.2 (request) and J.3.3 (report, with the SCP role proposed).
+References: PS3.4 sections J.3.2 (request) and J.3.3 (report, which needs the SCP role to be proposed).
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from handlers.settings import Destination
 log = logging.getLogger("overread.commitment")
 
 REPORT_SECONDS = 5.0
-"""How long the association of a request stays open for a report that comes over it."""
-LOOK_SECONDS = 0.1
+"""How long the association of a request stays open for a report over the same association."""
+POLL_SECONDS = 0.1
 LOST = "the association was lost"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommitmentAnswer:
-    """Whether the peer took a request or report, and if not why."""
+    """Whether the peer accepted a request or report, and if not, why."""
 
     accepted: bool
     reason: str
 
 
 @contextmanager
-def _association(
+def _commitment_association(
     destination: Destination,
     calling_ae: str,
     timeouts: Timeouts | None,
@@ -60,7 +60,11 @@ def _association(
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
     handlers: Sequence[EventHandlerType] = (),
 ) -> Iterator[Association]:
-    """An association for storage commitment alone; raises AssociationFailed."""
+    """An association for storage commitment only.
+
+    Raises:
+        AssociationFailed: there is no association; the message says why.
+    """
     association = open_association(
         destination,
         calling_ae,
@@ -78,9 +82,9 @@ def _association(
 def offers_commitment(
     destination: Destination, calling_ae: str, timeouts: Timeouts | None = None
 ) -> CommitmentAnswer:
-    """Whether a destination accepts associations for storage commitment; nothing is asked for."""
+    """Whether a destination accepts associations for storage commitment; no request is sent."""
     try:
-        with _association(destination, calling_ae, timeouts):
+        with _commitment_association(destination, calling_ae, timeouts):
             return CommitmentAnswer(accepted=True, reason="")
     except AssociationFailed as failure:
         return CommitmentAnswer(accepted=False, reason=str(failure))
@@ -94,10 +98,18 @@ def request_commitment(
     busy: Callable[[], bool],
     timeouts: Timeouts | None = None,
 ) -> CommitmentAnswer:
-    """Ask a destination to take responsibility for results.
+    """Ask a destination to commit to storing results.
 
-    A report over the same association goes to ``take``, which says whether it was recorded; we wait for one a
-    few seconds, or until ``busy``. One over an association of the destination's comes to the receiver instead.
+    A report may come over this association. We wait for one for ``REPORT_SECONDS``, or until ``busy`` returns True.
+    Later reports come over an association that the destination opens to a receiver.
+
+    Args:
+        destination: the peer.
+        calling_ae: our AE title.
+        request: the transaction.
+        take: called with a report; returns whether the report was recorded.
+        busy: whether there is other work to do.
+        timeouts: how long to wait for the peer.
     """
     arrived = threading.Event()
 
@@ -108,7 +120,7 @@ def request_commitment(
             log.warning("commitment_report_refused destination=%s reason=%s", destination.name, error)
             return INVALID_ARGUMENT, None
         except Exception as error:
-            # pynetdicom would log the text of what decoding foreign bytes raises; it may quote them.
+            # pynetdicom would log the message of the exception, which may quote values.
             log.error(
                 "commitment_report_failed destination=%s error=%s", destination.name, type(error).__name__
             )
@@ -118,21 +130,21 @@ def request_commitment(
 
     handlers: list[EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, report)]
     try:
-        with _association(destination, calling_ae, timeouts, handlers=handlers) as association:
+        with _commitment_association(destination, calling_ae, timeouts, handlers=handlers) as association:
             response, _ = association.send_n_action(
                 write_request(request.transaction_uid, request.references),
                 REQUEST_COMMITMENT,
                 STORAGE_COMMITMENT,
                 STORAGE_COMMITMENT_INSTANCE,
             )
-            answer = _answer(response)
+            answer = _answer_of(response)
             deadline = time.monotonic() + REPORT_SECONDS
             while (
                 answer.accepted
                 and association.is_established
                 and time.monotonic() < deadline
                 and not busy()
-                and not arrived.wait(LOOK_SECONDS)
+                and not arrived.wait(POLL_SECONDS)
             ):
                 pass
             return answer
@@ -145,22 +157,22 @@ def request_commitment(
 def send_report(
     destination: Destination, calling_ae: str, report: Report, timeouts: Timeouts | None = None
 ) -> CommitmentAnswer:
-    """Tell a peer what became of its request, over an association of our own."""
+    """Report the outcome of a peer's request, over an association that we open."""
     role = build_role(STORAGE_COMMITMENT, scp_role=True)
     try:
-        with _association(destination, calling_ae, timeouts, roles=[role]) as association:
+        with _commitment_association(destination, calling_ae, timeouts, roles=[role]) as association:
             event_type, dataset = write_report(report, calling_ae)
             response, _ = association.send_n_event_report(
                 dataset, event_type, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
             )
-            return _answer(response)
+            return _answer_of(response)
     except AssociationFailed as failure:
         return CommitmentAnswer(accepted=False, reason=str(failure))
     except (RuntimeError, ValueError):
         return CommitmentAnswer(accepted=False, reason=LOST)
 
 
-def _answer(response: Dataset) -> CommitmentAnswer:
+def _answer_of(response: Dataset) -> CommitmentAnswer:
     if "Status" not in response:
         return CommitmentAnswer(accepted=False, reason="the peer did not answer in time")
     status = int(response.Status)

@@ -1,7 +1,7 @@
-"""Sending: C-STORE of many files over one association, and C-ECHO, with a verdict for every file.
+"""Sending: C-STORE of many files over one association, with a result for every file; and C-ECHO.
 
-Files go out as they are stored. A peer that takes a native object only in another native transfer
-syntax gets it re-encoded; pixel data are never compressed or decompressed.
+Files are sent as they are stored. An object in a native transfer syntax is re-encoded for a peer that accepts only
+another native one. Pixel data are never compressed or decompressed.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from handlers.settings import Destination
 
 log = logging.getLogger("overread.sender")
 
-# A path is then sent as the bytes of the file, without a decoding round trip.
+# pynetdicom then sends the bytes of a file without decoding and encoding them.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
 MAXIMUM_CONTEXTS = 128
-"""Odd identifiers from 1 to 255 (PS3.8 section 9.3.2.2)."""
-LOST_IN_A_ROW = 2
-"""So many associations lost without a delivery between them: the peer is the problem, not the object."""
+"""Identifiers of contexts are the odd numbers from 1 to 255 (PS3.8 section 9.3.2.2)."""
+MAXIMUM_LOST_IN_A_ROW = 2
+"""After this many lost associations without a delivery in between, the peer is the problem, not the object."""
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
 """Result of a presentation context (PS3.8 table 9-18)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileToSend:
-    """A DICOM file and what it is."""
+    """A DICOM file and the UIDs needed to send it."""
 
     path: Path
     sop_class_uid: str
@@ -56,7 +56,7 @@ class FileToSend:
 
 @dataclass(frozen=True, kw_only=True)
 class MoveOriginator:
-    """Who asked for the objects by C-MOVE, and with which message."""
+    """The peer that asked for the objects by C-MOVE, and the ID of its message."""
 
     ae_title: str
     message_id: int
@@ -64,21 +64,21 @@ class MoveOriginator:
 
 @dataclass(frozen=True, kw_only=True)
 class SendResult:
-    """What became of one file. Where it was not delivered, ``transient`` says that a retry can help."""
+    """The outcome for one file. If it was not delivered, ``transient`` says whether a retry can help."""
 
     file: FileToSend
     delivered: bool
     transient: bool
     reason: str
     status: int | None
-    """The peer's answer; None where there was none."""
+    """The status of the peer's response; None if there was none."""
     reached: bool = True
-    """False where the peer could not be reached, or was lost before it answered."""
+    """False if the peer could not be reached, or did not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EchoResult:
-    """Whether a peer answers a C-ECHO, and if not why."""
+    """Whether a peer answers a C-ECHO, how fast, and if not, why."""
 
     ok: bool
     reason: str
@@ -86,7 +86,7 @@ class EchoResult:
 
 
 class Sender:
-    """Sends to one destination. One thread at a time."""
+    """Sends files to one destination. For one thread at a time."""
 
     def __init__(self, destination: Destination, calling_ae: str, timeouts: Timeouts | None = None) -> None:
         self.destination = destination
@@ -96,10 +96,10 @@ class Sender:
     def send(
         self, files: Sequence[FileToSend], originator: MoveOriginator | None = None
     ) -> Iterator[SendResult]:
-        """Send files in order; one result each, as it comes.
+        """Send files in order and yield one result for each.
 
-        An association that breaks costs the file it carried; the others go on over a new one, until
-        two in a row break without a delivery.
+        If an association breaks, the file being sent fails and the rest are sent over a new one. After
+        ``MAXIMUM_LOST_IN_A_ROW`` associations lost without a delivery the rest fail too.
         """
         waiting = list(files)
         lost = 0
@@ -128,20 +128,20 @@ class Sender:
                     if result.delivered:
                         lost = 0
                     if result.status is None and result.transient:
-                        # Not answered: whether the peer has it is unknown, and the association is of no more use.
+                        # No answer: the peer may or may not have the file, and the association is unusable.
                         lost += 1
                         association.abort()
                         break
             finally:
                 close_association(association)
-            if lost >= LOST_IN_A_ROW:
+            if lost >= MAXIMUM_LOST_IN_A_ROW:
                 for file in waiting:
                     yield _undelivered(file, "the association was lost", transient=True, reached=False)
                 return
 
 
 def echo(destination: Destination, calling_ae: str, timeouts: Timeouts | None = None) -> EchoResult:
-    """Ask a peer whether it answers."""
+    """Send a C-ECHO to a peer."""
     started = time.perf_counter()
     try:
         association = open_association(
@@ -164,7 +164,7 @@ def echo(destination: Destination, calling_ae: str, timeouts: Timeouts | None = 
 
 
 def contexts_for(files: Sequence[FileToSend]) -> list[PresentationContext]:
-    """Presentation contexts for files: each as it is stored and, for native ones, the other native syntaxes."""
+    """Presentation contexts for files: their own transfer syntaxes, and for native ones the other native ones too."""
     contexts: list[PresentationContext] = []
     for sop_class, syntax in dict.fromkeys((f.sop_class_uid, f.transfer_syntax_uid) for f in files):
         contexts.append(build_context(sop_class, syntax))
@@ -175,7 +175,7 @@ def contexts_for(files: Sequence[FileToSend]) -> list[PresentationContext]:
 
 
 def _first_batch(files: Sequence[FileToSend]) -> list[FileToSend]:
-    """As many of the first files as one association has presentation contexts for."""
+    """The first files, as many as the presentation contexts of one association allow."""
     kinds: set[tuple[str, str]] = set()
     batch: list[FileToSend] = []
     for file in files:
@@ -208,7 +208,7 @@ def _send_one(association: Association, file: FileToSend, originator: MoveOrigin
     except OSError as error:
         return _undelivered(file, f"the file cannot be read: {error.strerror}", transient=True)
     except (InvalidDicomError, ValueError, AttributeError) as error:
-        # Raised for files that cannot be read or re-encoded; sending them again cannot help.
+        # The file cannot be parsed or re-encoded; sending it again cannot help.
         log.warning("file_not_sent error=%s", type(error).__name__)
         return _undelivered(file, f"the file cannot be sent ({type(error).__name__})", transient=False)
     except RuntimeError:

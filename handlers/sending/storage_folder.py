@@ -1,4 +1,4 @@
-"""A small PACS for demonstrations: accepts every object and puts it into a folder."""
+"""A small PACS for demonstrations: accepts every object and writes it to a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from handlers.dimse.uids import VERIFICATION
 
 
 class StorageFolder:
-    """A C-STORE SCP on a free port of the loopback address that keeps what it gets in a folder."""
+    """A C-STORE SCP on a free port of the loopback address; it writes each object it receives to a folder."""
 
     def __init__(self, folder: Path, ae_title: str) -> None:
         self.folder = folder
@@ -26,6 +26,7 @@ class StorageFolder:
         self.port = 0
 
     def __enter__(self) -> StorageFolder:
+        """Start the SCP; ``port`` is known from then on."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._server = self._entity.start_server(
             ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
@@ -37,11 +38,12 @@ class StorageFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Stop the SCP."""
         if self._server is not None:
             self._server.shutdown()
 
     def wait_for(self, count: int, seconds: float) -> list[Path]:
-        """The files received, once there are ``count``, or after that many seconds what there is."""
+        """The received files, as soon as there are ``count`` of them, or else those there are after ``seconds``."""
         with self.arrived:
             self.arrived.wait_for(lambda: len(self.received) >= count, seconds)
             return list(self.received)

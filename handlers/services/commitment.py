@@ -1,8 +1,8 @@
-"""The services of storage commitment that a receiver offers: N-ACTION from peers, N-EVENT-REPORT from destinations.
+"""Storage commitment in a receiver: N-ACTION requests of peers and N-EVENT-REPORTs of destinations.
 
-A peer that asks is answered on an association of our own, which the courier opens: both sides survive a restart.
+The courier reports to a peer over an association that it opens later, so that a restart on either side does no harm.
 
-References: PS3.4 sections J.3.2 and J.3.3, PS3.7 sections 10.1.1 and 10.1.4 with their statuses in annex C.
+References: PS3.4 sections J.3.2 and J.3.3, PS3.7 sections 10.1.1 and 10.1.4; statuses in PS3.7 annex C.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger("overread.commitment")
 
 
 class CommitmentRequests:
-    """Answers N-ACTION requests: what is asked for is recorded, and the courier reports later."""
+    """Answers N-ACTION requests: it records the request, and the courier reports later."""
 
     def __init__(self, database: Database, settings: ReceiverSettings, run_directory: Path) -> None:
         self.owed = OwedReports(database)
@@ -47,7 +47,7 @@ class CommitmentRequests:
         command = message.command
         status, comment = SUCCESS, None
         try:
-            self._take(exchange, message)
+            self._record_request(exchange, message)
         except RequestRefused as refused:
             status, comment = refused.status, str(refused)
             log.warning(
@@ -71,7 +71,7 @@ class CommitmentRequests:
         if status == SUCCESS:
             notify(self.run_directory, "courier")
 
-    def _take(self, exchange: MessageExchange, message: Message) -> None:
+    def _record_request(self, exchange: MessageExchange, message: Message) -> None:
         command = message.command
         data = exchange.read_dataset()
         if command.requested_sop_instance_uid != STORAGE_COMMITMENT_INSTANCE:
@@ -94,7 +94,7 @@ class CommitmentRequests:
 
 
 class CommitmentReports:
-    """Answers N-EVENT-REPORT requests: a destination says what it has taken responsibility for."""
+    """Answers N-EVENT-REPORT requests, in which a destination says which instances it has committed to."""
 
     def __init__(self, database: Database, settings: ReceiverSettings) -> None:
         self.commitments = Commitments(database)
@@ -104,7 +104,7 @@ class CommitmentReports:
         """Answer one N-EVENT-REPORT-RQ."""
         data = exchange.read_dataset()
         try:
-            status = self._take(exchange.peer.calling_ae, data, message.context.transfer_syntax)
+            status = self._record_report(exchange.peer.calling_ae, data, message.context.transfer_syntax)
         except CommitmentError as error:
             log.warning(
                 "commitment_report_refused association=%s reason=%s", exchange.peer.association, error
@@ -122,7 +122,7 @@ class CommitmentReports:
             ),
         )
 
-    def _take(self, calling_ae: str, data: bytes, transfer_syntax: str) -> int:
+    def _record_report(self, calling_ae: str, data: bytes, transfer_syntax: str) -> int:
         report = read_report(decode_dataset(data, transfer_syntax))
         try:
             name = self.commitments.destination_of(report.transaction_uid)

@@ -1,4 +1,4 @@
-"""The services that a receiver offers, by the command that asks for them."""
+"""The services that a receiver offers, by the command that requests them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from handlers.spool.intake import Intake
 
 
 class Services:
-    """The services of one receiver process; results lie below ``data_folder``."""
+    """The services of one receiver process; ``data_folder`` is the folder to which paths of results are relative."""
 
     def __init__(
         self,
@@ -50,5 +50,5 @@ class Services:
         }
 
     def close(self) -> None:
-        """Give back what they hold ready."""
+        """Remove the empty files that the spool has made in advance."""
         self._intake.close()

@@ -10,7 +10,7 @@ import logging
 from db.database import Database
 from db.errors import DatabaseError
 from db.results import Results
-from handlers.audit.messages import AskedQuery
+from handlers.audit.messages import AuditedQuery
 from handlers.audit.trail import AuditTrail
 from handlers.dimse.commands import C_FIND_RSP, WITH_DATASET, Command
 from handlers.dimse.identifiers import IdentifierError, read_identifier, write_identifier
@@ -30,7 +30,7 @@ class Query:
         self.audit = audit
 
     def __call__(self, exchange: MessageExchange, message: Message) -> None:
-        """Answer one C-FIND-RQ: a pending response for each match, then the last one."""
+        """Answer one C-FIND-RQ: a pending response for each match, then the final response."""
         status, comment = SUCCESS, None
         try:
             status = self._answer(exchange, message)
@@ -53,11 +53,11 @@ class Query:
         )
 
     def _answer(self, exchange: MessageExchange, message: Message) -> int:
-        """Send the matches; the status of the last response."""
+        """Send the matches; return the status of the final response."""
         context, message_id = message.context, message.command.message_id or 0
         data = exchange.read_dataset()
         identifier = read_identifier(data, context.transfer_syntax, context.abstract_syntax)
-        asked = AskedQuery(
+        asked = AuditedQuery(
             sop_class_uid=context.abstract_syntax,
             transfer_syntax_uid=context.transfer_syntax,
             keywords=[identifier.level, *identifier.keys],

@@ -1,4 +1,4 @@
-"""The retrieve services: C-MOVE sends results to a configured destination, C-GET over the same association.
+"""The retrieve services: C-MOVE sends results to a configured destination, C-GET back over the same association.
 
 References: PS3.4 sections C.4.2 (C-MOVE) and C.4.3 (C-GET); statuses in tables C.4-2 and C.4-3.
 """
@@ -41,7 +41,7 @@ from handlers.dimse.statuses import (
 )
 from handlers.encoding.uids import NATIVE
 from handlers.errors import ProtocolViolation
-from handlers.finding.entities import named
+from handlers.finding.entities import results_by_uids
 from handlers.finding.information_model import UNIQUE_KEYS, Identifier
 from handlers.sending.sender import FileToSend, MoveOriginator, Sender
 from handlers.settings import ReceiverSettings
@@ -50,12 +50,12 @@ from handlers.upper_layer.association import PresentationContext
 
 log = logging.getLogger("overread.retrieval")
 
-COUNT_LIMIT = 0xFFFF
+MAXIMUM_COUNT = 0xFFFF
 MEDIUM_PRIORITY = 0
 
 
-class Tally:
-    """The sub-operations of one retrieval and how they went."""
+class SuboperationTally:
+    """Counts the sub-operations of one retrieval by outcome."""
 
     def __init__(self, total: int) -> None:
         self.remaining = total
@@ -64,7 +64,7 @@ class Tally:
         self.failed: list[str] = []
 
     def add(self, sop_instance_uid: str, *, delivered: bool, status: int | None) -> None:
-        """Count one sub-operation that has ended."""
+        """Count one finished sub-operation; ``status`` is that of the C-STORE response, None if there was none."""
         self.remaining -= 1
         if not delivered:
             self.failed.append(sop_instance_uid)
@@ -74,14 +74,14 @@ class Tally:
             self.completed += 1
 
     def last_status(self) -> int:
-        """What the last response says, if nobody cancelled."""
+        """The status of the final response, unless the retrieval was cancelled."""
         if self.failed and not self.completed and not self.warned:
             return CANNOT_PERFORM_SUBOPERATIONS
         return SUBOPERATIONS_FAILED if self.failed or self.warned else SUCCESS
 
 
 class Retrieval:
-    """What C-MOVE and C-GET share: finding what is asked for and answering."""
+    """The common part of C-MOVE and C-GET: finding the results, and answering."""
 
     response_field: int
 
@@ -98,7 +98,7 @@ class Retrieval:
             identifier = read_identifier(
                 exchange.read_dataset(), context.transfer_syntax, context.abstract_syntax
             )
-            found = self._found(identifier)
+            found = self._find_results(identifier)
         except IdentifierError as error:
             self._refuse(exchange, message, DATASET_DOES_NOT_MATCH, str(error))
             return
@@ -111,11 +111,11 @@ class Retrieval:
     def _retrieve(self, exchange: MessageExchange, message: Message, found: Sequence[Result]) -> None:
         raise NotImplementedError
 
-    def _found(self, identifier: Identifier) -> list[Result]:
+    def _find_results(self, identifier: Identifier) -> list[Result]:
         needed = UNIQUE_KEYS[identifier.level]
         if not identifier.values(needed):
             raise IdentifierError(f"{needed} is missing")
-        return named(self.results, identifier)
+        return results_by_uids(self.results, identifier)
 
     def _refuse(self, exchange: MessageExchange, message: Message, status: int, comment: str) -> None:
         exchange.send(
@@ -129,8 +129,10 @@ class Retrieval:
             ),
         )
 
-    def _respond(self, exchange: MessageExchange, message: Message, tally: Tally, status: int) -> None:
-        """Send a response with the counts; the last one also lists what failed."""
+    def _respond(
+        self, exchange: MessageExchange, message: Message, tally: SuboperationTally, status: int
+    ) -> None:
+        """Send a response with the counts; the final one also lists the instances that failed."""
         last = status != PENDING
         failures = (
             write_identifier({"FailedSOPInstanceUIDList": tally.failed}, message.context.transfer_syntax)
@@ -144,18 +146,18 @@ class Retrieval:
                 message_id_responded_to=message.command.message_id,
                 affected_sop_class_uid=message.context.abstract_syntax,
                 status=status,
-                remaining_suboperations=min(tally.remaining, COUNT_LIMIT)
+                remaining_suboperations=min(tally.remaining, MAXIMUM_COUNT)
                 if status in (PENDING, CANCELLED)
                 else None,
-                completed_suboperations=min(tally.completed, COUNT_LIMIT),
-                failed_suboperations=min(len(tally.failed), COUNT_LIMIT),
-                warning_suboperations=min(tally.warned, COUNT_LIMIT),
+                completed_suboperations=min(tally.completed, MAXIMUM_COUNT),
+                failed_suboperations=min(len(tally.failed), MAXIMUM_COUNT),
+                warning_suboperations=min(tally.warned, MAXIMUM_COUNT),
                 dataset_type=NO_DATASET if failures is None else WITH_DATASET,
             ),
             failures,
         )
 
-    def _file(self, result: Result) -> FileToSend:
+    def _file_to_send(self, result: Result) -> FileToSend:
         return FileToSend(
             path=self.files.local(result.path),
             sop_class_uid=result.sop_class_uid,
@@ -165,7 +167,7 @@ class Retrieval:
 
 
 class Move(Retrieval):
-    """Sends results to one of the configured destinations, named by its AE title."""
+    """Answers C-MOVE: sends results to the configured destination with the given AE title."""
 
     response_field = C_MOVE_RSP
 
@@ -180,10 +182,10 @@ class Move(Retrieval):
             return
         message_id = message.command.message_id or 0
         originator = MoveOriginator(ae_title=exchange.peer.calling_ae, message_id=message_id)
-        tally = Tally(len(found))
+        tally = SuboperationTally(len(found))
         by_uid = {result.sop_instance_uid: result for result in found}
         delivered: list[Result] = []
-        files = [self._file(result) for result in found]
+        files = [self._file_to_send(result) for result in found]
         try:
             for sent in Sender(destination, self.settings.ae_title).send(files, originator):
                 tally.add(sent.file.sop_instance_uid, delivered=sent.delivered, status=sent.status)
@@ -200,20 +202,20 @@ class Move(Retrieval):
 
 
 class Get(Retrieval):
-    """Sends results back over the exchange that asks for them."""
+    """Answers C-GET: sends results over the association of the request."""
 
     response_field = C_GET_RSP
 
     def _retrieve(self, exchange: MessageExchange, message: Message, found: Sequence[Result]) -> None:
         message_id = message.command.message_id or 0
-        tally = Tally(len(found))
+        tally = SuboperationTally(len(found))
         sent: list[Result] = []
         try:
             for number, result in enumerate(found):
                 if exchange.cancelled(message_id):
                     self._respond(exchange, message, tally, CANCELLED)
                     return
-                status = self._store(exchange, result, 1 + number % COUNT_LIMIT)
+                status = self._store_result(exchange, result, 1 + number % MAXIMUM_COUNT)
                 delivered = status is not None and meaning(status).delivered
                 tally.add(result.sop_instance_uid, delivered=delivered, status=status)
                 if delivered:
@@ -224,8 +226,8 @@ class Get(Retrieval):
             self.audit.fetched(exchange.peer, sent)
         self._respond(exchange, message, tally, tally.last_status())
 
-    def _store(self, exchange: MessageExchange, result: Result, message_id: int) -> int | None:
-        """Send one result; the peer's status, None where it could not be sent."""
+    def _store_result(self, exchange: MessageExchange, result: Result, message_id: int) -> int | None:
+        """Send one result; return the status of the response, None if the result could not be sent."""
         context = _context_for(exchange, result)
         if context is None:
             return None
@@ -255,7 +257,7 @@ class Get(Retrieval):
 
 
 def _context_for(exchange: MessageExchange, result: Result) -> PresentationContext | None:
-    """The context to send a result with: as it is stored, otherwise a native one for a native file."""
+    """The context to send a result with: its own transfer syntax, or else, for a native one, another native one."""
     offered = [
         context
         for context in exchange.contexts.values()
@@ -266,7 +268,11 @@ def _context_for(exchange: MessageExchange, result: Result) -> PresentationConte
 
 
 def _dataset_offset(head: bytes) -> int:
-    """Where the dataset begins in a file of ours: behind a file meta group of known length (PS3.10 section 7.1)."""
+    """Where the dataset begins in one of our files, given its first 144 bytes (PS3.10 section 7.1).
+
+    Raises:
+        InvalidDicomError: the file does not begin with a group length, which ours do.
+    """
     if len(head) < 144 or head[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
         raise InvalidDicomError("no file meta information group length")
     return 144 + int.from_bytes(head[140:144], "little")

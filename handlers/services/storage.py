@@ -1,4 +1,4 @@
-"""The storage service: a C-STORE is acknowledged once its instance is durable in spool and index.
+"""The storage service: a C-STORE is acknowledged when its instance is durable in the spool and the index.
 
 References: PS3.4 annex B (storage service class; statuses in table B.2-1), PS3.7 section 9.1.1.
 """
@@ -30,7 +30,7 @@ STATUSES = {
     Cause.NOT_UNDERSTOOD: CANNOT_UNDERSTAND,
 }
 COMMENT_LENGTH = 64
-"""Characters that an Error Comment (0000,0902) has room for."""
+"""Most characters in an Error Comment (0000,0902)."""
 
 
 class Storage:
@@ -83,5 +83,5 @@ class Storage:
             raise RequestRefused(STATUSES[verdict.cause], verdict.reason)
 
     def association_ended(self, peer: Peer, *, released: bool) -> None:
-        """A peer that stored stores no more by this association."""
+        """Note that an association over which instances were stored has ended."""
         self.intake.end(peer, released=released)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from db.records import AttributeValue
-from handlers.encoding.elements import Heads
+from handlers.encoding.elements import ElementHeaders
 from handlers.encoding.uids import EXPLICIT_LITTLE
 from handlers.errors import ScanError
 from handlers.spool.scan import scan
@@ -50,10 +50,10 @@ def scan_file(path: Path, extra: Iterable[str] = ()) -> dict[str, AttributeValue
 
 def _meta(data: memoryview) -> tuple[str, int]:
     """The transfer syntax, and where the dataset begins; the group's length may be missing or wrong."""
-    heads = Heads(data, EXPLICIT_LITTLE)
+    headers = ElementHeaders(data, EXPLICIT_LITTLE)
     position, transfer_syntax = DATASET_AT, ""
     while bytes(data[position : position + 2]) == META_GROUP:
-        tag, _, length, start = heads.at(position)
+        tag, _, length, start = headers.at(position)
         if tag == TRANSFER_SYNTAX:
             value = bytes(data[start : start + length])
             transfer_syntax = value.decode("ascii", "replace").rstrip("\0 ")

@@ -138,7 +138,7 @@ class Association:
             self._read_data()
         return self._values.pop()
 
-    def value_waits(self) -> bool:
+    def has_pending_data(self) -> bool:
         """Whether a value, or a part of one, has come already; does not wait."""
         return bool(self._values) or self.connection.readable()
 

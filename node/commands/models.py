@@ -13,7 +13,7 @@ from rich.table import Table
 
 from inference.engine import Case
 from inference.engines import engine_class, engine_kinds
-from inference.engines.expected import checks_inputs, learned
+from inference.engines.expected import checks_inputs, learned_expectations
 from inference.errors import InferenceError, ModelError
 from inference.findings import Refusal
 from inference.importing import nnunet
@@ -279,7 +279,7 @@ def expect(
         accepted = [case for case in cases if not isinstance(case, Refusal)]
         if not accepted:
             raise CommandError(_refusal_message(cases, images))
-        expects = learned(loaded, accepted)
+        expects = learned_expectations(loaded, accepted)
         store.set_expectations(name, expects)
     except InferenceError as error:
         raise CommandError(str(error)) from error

@@ -158,6 +158,6 @@ def check_device(name: str) -> None:
     """
     # If torch is not loaded and the device is not CUDA, no device was used here.
     if name.startswith("cuda") or "torch" in sys.modules:
-        from inference.running.device import check_answers
+        from inference.running.device import check_device
 
-        check_answers(name)
+        check_device(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from inference.checking.plausibility import nothing_left
+from inference.checking.plausibility import reason_nothing_left
 from inference.findings import Analysis, Refusal
 from node.errors import raised_at
 from node.steps.batches import Cause, Failure
@@ -23,7 +23,7 @@ def written_objects(
         OSError: the file of a source image cannot be read now.
     """
     path = analyses[0].source.path
-    reason = nothing_left(analyses)
+    reason = reason_nothing_left(analyses)
     if reason is not None:
         return Refusal(path=path, reason=reason)
     try:

@@ -159,11 +159,11 @@ def test_more_associations_than_allowed_are_rejected_as_a_passing_limit(
 def test_association_that_idles_longest_gives_its_place_up(
     start_receiver: StartReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.acceptor.places.GRACE_SECONDS", 60.0)
+    monkeypatch.setattr("handlers.acceptor.capacity.GRACE_SECONDS", 60.0)
     receiver = start_receiver(maximum_associations=2)
 
     def idle(number: int) -> bool:
-        return len(receiver.server.places._idle) == number
+        return len(receiver.server.capacity._idle_since) == number
 
     with connected(receiver) as first, connected(receiver) as second:
         for number, connection in enumerate((first, second), start=1):
@@ -176,7 +176,7 @@ def test_association_that_idles_longest_gives_its_place_up(
                 return read_pdu(third)[0] == A_ASSOCIATE_AC
 
         assert not let_in()
-        monkeypatch.setattr("handlers.acceptor.places.GRACE_SECONDS", 0.0)
+        monkeypatch.setattr("handlers.acceptor.capacity.GRACE_SECONDS", 0.0)
         wait_until(let_in, 30, "a place is free")
         assert_ended(first)
         second.sendall(store_command())  # still there

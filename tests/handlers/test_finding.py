@@ -10,7 +10,7 @@ import pytest
 from db.queue import Queue
 from db.records import Done
 from db.results import Results
-from handlers.finding.entities import TooManyResults, find, named
+from handlers.finding.entities import TooManyResults, find, results_by_uids
 from handlers.finding.information_model import Identifier
 from tests.databases import migrated
 from tests.db.conftest import new_result, queued_job
@@ -34,7 +34,7 @@ def test_query_that_lets_too_many_objects_through_is_refused(
 ) -> None:
     everything = Identifier(level="STUDY", keys={"StudyInstanceUID": None, "PatientName": None})
     assert len(list(find(results, everything))) == 3
-    monkeypatch.setattr("handlers.finding.entities.MOST_RESULTS", 2)
+    monkeypatch.setattr("handlers.finding.entities.MAXIMUM_RESULTS", 2)
     with pytest.raises(TooManyResults):
         list(find(results, everything))
     by_uid = {"StudyInstanceUID": ["1.1", "1.2"]}
@@ -60,4 +60,4 @@ def test_entities_are_answered_with_the_keys_that_were_asked_for(results: Result
 
 def test_only_unique_keys_name_what_is_retrieved(results: Results) -> None:
     asked = Identifier(level="STUDY", keys={"StudyInstanceUID": ["1.1", "1.3"], "PatientName": "nobody"})
-    assert [result.study_instance_uid for result in named(results, asked)] == ["1.1", "1.3"]
+    assert [result.study_instance_uid for result in results_by_uids(results, asked)] == ["1.1", "1.3"]

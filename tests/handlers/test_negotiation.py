@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.acceptor.negotiation import decide
+from handlers.acceptor.negotiation import answer_request
 from handlers.dimse.uids import PATIENT_ROOT_GET, STORAGE_COMMITMENT, VERIFICATION
 from handlers.encoding.uids import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from handlers.settings import ReceiverSettings, Source
@@ -50,7 +50,7 @@ def request(
 
 
 def accepted(asked: AssociateRequest, chosen: ReceiverSettings | None = None) -> Acceptance:
-    answer = decide(asked, "10.0.0.7", chosen or settings())
+    answer = answer_request(asked, "10.0.0.7", chosen or settings())
     assert isinstance(answer, Acceptance)
     return answer
 
@@ -121,5 +121,5 @@ KNOWN = Source(name="ct", ae_title="CT1", hosts=("10.0.0.0/24",))
 def test_who_may_associate(
     asked: AssociateRequest, chosen: dict[str, object], address: str, rejection: Rejection | None
 ) -> None:
-    answer = decide(asked, address, settings(**chosen))
+    answer = answer_request(asked, address, settings(**chosen))
     assert (answer if isinstance(answer, Rejection) else None) == rejection

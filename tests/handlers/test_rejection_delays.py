@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from db.retry import REJECTION, RetryPolicy
-from handlers.acceptor.rejection_delays import WAITING, RejectionDelays
+from handlers.acceptor.rejection_delays import MAXIMUM_WAITING, RejectionDelays
 from tests.peers.waiting import wait_until
 
 
@@ -29,7 +29,7 @@ def test_rejections_at_once_do_not_fill_the_places(monkeypatch: pytest.MonkeyPat
     answers: list[bool] = []
     threads = [
         threading.Thread(target=lambda: answers.append(delays.wait("10.0.0.1", stopping)))
-        for _ in range(WAITING + 5)
+        for _ in range(MAXIMUM_WAITING + 5)
     ]
     for thread in threads:
         thread.start()
@@ -37,4 +37,4 @@ def test_rejections_at_once_do_not_fill_the_places(monkeypatch: pytest.MonkeyPat
     stopping.set()
     for thread in threads:
         thread.join(5)
-    assert answers.count(True) == WAITING
+    assert answers.count(True) == MAXIMUM_WAITING

@@ -222,7 +222,7 @@ def test_ribs_are_written_with_their_number_and_side() -> None:
     names = [f"rib_{side}_{number}" for side in ("left", "right") for number in range(1, 13)]
     ribs = []
     for value, name in enumerate(names, start=1):
-        of_card = anatomy.structure(value, name)
+        of_card = anatomy.card_structure(value, name)
         assert of_card.type is not None
         rib = Structure(
             value=value,
