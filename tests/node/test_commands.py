@@ -166,7 +166,7 @@ def test_check_prints_each_finding_when_it_is_known(
         before.append(capsys.readouterr().out)
         return EchoResult(ok=False, reason="nobody", milliseconds=0)
 
-    monkeypatch.setattr(check, "_engines", lambda _configuration: iter(()))
+    monkeypatch.setattr(check, "_check_engines", lambda _configuration: iter(()))
     monkeypatch.setattr(check, "echo", echo)
     status, rest, _ = call("check")
     assert status == 1

@@ -209,7 +209,7 @@ def test_tls_that_cannot_work_is_refused_at_once(tmp_path: Path) -> None:
     assert "tls.key: there is no file" in faults(tmp_path, complete.replace("node.key", "none.key"))
     other = complete.replace("node.key", "authority.key")
     assert "tls.certificate: certificate" in faults(tmp_path, other)
-    assert "tls.port: node.port is another one" in faults(tmp_path, complete + "port = 11112\n")
+    assert "tls.port: choose another port than node.port" in faults(tmp_path, complete + "port = 11112\n")
     assert "destination.0.tls: there is no [tls]" in faults(
         tmp_path, '[[destination]]\nname = "pacs"\nae_title = "PACS"\nhost = "pacs"\nport = 104\ntls = true\n'
     )
