@@ -10,6 +10,8 @@ import statistics
 import tempfile
 import threading
 import time
+from functools import partial
+from operator import contains
 from pathlib import Path
 
 import pydicom
@@ -78,9 +80,9 @@ def main() -> None:
                     assert result.delivered, result.reason
                     sent = time.perf_counter()
                 with pacs.changed:
-                    arrived = pacs.changed.wait_for(lambda study=study: study in pacs.reports, 60)
+                    arrived = pacs.changed.wait_for(partial(contains, pacs.reports, study), 60)
                     assert arrived, f"no report: {node.log}"
-                    assert pacs.changed.wait_for(lambda study=study: study in pacs.overlays, 60)
+                    assert pacs.changed.wait_for(partial(contains, pacs.overlays, study), 60)
                     report, overlay = pacs.reports[study], max(pacs.overlays[study])
                 if number:  # the first one warms the node up
                     reports.append(report - sent)

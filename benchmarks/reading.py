@@ -19,16 +19,16 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_
 
 from benchmarks.report import table, write_section
 from inference.demo.phantoms import phantom_dicom
-from inference.parsing import pixels
-from inference.reading import files as reading
+from inference.parsing.pixels import parsed_image
+from inference.reading.files import read_image
 from inference.reading.pool import close_readers
 from inference.reading.stored import StoredImage
 
 LARGE = 3000
 SYNTAXES = {"RLE": RLELossless, "JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless}
 READS: dict[str, Callable[[Path], StoredImage]] = {
-    "in the process": pixels.parsed_image,
-    "by the reader": reading.read_image,
+    "in the process": parsed_image,
+    "by the reader": read_image,
 }
 
 

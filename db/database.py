@@ -311,7 +311,7 @@ def _translated_errors() -> Iterator[None]:
     except DBAPIError as error:
         if isinstance(error, IntegrityError) or type(error.orig).__name__ in RETRYABLE_ERRORS:
             raise Contended(
-                "The database did not take the rows: another process wrote them at once."
+                "The rows were not written: another process wrote the same ones at the same moment."
             ) from None
         if isinstance(error, OperationalError) or error.connection_invalidated:
             first_line = (str(error.orig).splitlines() or ["no reason given"])[0]
@@ -319,7 +319,7 @@ def _translated_errors() -> Iterator[None]:
         if type(error.orig) is sqlite3.DatabaseError:
             raise DatabaseUnavailable(
                 f"The file of the database cannot be used ({error.orig}): "
-                "put it back from a copy, or name another one as database.url."
+                "restore it from a copy, or set database.url to another one."
             ) from None
         raise
 

@@ -15,7 +15,9 @@ from db.states import JobEvent, JobState, StudyEvent, StudyState
 from db.tables import instances, jobs, studies
 from db.transitions import JOBS, NO_LEASE, OPERATOR, STUDIES, change, record
 
-CAME_TOO_LATE = "images came after those of this job were removed by age: not analysed without them"
+CAME_TOO_LATE = (
+    "images arrived after those of this job were removed by age: the new ones alone are not analysed"
+)
 PLANNER = "planner"
 LIVE = tuple(str(state) for state in JobState if state is not JobState.SUPERSEDED)
 _JobKey = tuple[str, str | None]

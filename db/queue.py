@@ -128,7 +128,7 @@ class Queue:
             owner = connection.execute(select(jobs.c.owner).where(jobs.c.id == job.id)).scalar_one()
             event, why, values = self._transition_for(job, outcome)
             if not job.lease_token:
-                raise StaleLease(f"job {job.id} was never claimed.")
+                raise StaleLease(f"Job {job.id} was never claimed.")
             change(
                 connection,
                 JOBS,

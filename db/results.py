@@ -45,8 +45,11 @@ class Results:
         """Results that satisfy all given filters, oldest first.
 
         Args:
-            study_instance_uids: one of these; none given means any. Likewise for series and instances.
-            patient_id: exactly this value; likewise ``accession_number``.
+            study_instance_uids: one of these studies; empty for any.
+            series_instance_uids: one of these series; empty for any.
+            sop_instance_uids: one of these instances; empty for any.
+            patient_id: exactly this value.
+            accession_number: exactly this value.
             study_date_from: first day, inclusive, as YYYYMMDD.
             study_date_to: last day, inclusive, as YYYYMMDD.
         """

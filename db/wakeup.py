@@ -52,7 +52,7 @@ def notify(directory: Path, role: str) -> None:
                 with _short_path(path) as short:
                     sender.sendto(b"!", short)
             except ConnectionRefusedError:
-                # In a shared folder, sockets of other machines refuse too, although their processes live.
+                # In a shared folder, sockets of other machines refuse too, although their processes are alive.
                 if path.name.split(".")[2].startswith(_machine()):
                     path.unlink(missing_ok=True)
             except (BlockingIOError, FileNotFoundError):

@@ -1,12 +1,12 @@
 """Pixels to findings. Knows neither network, database nor reports.
 
-The way of the pixels: ``reading`` (files, by way of the reader process, which is ``parsing``), ``images`` and
-``volumes``, ``checking`` (is this the right input, can this be the result), ``networks``, ``running`` (devices,
-batches, ensembles, explanations, calibration), ``engines`` (one module for each kind). Beside it ``store`` keeps
-models, ``importing`` takes in those of other systems, ``offline`` writes what only the commands for files write,
-and ``demo`` has the demonstration models with the drawn patients that they were trained on.
+The pixels pass through ``reading`` (files, parsed by a separate reader process, ``parsing``), ``images`` and
+``volumes``, ``checking`` (is this the right input, is this result possible), ``networks``, ``running`` (devices,
+batches, ensembles, explanations, calibration) and ``engines`` (one module for each kind). Beside them, ``store``
+keeps models, ``importing`` converts models of other systems, ``offline`` writes the files of the command line,
+and ``demo`` has the demonstration models and the synthetic patients that they were trained on.
 
-Other rooms import what ``PUBLIC`` names, and engines of other distributions all of it.
+Other rooms import only the modules in ``PUBLIC``; engines of other distributions may import any module.
 """
 
 PUBLIC = (

@@ -1,6 +1,6 @@
-"""What an engine is: the protocol that every engine kind satisfies, and the values that it takes and gives.
+"""The protocols that every engine kind and its prepared inputs satisfy.
 
-Nothing here needs torch: planning calls :meth:`Engine.select` in processes that never load a model.
+Nothing here imports torch: planning calls :meth:`Engine.select` in processes that never load a model.
 """
 
 from __future__ import annotations
@@ -18,65 +18,63 @@ if TYPE_CHECKING:
 
 
 class Case(Protocol):
-    """One prepared input of an engine; what else it holds is the engine's own affair."""
+    """One prepared input of an engine; each engine adds the fields that it needs."""
 
     @property
-    def source(self) -> SourceImage: ...
+    def source(self) -> SourceImage:
+        """The image that the case comes from; of a volume, the slice in the middle."""
 
 
 class Engine(Protocol):
-    """A way from images to findings, loaded once and kept.
-
-    ``kind`` is what the configuration's ``kind`` says, ``options`` the model of what the kind has of its own
-    there. ``header_keywords`` are the attributes that :meth:`select` looks at, so that receivers index them.
-    ``takes_series`` says that the files of a series are one input, not one each. ``batch_size`` is how many jobs
-    it infers at once.
-    """
+    """Turns images into findings; loaded once and used for many jobs."""
 
     kind: ClassVar[str]
+    """Value of ``kind`` in the configuration."""
     options: ClassVar[type[EngineOptions]]
+    """Model of the configuration keys that only this kind has."""
     header_keywords: ClassVar[frozenset[str]]
+    """Attributes that :meth:`select` reads; the receiver indexes them."""
     takes_series: ClassVar[bool]
+    """True if the files of a series are one input, False if each file is one."""
     batch_size: ClassVar[int]
+    """Most jobs that are inferred at once."""
 
     @classmethod
     def select(cls, headers: Sequence[ImageHeader]) -> Selection:
-        """Choose the inputs among the images of one series. Loads no model and no torch."""
+        """Choose the inputs among the images of one series, without loading a model or torch."""
 
     @classmethod
     def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
         """Load the model onto its device and warm it up.
 
-        Raises
-        ------
-        inference.errors.ModelAbsent
-            If the model is not in the store.
-        inference.errors.ModelInvalid
-            If the model does not fit its card or this engine.
-        inference.errors.EngineMisconfigured
-            If the settings ask for what this machine does not have.
+        Raises:
+            inference.errors.ModelAbsent: the model is not in the store.
+            inference.errors.ModelInvalid: the model does not fit its card or this engine.
+            inference.errors.EngineMisconfigured: the settings ask for something that this machine does not have.
         """
 
     @property
     def settings(self) -> EngineSettings:
-        """What the engine was loaded with."""
+        """The settings that the engine was loaded with."""
 
     @property
     def device(self) -> str:
-        """Where it runs, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
+        """Device that the engine runs on, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
 
     @property
     def model(self) -> ModelIdentity:
-        """Which model results are made with."""
+        """The model that makes the results."""
 
     def prepare(self, files: Sequence[Path]) -> Sequence[Case | Refusal]:
         """Decode and preprocess the files of one job, in order, on the CPU; thread-safe.
 
-        Raises
-        ------
-        OSError
-            If a file cannot be opened or read now; a file that is damaged is refused.
+        Raises:
+            OSError: a file cannot be opened or read now; a damaged file is refused instead.
         """
 
     def infer(self, cases: Sequence[Any]) -> list[Analysis]:
-        """Analyse this engine's own cases, also of several jobs, as one batch; one analysis per case."""
+        """Analyse cases that this engine prepared, possibly of several jobs, as one batch.
+
+        Returns:
+            One analysis for each case, in order.
+        """

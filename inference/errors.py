@@ -1,20 +1,20 @@
-"""Errors of the inference room; each message is one sentence that says what to do.
+"""Errors of the inference room; each message is one sentence for the person who has to act on it.
 
 InferenceError
 ├── EngineUnknown         no engine of that kind is built in or installed
-├── EngineMisconfigured   an ``[[engine]]`` setting that this engine or machine cannot honour
-├── ImageUnreadable       one image cannot be decoded or is not what the engine takes
-└── ModelError            anything about a model in the store
+├── EngineMisconfigured   this engine or machine lacks what an ``[[engine]]`` setting asks for
+├── ImageUnreadable       one image cannot be decoded, or the engine does not take it
+└── ModelError            something is wrong with a model of the store
     ├── ModelAbsent       the model is not in the store: jobs wait until it is
     ├── ModelInvalid      the model's files do not fit their card or the engine
-    └── ModelUntrusted    the file would have to be unpickled, which was not allowed
+    └── ModelUntrusted    the model would run code that was not allowed
 """
 
 from __future__ import annotations
 
 
 class InferenceError(Exception):
-    """Something about models, engines or images that a person has to act on."""
+    """A problem with a model, an engine or an image that a person has to act on."""
 
 
 class EngineUnknown(InferenceError):
@@ -22,11 +22,11 @@ class EngineUnknown(InferenceError):
 
 
 class EngineMisconfigured(InferenceError):
-    """An engine's settings ask for something that this engine or this machine does not have."""
+    """The settings ask for something that this engine or this machine does not have."""
 
 
 class ImageUnreadable(InferenceError):
-    """The image cannot be analysed; the message is the reason that an operator reads."""
+    """The image cannot be analysed; the operator reads the message as the reason."""
 
 
 class ModelError(InferenceError):
@@ -38,20 +38,20 @@ class ModelAbsent(ModelError):
 
 
 class ModelInvalid(ModelError):
-    """The model's files do not fit their card, their digest or the engine that loads them."""
+    """The model's files do not match their card, their digest or the engine that loads them."""
 
 
 class ModelUntrusted(ModelError):
-    """The file has to be unpickled, which runs code from it; allow that with ``--trust``."""
+    """Loading or running the model would execute code from its files; ``--trust`` allows it at import."""
 
 
 class DeviceLost(Exception):
-    """The device answers no more in this process; only a new process can use it again."""
+    """The device no longer works in this process; only a new process can use it again."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of an engine says that memory ran out, on the device or here."""
-    said = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in said or "alloc_failed" in said:
+    """Whether an error, or its cause, says that device or main memory ran out."""
+    message = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in message or "alloc_failed" in message:
         return True
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)

@@ -1,4 +1,4 @@
-"""A module of this installation run as a process of its own, for what may take all memory, hang or run foreign code."""
+"""Modules run as separate processes, for work that may exhaust memory, hang or execute foreign code."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ import sys
 from pathlib import Path
 
 
-def failure_of(module: str, *arguments: str, seconds: float) -> str | None:
-    """Run a module until it ends; its last words where it failed, None where it did not.
+def run_module(module: str, *arguments: str, seconds: float) -> str | None:
+    """Run a module of this installation in a new process and wait until it ends.
+
+    Returns:
+        The last line that it wrote to standard error if it failed, else None.
 
     Raises:
-        subprocess.TimeoutExpired: it did not end within ``seconds`` and was killed.
+        subprocess.TimeoutExpired: it ran longer than ``seconds`` and was killed.
     """
-    done = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=Path(__file__).resolve().parents[1],
         capture_output=True,
         text=True,
         timeout=seconds,
     )
-    if done.returncode == 0:
+    if ended.returncode == 0:
         return None
-    return (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
+    return (ended.stderr.strip().splitlines() or [f"its process ended with {ended.returncode}"])[-1]
 
 
 def limit_this_process(*, memory_bytes: int, processor_seconds: int) -> None:
-    """Bound the address space and the processor time of the calling process, and let it leave no core file."""
-    for kind, most in (
+    """Limit the address space and processor time of the calling process, and forbid core files."""
+    for kind, limit in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, processor_seconds),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(kind, (most, most))
+        resource.setrlimit(kind, (limit, limit))

@@ -13,7 +13,7 @@ from inference.errors import EngineMisconfigured
 
 
 class EngineOptions(BaseModel):
-    """What an engine kind has of its own in an ``[[engine]]`` table; each kind derives a model from this one."""
+    """Base of the models for ``[engine.options]``; each engine kind derives its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -23,28 +23,26 @@ Options = TypeVar("Options", bound=EngineOptions)
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """How one engine is to run.
-
-    ``model`` is a name in the model store, a folder or a file, or ``demo``. ``device`` is ``auto``,
-    ``cpu``, ``cuda`` or ``cuda:N``; ``backend`` is ``auto``, ``torch`` or ``openvino``; ``precision``
-    is ``auto``, ``fp32``, ``bf16`` or ``fp16``. ``options`` are the engine kind's own keys.
-    """
+    """How to run one engine."""
 
     name: str
     kind: str
     model: str
+    """Name in the model store, path of a folder or a file, or ``demo``."""
     device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     backend: str = "auto"
+    """``auto``, ``torch`` or ``openvino``."""
     precision: str = "auto"
+    """``auto``, ``fp32``, ``bf16`` or ``fp16``."""
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Keys that only the engine kind has."""
 
     def checked(self, model: type[Options]) -> Options:
-        """The options, as the engine kind's model of them has them.
+        """The options, validated by the engine kind's model of them.
 
-        Raises
-        ------
-        EngineMisconfigured
-            If one of them is wrong, or none of the kind's.
+        Raises:
+            EngineMisconfigured: an option has a wrong value, or the kind has no such option.
         """
         try:
             return model.model_validate(dict(self.options))

@@ -27,7 +27,7 @@ def raised_at(error: BaseException) -> str:
 
 
 class OverreadError(Exception):
-    """Something that the operator has to act on. The message is one sentence that says how."""
+    """Something that the operator has to act on. The message says in one sentence what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

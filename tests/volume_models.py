@@ -11,7 +11,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from monai.networks.nets.unet import UNet
 from torch import nn
 
-from inference.importing.anatomy import structure
+from inference.importing.anatomy import card_structure
 from inference.networks.metastasis import MetastasisNetwork
 from inference.networks.pivot import PivotNetwork
 from inference.networks.volumetric import UnetResnet
@@ -255,7 +255,7 @@ def add_ct_chest(
             ),
             more={
                 "volume": VolumePreprocessing(spacing=(2.0, 2.0, 2.0)),
-                "structures": (structure(1, "Nodule"),),
+                "structures": (card_structure(1, "Nodule"),),
             },
         ),
         name,

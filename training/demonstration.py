@@ -1,4 +1,4 @@
-"""Writing a bundled demonstration model: weights in half precision and the card that says what they are."""
+"""Writes a bundled demonstration model: its weights and its card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ FOLDER = Path(__file__).resolve().parents[1] / "inference" / "demo"
 
 
 def write_demonstration(tensors: Mapping[str, Tensor], *, kind: str, **card: Any) -> Path:
-    """Write a model for one engine kind; the rest are fields of its card."""
+    """Write the demonstration model of an engine kind.
+
+    Args:
+        tensors: the network's state dict.
+        kind: engine kind, which also names the model's folder.
+        card: further fields of the card.
+    """
     folder = FOLDER / kind
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"

@@ -1,4 +1,4 @@
-"""Train the bundled demonstration model on drawn chest phantoms and write it with its model card.
+"""Train the bundled chest_xray demonstration model on drawn chest phantoms and write it with its model card.
 
 Usage: python -m training.train_demo [--phantoms N] [--epochs N]
 
@@ -25,7 +25,7 @@ from inference.networks.densenet import DenseNet
 from inference.store.architectures import DenseNetArchitecture
 from inference.store.card import ModelCard
 from inference.store.pathologies import chest_label
-from training.expectations import of_chests
+from training.expectations import chest_expectations
 
 FOLDER = Path(__file__).resolve().parents[1] / "inference" / "demo" / "chest_xray"
 SIZE = 224
@@ -36,7 +36,7 @@ BATCH = 16
 
 
 def main() -> None:
-    """Generate, train, measure on held-out phantoms, write."""
+    """Draw phantoms, train, measure on held-out ones, and write the model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--phantoms", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=8)
@@ -61,17 +61,17 @@ def main() -> None:
 
 
 def _draw(pool: ProcessPoolExecutor, first: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    drawn = list(pool.map(_one, range(first, first + count), chunksize=50))
+    drawn = list(pool.map(_draw_one, range(first, first + count), chunksize=50))
     return np.stack([picture for picture, _ in drawn]), np.array([t for _, t in drawn], dtype=np.float32)
 
 
-def _one(seed: int) -> tuple[NDArray[np.uint8], tuple[bool, ...]]:
+def _draw_one(seed: int) -> tuple[NDArray[np.uint8], tuple[bool, ...]]:
     phantom = chest_phantom(seed, SIZE)
     return np.rint(phantom.picture * 255).astype(np.uint8), phantom.present
 
 
 def _network_input(pictures: NDArray[np.uint8]) -> Tensor:
-    """Batch of shape (n, 1, SIZE, SIZE) in [-1024, 1024], as the engine makes it."""
+    """Pictures as the engine's network input, shape (n, 1, SIZE, SIZE), values in [-1024, 1024]."""
     return torch.from_numpy((pictures.astype(np.float32) / 255 * 2 - 1) * 1024)[:, None]
 
 
@@ -126,7 +126,7 @@ def _write(network: DenseNet, auc: dict[str, float], phantoms: int) -> None:
         input_size=SIZE,
         architecture=ARCHITECTURE,
         labels=tuple(chest_label(name) for name in FINDINGS),
-        expects=of_chests(),
+        expects=chest_expectations(),
         training=(
             f"Trained on {phantoms} drawn chest phantoms and measured on {HELD_OUT} others. "
             "It has never seen a patient: a demonstration model, not for clinical use."

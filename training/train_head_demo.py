@@ -27,7 +27,7 @@ from inference.store.architectures import DenseNetArchitecture, HybridArchitectu
 from inference.store.card_parts import CardLabel, Thresholds, VolumePreprocessing
 from inference.volumes.normalisation import resized, windowed, z_scored
 from training.demonstration import write_demonstration
-from training.expectations import of_heads
+from training.expectations import head_expectations
 
 METASTASIS_SIZE = 256
 HYBRID_SIZE = 128
@@ -41,14 +41,18 @@ BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """Windowed slices (phantoms, slices, rows, columns) in [0, 255], and what each slice shows (.., 2)."""
+    """Head phantoms for training.
+
+    ``pictures`` are windowed slices, shape (phantoms, slices, rows, columns). ``shown`` says for each slice whether it
+    shows a lesion and a haemorrhage, shape (phantoms, slices, 2).
+    """
 
     pictures: NDArray[np.uint8]
     shown: NDArray[np.bool_]
 
 
 def draw(first: int, count: int) -> Heads:
-    """Phantoms with consecutive seeds."""
+    """Draw ``count`` phantoms with consecutive seeds."""
     phantoms = [head_phantom(seed) for seed in range(first, first + count)]
     pictures = [np.rint(windowed(p.values, 40, 80) * 255).astype(np.uint8) for p in phantoms]
     return Heads(
@@ -58,7 +62,7 @@ def draw(first: int, count: int) -> Heads:
 
 
 def metastasis_input(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """One slice as the engine sees it: z-scored, resized; shape (1, size, size)."""
+    """One slice as the engine's network input: z-scored and resized, shape (1, size, size)."""
     return resized(z_scored(picture.astype(np.float32) / 255), METASTASIS_SIZE)[None]
 
 
@@ -69,7 +73,7 @@ def hybrid_input(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def train_metastasis(heads: Heads, epochs: int) -> DenseNet:
-    """A network trained on single slices, as many with a lesion as without."""
+    """Train the slice network, on as many slices with a lesion as without."""
     torch.manual_seed(1)
     random = np.random.default_rng(1)
     network = DenseNet(**METASTASIS.model_dump(exclude={"family"}), input_channels=1, outputs=1)
@@ -94,7 +98,7 @@ def train_metastasis(heads: Heads, epochs: int) -> DenseNet:
 
 
 def train_hybrid(heads: Heads, epochs: int) -> HybridNetwork:
-    """A backbone trained on what each slice shows, then its attention on what whole phantoms show."""
+    """Train the backbone on what each slice shows, then the attention on what each phantom shows."""
     torch.manual_seed(2)
     random = np.random.default_rng(2)
     backbone = DenseNet(**HYBRID.model_dump(exclude={"family"}), input_channels=3, outputs=len(HYBRID_LABELS))
@@ -148,7 +152,7 @@ def _train(network: DenseNet, batch: Callable[[], tuple[Tensor, Tensor]], steps:
 
 
 def main() -> None:
-    """Train, measure on held-out phantoms, write."""
+    """Draw phantoms, train, measure on held-out ones, and write the models."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--phantoms", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=5)
@@ -174,12 +178,12 @@ def main() -> None:
         labels=(_label("Brain metastasis"),),
         volume=VolumePreprocessing(low=0, high=80, normalisation="zscore"),
         training=training,
-        expects=of_heads(),
+        expects=head_expectations(),
         auc={"Brain metastasis": round(float(roc_auc_score(truths[:, 0], scores)), 4)},
     )
     hybrid = train_hybrid(heads, arguments.epochs)
     with torch.no_grad():
-        logits = np.stack([_judged(hybrid, pictures) for pictures in held_out.pictures])
+        logits = np.stack([_volume_logits(hybrid, pictures) for pictures in held_out.pictures])
     write_demonstration(
         hybrid.state_dict(),
         kind="hybrid_volume",
@@ -189,7 +193,7 @@ def main() -> None:
         labels=tuple(_label(name) for name in HYBRID_LABELS),
         volume=VolumePreprocessing(low=0, high=80),
         training=training,
-        expects=of_heads(),
+        expects=head_expectations(),
         auc={
             name: round(float(roc_auc_score(truths[:, i], logits[:, i])), 4)
             for i, name in enumerate(HYBRID_LABELS)
@@ -197,11 +201,11 @@ def main() -> None:
     )
 
 
-def _judged(hybrid: HybridNetwork, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Logits of one volume."""
+def _volume_logits(hybrid: HybridNetwork, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits of one volume, shape (labels,)."""
     _, logits, features = hybrid.describe(torch.from_numpy(hybrid_input(pictures)))
-    decided: NDArray[np.float32] = hybrid.aggregate(logits, features).numpy()
-    return decided
+    aggregated: NDArray[np.float32] = hybrid.aggregate(logits, features).numpy()
+    return aggregated
 
 
 def _label(name: str) -> CardLabel:

@@ -29,7 +29,7 @@ from inference.store.architectures import PivotArchitecture
 from inference.store.card_parts import CardLabel, Code, Thresholds, VolumePreprocessing
 from inference.volumes.detection import candidates, local_maxima
 from training.demonstration import FOLDER, write_demonstration
-from training.expectations import of_lungs
+from training.expectations import lung_expectations
 
 INIT_FEATURES = 8
 DEPTH = 3
@@ -43,7 +43,10 @@ HELD_OUT = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One patch with its targets; ``size`` and ``malignant`` count where ``centred``."""
+    """One patch with its targets.
+
+    ``size`` (diameter in mm) and ``malignant`` are used only if ``centred`` is 1: a nodule is near the middle.
+    """
 
     image: NDArray[np.float32]
     mask: NDArray[np.float32]
@@ -54,7 +57,7 @@ class Example:
 
 
 def example(seed: int) -> Example:
-    """A patch; three of four have a nodule near the middle, as a detector that is to be described sees it."""
+    """Draw a patch. Three of four have a nodule near the middle, which the heads for size and malignancy need."""
     centred = seed % 4 != 0
     phantom = lung_phantom(seed, (PATCH,) * 3, nodules=1 if centred else None, centred=centred)
     image = network_input(phantom.values)
@@ -70,7 +73,7 @@ def example(seed: int) -> Example:
 
 
 def network_input(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Hounsfield units clipped and scaled to [0, 1], as the engine does."""
+    """Hounsfield units clipped and scaled to [0, 1], as in the engine."""
     low, high = CLIP_HU
     return (np.clip(values, low, high) - np.float32(low)) / np.float32(high - low)
 
@@ -86,7 +89,7 @@ def _heat(phantom: LungPhantom) -> NDArray[np.float32]:
 
 
 def loss_of(output: PivotOutput, batch: list[Example]) -> Tensor:
-    """Overlap and cross entropy of the mask, focal loss of the heat map, size and malignancy where centred."""
+    """Overlap and cross entropy of the mask, focal loss of the heat map, and size and malignancy of centred nodules."""
     mask = torch.from_numpy(np.stack([e.mask for e in batch]))[:, None]
     heat = torch.from_numpy(np.stack([e.heat for e in batch]))[:, None]
     centred = torch.tensor([e.centred for e in batch])
@@ -95,14 +98,14 @@ def loss_of(output: PivotOutput, batch: list[Example]) -> Tensor:
     assert output.size is not None and output.triage is not None
     probability = output.mask.sigmoid()
     overlap = 1 - (2 * (probability * mask).sum() + 1) / (probability.sum() + mask.sum() + 1)
-    crossed = functional.binary_cross_entropy_with_logits(output.mask, mask)
-    measured = (functional.l1_loss(output.size, size, reduction="none").mean(1) * centred).sum() / 10
-    judged = (
+    cross_entropy = functional.binary_cross_entropy_with_logits(output.mask, mask)
+    size_loss = (functional.l1_loss(output.size, size, reduction="none").mean(1) * centred).sum() / 10
+    malignancy_loss = (
         functional.binary_cross_entropy_with_logits(output.triage, malignant, reduction="none")[:, 0]
         * centred
     ).sum()
-    described = (measured + judged) / centred.sum().clamp(min=1)
-    return overlap + crossed + _focal(output.centre, heat) + 0.3 * described
+    head_loss = (size_loss + malignancy_loss) / centred.sum().clamp(min=1)
+    return overlap + cross_entropy + _focal(output.centre, heat) + 0.3 * head_loss
 
 
 def _focal(logits: Tensor, heat: Tensor) -> Tensor:
@@ -115,7 +118,7 @@ def _focal(logits: Tensor, heat: Tensor) -> Tensor:
 
 
 def train(steps: int) -> PivotNetwork:
-    """A network trained on ``steps`` batches of patches that it sees once."""
+    """Train a network on ``steps`` batches of patches, each of which it sees once."""
     torch.manual_seed(1)
     network = PivotNetwork(init_features=INIT_FEATURES, depth=DEPTH)
     for head, start in ((network.center_head, -4.0), (network.size_head, 10.0)):
@@ -144,11 +147,15 @@ def train(steps: int) -> PivotNetwork:
 
 
 def froc(engine: LungNoduleEngine, volumes: int) -> tuple[list[tuple[float, float]], float]:
-    """(False positives a scan, sensitivity) at falling thresholds on held-out phantoms, and AUC of malignancy."""
+    """Measure an engine on held-out phantoms.
+
+    Returns:
+        Pairs of false positives per scan and sensitivity at falling thresholds, and the AUC of malignancy.
+    """
     hits: list[float] = []
-    misses: list[float] = []
+    false_alarms: list[float] = []
     planted = 0
-    judged: list[tuple[float, bool]] = []
+    scored: list[tuple[float, bool]] = []
     for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + volumes):
         phantom = lung_phantom(seed)
         planted += len(phantom.nodules)
@@ -156,32 +163,32 @@ def froc(engine: LungNoduleEngine, volumes: int) -> tuple[list[tuple[float, floa
         peaks = local_maxima(heat, threshold=0.05, min_distance_mm=10, spacing=phantom.spacing)
         found = candidates(peaks, mask, spacing=phantom.spacing)
         malignancy = engine.malignancy(network_input(phantom.values), found)
-        left = list(phantom.nodules)
+        unmatched = list(phantom.nodules)
         for candidate, score in zip(found, malignancy, strict=True):
             near = [
                 n
-                for n in left
+                for n in unmatched
                 if np.linalg.norm(np.array(n.centre) - np.array(candidate.peak.voxel)) < n.diameter / 2
             ]
             if near:
                 assert score is not None
-                left.remove(near[0])
+                unmatched.remove(near[0])
                 hits.append(candidate.peak.value)
-                judged.append((score, near[0].malignant))
+                scored.append((score, near[0].malignant))
             else:
-                misses.append(candidate.peak.value)
+                false_alarms.append(candidate.peak.value)
     curve = [
         (
-            round(sum(m >= t for m in misses) / volumes, 3),
+            round(sum(m >= t for m in false_alarms) / volumes, 3),
             round(sum(h >= t for h in hits) / planted, 3),
         )
         for t in (0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
     ]
-    return curve, float(roc_auc_score([m for _, m in judged], [s for s, _ in judged]))
+    return curve, float(roc_auc_score([m for _, m in scored], [s for s, _ in scored]))
 
 
 def main() -> None:
-    """Train, measure on held-out phantoms, write."""
+    """Train, measure on held-out phantoms, and write the model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=1400)
     steps = parser.parse_args().steps
@@ -190,7 +197,7 @@ def main() -> None:
 
 
 def measure_and_write(network: PivotNetwork, steps: int) -> None:
-    """Write the model, measure it as the engine runs it, and write it again with its figures."""
+    """Write the model, measure it in its engine, and write it again with the results."""
     card: dict[str, Any] = {
         "kind": "lung_nodule",
         "input_size": PATCH,
@@ -208,7 +215,7 @@ def measure_and_write(network: PivotNetwork, steps: int) -> None:
             f"Trained on {steps * BATCH} patches of drawn lung phantoms and measured on {HELD_OUT} other phantoms. "
             "It has never seen a patient: a demonstration model, not for clinical use."
         ),
-        "expects": of_lungs(),
+        "expects": lung_expectations(),
     }
     write_demonstration(network.state_dict(), **card)
     settings = EngineSettings(name="lung", kind="lung_nodule", model="demo", device="cpu")

@@ -1,1 +1,1 @@
-"""Checking: whether an input is one that a model is for, and whether a result is possible."""
+"""Checks whether a model is for an input, and whether its result is possible."""

@@ -1,13 +1,11 @@
-"""What models of a region of the body may expect of every patient, and what a set of cases adds to that.
+"""What a model may expect of every patient, by body region, and of inputs like its training cases.
 
-Refusing needs a reason that holds for all patients, so those limits are anatomy's, written here or in a card by
-hand. What training data did not have is unfamiliar and no more: their ranges advise a review.
+An input is refused only for a reason that holds for all patients. Those limits follow from anatomy and are written
+by hand, here or in a card. An input unlike the training cases is merely unfamiliar: their ranges advise a review.
 
-References
-----------
-Values of tissues in Hounsfield units: Kamalian et al., "Computed tomography imaging and angiography -
-principles", Handbook of Clinical Neurology 135, 2016 (grey matter 37 to 41, white matter 20 to 30, liquor 0 to
-15, clotted blood 50 to 75, bone 1000). The limits are far outside of them and ours.
+References: Kamalian et al., "Computed tomography imaging and angiography - principles", Handbook of Clinical
+Neurology 135, 2016, for tissues in Hounsfield units (grey matter 37 to 41, white matter 20 to 30, liquor 0 to 15,
+clotted blood 50 to 75, bone 1000). The limits are our own and lie far outside these values.
 """
 
 from __future__ import annotations
@@ -20,19 +18,20 @@ from numpy.typing import NDArray
 from inference.store.expects import Expectations, Joint, Limits
 from inference.store.measures import MEASURES
 
-WIDENED = 0.5
-"""A computed range reaches beyond the cases by this share of its own width, on both sides."""
-LEAST_WIDENED = 0.1
-"""And at least by this share of its largest value."""
-CASES_FOR_A_FIGURE = 30
-"""Fewer cases a figure give no covariance that could be relied on."""
+MARGIN_OF_WIDTH = 0.5
+"""A computed range extends beyond the cases on both sides by this share of its own width."""
+MARGIN_OF_VALUE = 0.1
+"""The margin is at least this share of the largest absolute value."""
+MARGIN_OF_SHARES = 0.005
+"""The margin is at least this for figures that are shares of the picture."""
+CASES_PER_FIGURE = 30
+"""With fewer cases for each figure, a covariance is not reliable."""
 SHRINKAGE = 0.01
-"""Of the correlation matrix towards the identity, so that figures which nearly repeat each other do no harm."""
-JOINT_WIDENED = 1.25
-"""The largest joint distance of the cases times this is the largest that needs no review."""
+"""Of the correlation matrix towards the identity, which keeps it invertible if figures nearly repeat each other."""
+JOINT_FACTOR = 1.25
+"""A review is advised beyond this multiple of the largest joint distance of the cases."""
 LEAST_DEVIATION = 1e-6
-LEAST_SHARE = 0.005
-"""And, where it is a share of the picture, at least by this."""
+"""Figures with a smaller standard deviation count as constant."""
 
 _NO_HEAD = "this may be no head of a patient"
 _NO_CHEST = "this may be no chest of a patient"
@@ -63,7 +62,7 @@ CHEST_CT = Expectations(
         "metal": Limits(review=(None, 0.01), meaning="metal disturbs the picture"),
     },
 )
-"""CT that shows lung, if only its bases."""
+"""CT that shows at least the bases of the lungs."""
 
 CHEST_RADIOGRAPH = Expectations(
     modalities=("CR", "DX", "DR", "RG"),
@@ -74,16 +73,19 @@ CHEST_RADIOGRAPH = Expectations(
         "detail": Limits(review=(None, 0.08), meaning=_NO_RADIOGRAPH),
     },
 )
-"""Frontal radiographs of the chest. Exposure and processing differ so much that only blank ones are refused."""
+"""Frontal radiographs of the chest. Only blank ones are refused, because exposure and processing vary widely."""
 
 
-def with_cases(base: Expectations, cases: Sequence[Mapping[str, float]]) -> Expectations:
-    """Expectations with review ranges computed of the figures of training cases.
+def with_learned_ranges(base: Expectations, cases: Sequence[Mapping[str, float]]) -> Expectations:
+    """Expectations with ranges for review, computed from the figures of training cases.
 
     Every figure that all cases have gets the range from its smallest to its largest value, widened on both sides.
-    Of many cases the figures' joint distribution is kept, too: real radiographs lie within each range of drawn
-    ones, and outside of all of them together.
-    What is refused and what values mean stay as in ``base``, and so do its other figures.
+    With enough cases, the figures' joint distribution is added: a real radiograph can lie within every single
+    range of synthetic ones, and yet be unlike them in the combination of its figures.
+
+    Args:
+        base: limits for refusal, meanings and further figures, which are kept.
+        cases: figures of each case, by the names of ``measures.MEASURES``.
 
     Raises:
         ValueError: there are no cases.
@@ -95,32 +97,36 @@ def with_cases(base: Expectations, cases: Sequence[Mapping[str, float]]) -> Expe
         values = [case[name] for case in cases if name in case]
         if len(values) == len(cases):
             known = measures.get(name, Limits())
-            measures[name] = known.model_copy(update={"review": _range(name, values)})
+            measures[name] = known.model_copy(update={"review": _review_range(name, values)})
     return base.model_copy(
-        update={"measures": measures, "joint": _joint(list(measures), cases), "cases": len(cases)}
+        update={
+            "measures": measures,
+            "joint": _joint_distribution(list(measures), cases),
+            "cases": len(cases),
+        }
     )
 
 
-def _joint(names: Sequence[str], cases: Sequence[Mapping[str, float]]) -> Joint | None:
-    """The figures that all cases have and that differ; None where there are too few cases for a covariance."""
+def _joint_distribution(names: Sequence[str], cases: Sequence[Mapping[str, float]]) -> Joint | None:
+    """The distribution of the figures that all cases have and that vary; None if there are too few cases."""
     chosen = [name for name in names if all(name in case for case in cases)]
     values = np.array([[case[name] for name in chosen] for case in cases])
     deviations = values.std(axis=0)
-    differ = deviations > LEAST_DEVIATION
-    if not differ.any() or len(cases) < CASES_FOR_A_FIGURE * int(differ.sum()):
+    varies = deviations > LEAST_DEVIATION
+    if not varies.any() or len(cases) < CASES_PER_FIGURE * int(varies.sum()):
         return None
-    values, deviations = values[:, differ], deviations[differ]
+    values, deviations = values[:, varies], deviations[varies]
     means = values.mean(axis=0)
-    away = (values - means) / deviations
-    correlation = np.atleast_2d(away.T @ away / len(cases))
+    standardised = (values - means) / deviations
+    correlation = np.atleast_2d(standardised.T @ standardised / len(cases))
     precision = np.linalg.inv(correlation + SHRINKAGE * (np.eye(len(means)) - correlation))
-    distances = np.sqrt(np.einsum("ni,ij,nj->n", away, precision, away))
+    distances = np.sqrt(np.einsum("ni,ij,nj->n", standardised, precision, standardised))
     return Joint(
-        names=tuple(name for name, differs in zip(chosen, differ, strict=True) if differs),
+        names=tuple(name for name, used in zip(chosen, varies, strict=True) if used),
         means=_rounded(means),
         deviations=_rounded(deviations),
         precision=tuple(_rounded(row) for row in precision),
-        most=float(f"{JOINT_WIDENED * distances.max():.3g}"),
+        most=float(f"{JOINT_FACTOR * distances.max():.3g}"),
     )
 
 
@@ -128,12 +134,12 @@ def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(float(f"{value:.5g}") for value in values)
 
 
-def _range(name: str, values: Sequence[float]) -> tuple[float, float]:
+def _review_range(name: str, values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = max(
-        WIDENED * (high - low),
-        LEAST_WIDENED * max(abs(low), abs(high)),
-        LEAST_SHARE if MEASURES[name].percent else 0.0,
+        MARGIN_OF_WIDTH * (high - low),
+        MARGIN_OF_VALUE * max(abs(low), abs(high)),
+        MARGIN_OF_SHARES if MEASURES[name].percent else 0.0,
     )
     lowest = low - margin if low < 0 else max(low - margin, 0.0)
     return float(f"{lowest:.3g}"), float(f"{high + margin:.3g}")

@@ -1,12 +1,11 @@
-"""Segmented structures that no body can have: of an impossible volume, or not in the part that was scanned.
+"""Segmented structures that cannot be right: of an impossible volume, or not in the part that was scanned.
 
-An implausible structure is taken out of the label maps and the findings; a remark and the advice to review say
-so. What is left stands: one wrong structure among a hundred is no reason to withhold the others. Where nothing is
+An implausible structure is removed from the label maps and the findings; a remark and the advice to review say so.
+The other structures stay, because one wrong structure among a hundred is no reason to withhold them. If nothing is
 left, the case is skipped with the reason.
 
-References
-----------
-Masses of organs of adults: ICRP Publication 89 (2002), table 2.8; 1 g is about 1 ml, more of air-filled ones.
+References: ICRP Publication 89 (2002), table 2.8, for the masses of adults' organs; 1 g is about 1 ml, and more in
+organs filled with air.
 """
 
 from __future__ import annotations
@@ -23,11 +22,14 @@ from inference.store.names import normalised_name
 
 @dataclass(frozen=True, kw_only=True)
 class Organ:
-    """Reference volume of an adult, the largest that is taken, and the regions in which any of it can lie."""
+    """The plausible size and place of an organ."""
 
     reference_ml: float
+    """Volume in an adult."""
     most_ml: float
+    """Largest plausible volume."""
     regions: frozenset[str]
+    """Regions of the body in which any part of it can lie."""
 
 
 def _organ(reference_ml: float, most_ml: float, regions: str) -> Organ:
@@ -56,12 +58,16 @@ ORGANS: dict[str, Organ] = {
     "trachea": _organ(50, 300, "neck chest"),
     "urinary bladder": _organ(250, 5000, "abdomen pelvis"),
 }
-"""By the names of TotalSegmentator without sides. The largest volumes are generous and ours: 1.5 times the
-reference for the brain and more for all others, above the giant organs of case reports (a spleen of 4 l,
-polycystic kidneys and livers, a bladder in retention). Regions are wide: an abdomen shows the bases of the
-lungs, a large spleen reaches the pelvis."""
+"""Organs by TotalSegmentator's names without sides. The largest volumes are our own and generous, at least 1.5 times
+the reference and above the giant organs of case reports (a spleen of 4 l, polycystic kidneys and livers, a bladder in
+retention). The regions are wide: an abdomen shows the bases of the lungs, and a large spleen reaches the pelvis."""
 
-_SAME = {"oesophagus": "esophagus", "bladder": "urinary bladder", "thyroid": "thyroid gland", "lungs": "lung"}
+_SYNONYMS = {
+    "oesophagus": "esophagus",
+    "bladder": "urinary bladder",
+    "thyroid": "thyroid gland",
+    "lungs": "lung",
+}
 _SIDES = re.compile(r"\b(left|right|upper|middle|lower|lobe)\b")
 _REGIONS = (
     (re.compile(r"HEAD|BRAIN|SKULL|ORBIT|FACE|IAC|SINUS(ES)?"), frozenset({"head", "neck"})),
@@ -70,31 +76,32 @@ _REGIONS = (
     (re.compile(r"PELVIS"), frozenset({"abdomen", "pelvis"})),
     (re.compile(r"KNEE|ANKLE|FOOT|HAND|WRIST|ELBOW|LEG|EXTREMITY"), frozenset({"limb"})),
 )
-"""What Body Part Examined says may be seen: the part and what lies next to it. Other values say nothing."""
+"""The regions that may be seen for a Body Part Examined: the part and what lies next to it. Other values imply
+nothing."""
 
 
 def organ_of(name: str) -> Organ | None:
-    """The organ of a structure's name, whatever its side, lobe and spelling; None for other structures."""
+    """The organ that a structure's name means, ignoring side, lobe and spelling; None for other structures."""
     words = _SIDES.sub(" ", re.sub(r"[_\W]+", " ", name.lower()))
     plain = " ".join(words.split())
-    return ORGANS.get(_SAME.get(plain, plain))
+    return ORGANS.get(_SYNONYMS.get(plain, plain))
 
 
-def outside(name: str, body_part: str) -> bool:
+def lies_outside(name: str, body_part: str) -> bool:
     """Whether no part of a structure can lie in a body part (Body Part Examined, in upper case)."""
     organ = organ_of(name)
-    shown = next((regions for pattern, regions in _REGIONS if pattern.fullmatch(body_part)), None)
-    return organ is not None and shown is not None and not organ.regions & shown
+    visible = next((regions for pattern, regions in _REGIONS if pattern.fullmatch(body_part)), None)
+    return organ is not None and visible is not None and not organ.regions & visible
 
 
-def all_outside(names: Sequence[str], body_part: str) -> bool:
-    """Whether that is so of every structure of a model that has some."""
-    return bool(names) and all(outside(name, body_part) for name in names)
+def all_lie_outside(names: Sequence[str], body_part: str) -> bool:
+    """Whether every structure lies outside a body part; False if there are no structures."""
+    return bool(names) and all(lies_outside(name, body_part) for name in names)
 
 
-def objection(structure: Structure, body_part: str) -> str | None:
-    """Why a structure cannot be, as a sentence; None where it can."""
-    if outside(structure.name, body_part):
+def implausibility_of(structure: Structure, body_part: str) -> str | None:
+    """Why a structure cannot be right, as a sentence; None if it can."""
+    if lies_outside(structure.name, body_part):
         return f"{structure.name} cannot lie in the body part {body_part}"
     organ, millilitres = organ_of(structure.name), structure.volume_mm3 / 1000
     if organ is not None and millilitres > organ.most_ml:
@@ -105,36 +112,36 @@ def objection(structure: Structure, body_part: str) -> str | None:
 
 
 def without_implausible(analysis: Analysis, body_part: str) -> Analysis:
-    """An analysis without the structures that cannot be; a remark and the advice to review name them."""
+    """An analysis without its implausible structures; a remark and the advice to review name them."""
     if analysis.segmentation is None:
         return analysis
     segmentation = analysis.segmentation
-    objections = {s: reason for s in segmentation.structures if (reason := objection(s, body_part))}
-    if not objections:
+    implausible = {s: reason for s in segmentation.structures if (reason := implausibility_of(s, body_part))}
+    if not implausible:
         return analysis
-    values = [structure.value for structure in objections]
+    values = [structure.value for structure in implausible]
     labels = np.where(np.isin(segmentation.labels, values), 0, segmentation.labels)
-    kept = [bool(label_map.any()) for label_map in labels]
-    names = {normalised_name(structure.name) for structure in objections}
-    said = "; ".join(objections.values())
+    nonempty = [bool(label_map.any()) for label_map in labels]
+    names = {normalised_name(structure.name) for structure in implausible}
+    reasons = "; ".join(implausible.values())
     return replace(
         analysis,
         findings=tuple(f for f in analysis.findings if normalised_name(f.label.name) not in names),
         segmentation=replace(
             segmentation,
-            images=tuple(i for i, keep in zip(segmentation.images, kept, strict=True) if keep),
-            labels=labels[kept].astype(segmentation.labels.dtype),
-            structures=tuple(s for s in segmentation.structures if s not in objections),
+            images=tuple(i for i, keep in zip(segmentation.images, nonempty, strict=True) if keep),
+            labels=labels[nonempty].astype(segmentation.labels.dtype),
+            structures=tuple(s for s in segmentation.structures if s not in implausible),
         )
-        if any(kept)
+        if any(nonempty)
         else None,
-        remarks=(*analysis.remarks, f"left out as implausible: {said}"),
-        review_advised="; ".join(filter(None, (analysis.review_advised, said))),
+        remarks=(*analysis.remarks, f"left out as implausible: {reasons}"),
+        review_advised="; ".join(filter(None, (analysis.review_advised, reasons))),
     )
 
 
-def nothing_left(analyses: Sequence[Analysis]) -> str | None:
-    """Why analyses have nothing to report: a model that only segments found nothing that can be; None otherwise."""
+def reason_nothing_left(analyses: Sequence[Analysis]) -> str | None:
+    """Why there is nothing to report: no analysis has a finding or a plausible structure; None if one has."""
     if any(analysis.findings or analysis.segmentation for analysis in analyses):
         return None
     advised = "; ".join(filter(None, (analysis.review_advised for analysis in analyses)))

@@ -1,1 +1,1 @@
-"""The demonstration models, and the drawn patients that they were trained on."""
+"""The demonstration models, and the drawn phantoms on which they were trained."""

@@ -1,7 +1,7 @@
 """Chest phantoms: drawn radiographs with known findings, for demonstrations, training and tests.
 
-They look like frontal chest radiographs from afar and say nothing about real ones. Coordinates are
-fractions of the picture, (0, 0) at its upper left corner, (1, 1) at its lower right one.
+They only roughly look like frontal chest radiographs, and say nothing about real ones. Coordinates are fractions of
+the picture: (0, 0) is the upper left corner, (1, 1) the lower right one.
 """
 
 from __future__ import annotations
@@ -32,14 +32,24 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom:
-    """``picture`` is float32 of shape (size, size) in [0, 1], bright = dense; ``present`` follows FINDINGS."""
+    """A drawn radiograph and the findings that it shows.
+
+    ``picture`` has the shape (size, size) and values in [0, 1], where dense is bright. ``present`` is in the order of
+    ``FINDINGS``.
+    """
 
     picture: Values = field(repr=False)
     present: tuple[bool, ...]
 
 
 def chest_phantom(seed: int, size: int = DICOM_SIZE, present: tuple[bool, ...] | None = None) -> Phantom:
-    """One phantom; the same seed gives the same one. Without ``present`` each finding has a chance of 0.3."""
+    """Draw a phantom; the same arguments always give the same one.
+
+    Args:
+        seed: of the random numbers.
+        size: side of the picture in pixels.
+        present: which of ``FINDINGS`` the phantom has; None gives each a probability of 0.3.
+    """
     random = np.random.default_rng(seed)
     chance = tuple(bool(hit) for hit in random.random(len(FINDINGS)) < 0.3)
     has = dict(zip(FINDINGS, present if present is not None else chance, strict=True))
@@ -59,7 +69,7 @@ def chest_phantom(seed: int, size: int = DICOM_SIZE, present: tuple[bool, ...] |
 
 
 class _Body:
-    """One patient: where things are, and how each is drawn onto a map of densities."""
+    """One patient: where the organs are, and how each is drawn onto a map of densities."""
 
     def __init__(
         self, random: np.random.Generator, row: Values, column: Values, *, cardiomegaly: bool
@@ -76,13 +86,13 @@ class _Body:
         low, high = (0.22, 0.28) if cardiomegaly else (0.12, 0.17)
         self.heart_width = float(random.uniform(low, high))
 
-    def _soft(self, signed: NDArray[np.floating], edge: float) -> Values:
-        """1 inside (negative distance), 0 outside, with an edge of the given width."""
+    def _soft_edge(self, signed: NDArray[np.floating], edge: float) -> Values:
+        """A mask from signed distances: 1 inside (negative), 0 outside, with an edge of a given width between."""
         return (1 / (1 + np.exp(np.clip(signed / edge, -30, 30)))).astype(np.float32)
 
     def _ellipse(self, row: float, column: float, height: float, width: float, edge: float = 0.03) -> Values:
         distance = np.sqrt(((self.row - row) / height) ** 2 + ((self.column - column) / width) ** 2) - 1
-        return self._soft(distance, edge)
+        return self._soft_edge(distance, edge)
 
     def _lung(self, side: int) -> Values:
         centre = self.middle + side * 0.19
@@ -91,12 +101,12 @@ class _Body:
         taper = 0.55 + 0.45 * np.sin(np.clip(height, 0, 1) * np.pi * 0.62)
         sideways = np.abs(self.column - centre) / (self.lung_width * taper) - 1
         dome = self.bottom - 0.07 * np.exp(-(((self.column - centre + side * 0.03) / 0.12) ** 2)) * 0.8
-        below = self._soft(self.row - dome, 0.008)
-        above = self._soft(self.top - self.row, 0.012)
-        return self._soft(sideways, 0.06) * below * above
+        below = self._soft_edge(self.row - dome, 0.008)
+        above = self._soft_edge(self.top - self.row, 0.012)
+        return self._soft_edge(sideways, 0.06) * below * above
 
     def draw(self) -> Values:
-        """Densities of the healthy chest, with the heart as large as it is."""
+        """Densities of a chest without findings, except for the size of the heart."""
         trunk = self._ellipse(0.72, self.middle, 0.75, 0.47) * 0.55
         picture = 0.05 + trunk
         for lung in self.lungs.values():
@@ -104,7 +114,7 @@ class _Body:
         for side in (-1, 1):
             for number in range(9):
                 self._rib(picture, side, number)
-        picture += self._soft(np.abs(self.column - self.middle) - 0.045, 0.01) * 0.16
+        picture += self._soft_edge(np.abs(self.column - self.middle) - 0.045, 0.01) * 0.16
         heart_row = self.bottom - 0.17
         heart = self._ellipse(heart_row, self.middle + 0.25 * self.heart_width, 0.17, self.heart_width, 0.05)
         picture += heart * np.clip(0.78 - picture, 0, 1)
@@ -116,8 +126,8 @@ class _Body:
         start = self.top + 0.02 + number * (self.bottom - self.top) / 9.5
         away = side * (self.column - self.middle)
         line = start + 0.28 * away - 0.55 * away**2
-        inside = self._soft(-away + 0.04, 0.01) * self._soft(away - 0.38, 0.02)
-        picture += self._soft(np.abs(self.row - line) - 0.009, 0.004) * inside * 0.07
+        inside = self._soft_edge(-away + 0.04, 0.01) * self._soft_edge(away - 0.38, 0.02)
+        picture += self._soft_edge(np.abs(self.row - line) - 0.009, 0.004) * inside * 0.07
 
     def _vessels(self, picture: Values) -> None:
         for side, lung in self.lungs.items():
@@ -128,23 +138,23 @@ class _Body:
                 down, across = np.sin(angle), side * np.cos(angle)
                 along = (self.row - hilum[0]) * down + (self.column - hilum[1]) * across
                 beside = np.abs((self.row - hilum[0]) * across - (self.column - hilum[1]) * down)
-                reach = self._soft(-along, 0.01) * self._soft(along - length, 0.03)
-                picture += self._soft(beside - 0.003, 0.002) * reach * lung * 0.06
+                reach = self._soft_edge(-along, 0.01) * self._soft_edge(along - length, 0.03)
+                picture += self._soft_edge(beside - 0.003, 0.002) * reach * lung * 0.06
 
-    def _place(self, side: int, low: float = 0.15, high: float = 0.85) -> tuple[float, float]:
-        """A point within a lung."""
+    def _point_in_lung(self, side: int, low: float = 0.15, high: float = 0.85) -> tuple[float, float]:
+        """A random point (row, column) in a lung."""
         row = self.top + (self.bottom - self.top) * float(self.random.uniform(low, high))
         column = self.middle + side * (0.19 + float(self.random.uniform(-0.06, 0.08)))
         return row, column
 
-    def _side(self) -> int:
+    def _random_side(self) -> int:
         return int(self.random.choice((-1, 1)))
 
     def consolidate(self, picture: Values) -> Values:
-        """A cloud of density in one lung."""
-        side = self._side()
+        """Draw a cloud of density in one lung."""
+        side = self._random_side()
         cloud = np.zeros_like(picture)
-        row, column = self._place(side, 0.3, 0.8)
+        row, column = self._point_in_lung(side, 0.3, 0.8)
         for _ in range(10):
             r = row + float(self.random.normal(0, 0.035))
             c = column + float(self.random.normal(0, 0.03))
@@ -153,34 +163,34 @@ class _Body:
         return picture + cloud * self.lungs[side] * np.float32(self.random.uniform(0.18, 0.28))
 
     def add_nodule(self, picture: Values) -> Values:
-        """A round, sharp density in one lung."""
-        side = self._side()
-        row, column = self._place(side)
+        """Draw a round, sharp density in one lung."""
+        side = self._random_side()
+        row, column = self._point_in_lung(side)
         radius = float(self.random.uniform(0.028, 0.045))
         disc = self._ellipse(row, column, radius, radius, 0.12)
         return picture + disc * np.float32(self.random.uniform(0.26, 0.38))
 
     def add_effusion(self, picture: Values) -> Values:
-        """Fluid at the bottom of one lung, with a meniscus at its side."""
-        side = self._side()
+        """Draw fluid at the bottom of one lung, with a meniscus at its side."""
+        side = self._random_side()
         level = self.bottom - float(self.random.uniform(0.14, 0.28))
         outward = side * (self.column - self.middle)
         meniscus = level - 0.12 * np.clip(outward - 0.2, 0, 1) / 0.15
-        fluid = self._soft(meniscus - self.row, 0.012) * self.lungs[side]
+        fluid = self._soft_edge(meniscus - self.row, 0.012) * self.lungs[side]
         return picture + fluid * np.clip(0.72 - picture, 0, 1)
 
     def add_pneumothorax(self, picture: Values) -> Values:
-        """Air beside one lung: darker, without vessels, behind a thin pleural line."""
-        side = self._side()
+        """Draw air beside one lung: darker, without vessels, behind a thin pleural line."""
+        side = self._random_side()
         edge = 0.19 + self.lung_width * float(self.random.uniform(0.25, 0.55))
         outward = side * (self.column - self.middle) + 0.35 * np.clip(0.35 - self.row, -0.2, 0.2)
         lung = self.lungs[side]
-        air = self._soft(edge - outward, 0.004) * lung
-        line = self._soft(np.abs(outward - edge) - 0.003, 0.0015) * lung
+        air = self._soft_edge(edge - outward, 0.004) * lung
+        line = self._soft_edge(np.abs(outward - edge) - 0.003, 0.0015) * lung
         return picture * (1 - air) + air * np.float32(0.1) + line * np.float32(0.12)
 
     def expose(self, picture: Values) -> Values:
-        """What the detector makes of the densities: contrast, brightness, noise and blur."""
+        """The detector's picture of the densities: with random contrast, brightness, shading and noise."""
         contrast, offset = self.random.uniform(0.85, 1.2), self.random.uniform(-0.06, 0.06)
         noise = self.random.normal(0, self.random.uniform(0.005, 0.02), picture.shape)
         shade = self.random.uniform(-0.06, 0.06) * (self.row - 0.5)
@@ -189,9 +199,10 @@ class _Body:
 
 
 def phantom_dicom(seed: int, present: tuple[bool, ...] | None = None) -> Dataset:
-    """A phantom as a Digital X-Ray Image, ready to be saved; the same seed gives the same object.
+    """A phantom as a Digital X-Ray Image, ready to be saved; the same arguments always give the same object.
 
-    The patient is called Phantom and has no birth date; UIDs derive from the seed (PS3.5 annex B.2).
+    The patient's name starts with Phantom and the birth date is empty. UIDs derive from the arguments (PS3.5
+    annex B.2).
     """
     phantom = chest_phantom(seed, DICOM_SIZE, present)
     dataset = Dataset()

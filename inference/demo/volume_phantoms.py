@@ -1,7 +1,7 @@
 """Drawn CT volumes with known findings: nodules and vessels in a lung, lesions in a head.
 
-For demonstrations, training and tests; they say nothing about real patients. Arrays have the axes (slice,
-row, column) and Hounsfield units; lengths are mm.
+They are for demonstrations, training and tests, and say nothing about real patients. Arrays hold Hounsfield units and
+have the axes (slice, row, column). Lengths are in mm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedNodule:
-    """A nodule of a phantom. ``centre`` is (slice, row, column) in mm from the first voxel's centre."""
+    """A nodule of a phantom; ``centre`` is (slice, row, column) in mm from the first voxel's centre."""
 
     centre: tuple[float, float, float]
     diameter: float
@@ -47,10 +47,16 @@ def lung_phantom(
     nodules: int | None = None,
     centred: bool = False,
 ) -> LungPhantom:
-    """Lung with vessels, a chest wall on one side at times, and some nodules (0 to 3 unless given).
+    """Draw lung with vessels, sometimes a chest wall on one side, and nodules.
 
-    Malignant ones are those of the drawing's own rule: large and with spicules. ``centred`` puts the first
-    nodule near the middle.
+    Nodules called malignant are large and have spicules.
+
+    Args:
+        seed: of the random numbers.
+        shape: of the volume, in voxels.
+        spacing: of the voxels, in mm.
+        nodules: how many to try; ones too near to another are left out. None takes 0 to 3 at random.
+        centred: put the first nodule near the middle.
     """
     random = np.random.default_rng(seed)
     extent = np.array(shape) * np.array(spacing)
@@ -76,14 +82,16 @@ def lung_phantom(
             continue
         malignant = diameter > 10 and bool(random.random() < 0.6)
         _add_nodule(values, mask, axes, centre, diameter, random, spiculated=malignant)
-        where = (float(centre[0]), float(centre[1]), float(centre[2]))
-        planted.append(PlantedNodule(centre=where, diameter=diameter, malignant=malignant))
+        position = (float(centre[0]), float(centre[1]), float(centre[2]))
+        planted.append(PlantedNodule(centre=position, diameter=diameter, malignant=malignant))
     values += random.normal(0, 25, shape).astype(np.float32)
     return LungPhantom(values=values, mask=mask, spacing=spacing, nodules=tuple(planted))
 
 
-def _window(axes: Sequence[Values], centre: NDArray[np.float64], reach: float) -> tuple[slice, slice, slice]:
-    """The part of the arrays within ``reach`` of a point."""
+def _neighbourhood(
+    axes: Sequence[Values], centre: NDArray[np.float64], reach: float
+) -> tuple[slice, slice, slice]:
+    """The part of the arrays that is at most ``reach`` mm from a point along each axis."""
     parts = [
         slice(
             int(np.searchsorted(axis, middle - reach)),
@@ -108,7 +116,7 @@ def _add_wall(values: Values, axes: Sequence[Values], random: np.random.Generato
 def _add_vessel(
     values: Values, axes: Sequence[Values], extent: NDArray[np.float64], random: np.random.Generator
 ) -> None:
-    """A winding tube that grows thinner."""
+    """Draw a winding tube that becomes thinner."""
     point = random.uniform(0, extent)
     direction = random.normal(0, 1, 3)
     radius = float(random.uniform(1.0, 3.2))
@@ -116,7 +124,7 @@ def _add_vessel(
         direction = direction / np.linalg.norm(direction) + random.normal(0, 0.25, 3)
         point = point + direction / np.linalg.norm(direction) * 1.5
         radius *= 0.985
-        part = _window(axes, point, radius + 1.5)
+        part = _neighbourhood(axes, point, radius + 1.5)
         if any(p.start >= p.stop for p in part):
             continue
         blend = np.clip(radius + 0.5 - _distance(axes, part, point), 0, 1)
@@ -135,7 +143,7 @@ def _add_nodule(
 ) -> None:
     radius = diameter / 2
     density = float(random.uniform(-150, 60))
-    part = _window(axes, centre, radius + 2)
+    part = _neighbourhood(axes, centre, radius + 2)
     distance = _distance(axes, part, centre)
     blend = np.clip(radius + 0.5 - distance, 0, 1)
     values[part] = values[part] * (1 - blend) + np.float32(density) * blend
@@ -145,7 +153,7 @@ def _add_nodule(
         ray /= np.linalg.norm(ray)
         for step in np.arange(radius, radius + random.uniform(3, 6), 0.7):
             point = centre + ray * step
-            near = _window(axes, point, 1.6)
+            near = _neighbourhood(axes, point, 1.6)
             if any(p.start >= p.stop for p in near):
                 continue
             thin = np.clip(1.4 - _distance(axes, near, point), 0, 1)
@@ -154,7 +162,7 @@ def _add_nodule(
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPhantom:
-    """Slices of a head; ``lesion`` and ``haemorrhage`` say which slices (bool, per slice) show one."""
+    """Slices of a head; ``lesion`` and ``haemorrhage`` say for each slice whether it shows one, shape (slices,)."""
 
     values: Values = field(repr=False)
     lesion: NDArray[np.bool_]
@@ -170,14 +178,22 @@ def head_phantom(
     lesion: bool | None = None,
     haemorrhage: bool | None = None,
 ) -> HeadPhantom:
-    """A head of 5 mm slices with a field of 230 mm: skull, brain, ventricles, and findings at even odds."""
+    """Draw a head with skull, brain and ventricles, in 5 mm slices with a field of 230 mm.
+
+    Args:
+        seed: of the random numbers.
+        slices: number of slices.
+        size: side of a slice in pixels.
+        lesion: whether there are lesions; None decides at random (probability 0.5).
+        haemorrhage: whether there is a haemorrhage; None decides at random (probability 0.4).
+    """
     random = np.random.default_rng(seed)
     lesion = bool(random.random() < 0.5) if lesion is None else lesion
     haemorrhage = bool(random.random() < 0.4) if haemorrhage is None else haemorrhage
     spacing = (5.0, 230 / size, 230 / size)
     z = (np.arange(slices, dtype=np.float32) - slices / 2) * spacing[0]
-    at = (np.arange(size, dtype=np.float32) - size / 2) * spacing[1]
-    height, y, x = z[:, None, None], at[None, :, None], at[None, None, :]
+    offsets = (np.arange(size, dtype=np.float32) - size / 2) * spacing[1]
+    height, y, x = z[:, None, None], offsets[None, :, None], offsets[None, None, :]
     long, wide = random.uniform(88, 96), random.uniform(68, 76)
     tall = slices * spacing[0] * 0.62
     radius = np.sqrt((y / long) ** 2 + (x / wide) ** 2 + (height / tall) ** 2)
@@ -215,7 +231,7 @@ def _add_lesion(
     extent: tuple[float, float, float],
     random: np.random.Generator,
 ) -> NDArray[np.bool_]:
-    """A round dense lesion with oedema around it; which slices show it."""
+    """Draw a round dense lesion with oedema around it; gives for each slice whether it shows the lesion."""
     direction = random.normal(0, 1, 3)
     direction *= random.uniform(0.1, 0.6) / np.linalg.norm(direction)
     centre = direction * np.array(extent)
@@ -231,8 +247,8 @@ def _add_lesion(
 class SliceGeometry:
     """Where the slices of a generated series lie.
 
-    ``positions`` are of shape (slices, 3): LPS coordinates of each first pixel's centre. ``orientation`` is
-    Image Orientation Patient. ``spacing`` is (between rows, between columns).
+    ``positions`` are LPS coordinates of the centre of each slice's first pixel, shape (slices, 3). ``orientation`` is
+    Image Orientation Patient. ``spacing`` is the distance between rows and between columns.
     """
 
     positions: NDArray[np.float64]
@@ -241,7 +257,7 @@ class SliceGeometry:
 
 
 def straight_geometry(shape: Size, spacing: tuple[float, float, float]) -> SliceGeometry:
-    """Axial slices, first the one nearest to the feet, around the origin of the patient coordinates."""
+    """Axial slices centred on the origin of the patient coordinates; the first is nearest to the feet."""
     positions = np.zeros((shape[0], 3))
     positions[:, 0] = -(shape[2] - 1) * spacing[2] / 2
     positions[:, 1] = -(shape[1] - 1) * spacing[1] / 2
@@ -258,7 +274,19 @@ def write_ct_series(
     seed: str | None = None,
     patient_name: str = "Phantom^Volume",
 ) -> list[Path]:
-    """Write slices as a CT series of a study of its own; the files in order of the slices."""
+    """Write slices as a CT series in a new study.
+
+    Args:
+        folder: where the files go.
+        values: Hounsfield units, shape (slices, rows, columns).
+        geometry: where the slices lie.
+        body_part: Body Part Examined.
+        seed: equal seeds give equal UIDs; None makes random ones.
+        patient_name: Patient's Name.
+
+    Returns:
+        The files, in the order of the slices.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     entropy = None if seed is None else [seed]
     study, series, frame_of_reference = (

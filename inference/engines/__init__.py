@@ -1,7 +1,7 @@
-"""Engines by kind: the built-in ones, then those that other distributions register.
+"""Engine classes by kind: the built-in ones and those that other distributions register.
 
-A third party registers its engine class under the entry point group ``overread.engines``, with the
-engine kind as the entry point's name.
+Another distribution registers its engine class in the entry point group ``overread.engines``, with the engine
+kind as the entry point's name.
 """
 
 from __future__ import annotations
@@ -35,22 +35,20 @@ _BUILT_IN = {
 
 
 def engine_kinds() -> tuple[str, ...]:
-    """All engine kinds of this installation: built-in ones first, then registered ones by name."""
+    """All engine kinds of this installation: the built-in ones, then the registered ones by name."""
     return (*_BUILT_IN, *registered_kinds())
 
 
 def registered_kinds() -> tuple[str, ...]:
-    """The engine kinds that other distributions register, by name."""
+    """The engine kinds that other distributions register, in alphabetical order."""
     return tuple(sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)} - _BUILT_IN.keys()))
 
 
 def engine_class(kind: str) -> type[Engine]:
-    """The engine class of a kind; importing it loads no torch.
+    """The engine class of a kind; importing it does not load torch.
 
-    Raises
-    ------
-    EngineUnknown
-        If no engine of that kind is built in or installed.
+    Raises:
+        EngineUnknown: no engine of that kind is built in or installed.
     """
     if kind in _BUILT_IN:
         module, name = _BUILT_IN[kind]

@@ -1,4 +1,4 @@
-"""Brain metastases on head CT: each slice gets a logit, and the largest one is the patient's."""
+"""Brain metastases on head CT: every slice gets a logit, and the largest one is the patient's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class BrainMetastasisEngine(SliceWiseEngine):
-    """Window 40 / 80, z-score, 256 x 256 by the card; the card's ``high`` threshold decides."""
+    """Head CT, slice by slice. The card sets preprocessing and threshold: window 40 / 80, z-score, 256 x 256."""
 
     kind: ClassVar[str] = "brain_metastasis"
     body_parts: ClassVar[str] = "HEAD|BRAIN|SKULL|HEADNECK"
@@ -28,29 +28,30 @@ class BrainMetastasisEngine(SliceWiseEngine):
 
     @classmethod
     def build(cls, stored: StoredModel) -> Network:
-        """ResNet-50 with its head, or a DenseNet with one output."""
+        """The slice network: the ResNet-50 of "Model Architecture", or a DenseNet with one output."""
         from inference.networks.weights import load_network  # loads torch
 
         return load_network(stored)
 
     @property
     def image_network(self) -> Network:
+        """The network for one slice."""
         return cast("Network", self.network)
 
     def stacks(self, slices: NDArray[np.float32], chosen: Sequence[int]) -> NDArray[np.float32]:
-        """Single slices."""
+        """The chosen slices, each as one channel: (n, 1, size, size)."""
         return slices[list(chosen)][:, None]
 
     def decide(self, slices: NDArray[np.float32]) -> Decision:
-        """Logits of all slices; the patient's is the largest."""
+        """The logits of all slices, and the largest one as the volume's."""
         import torch
 
         from inference.running.batches import in_batches
 
-        def judged(chosen: Sequence[int]) -> Tensor:
+        def slice_logits(chosen: Sequence[int]) -> Tensor:
             logits: Tensor = self.run(torch.from_numpy(self.stacks(slices, chosen)))
             return logits
 
-        parts = [part for _, part in in_batches(range(len(slices)), self.slices_at_once, judged)]
+        parts = [part for _, part in in_batches(range(len(slices)), self.slices_at_once, slice_logits)]
         logits = torch.cat(parts).double().cpu().numpy()
         return Decision(volume=logits.max(axis=0), slices=logits)

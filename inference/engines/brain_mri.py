@@ -1,4 +1,4 @@
-"""Structures of the brain on MR by nnU-Net: the engine for any structure, for the head alone."""
+"""Structures of the brain on MR by nnU-Net: the nnunet engine, restricted to the head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from inference.engines.nnunet import NnunetEngine
 
 
 class BrainMriEngine(NnunetEngine):
-    """MR of the head (CT where the plans are for CT)."""
+    """MR of the head, or CT if the model's plans are for CT."""
 
     kind: ClassVar[str] = "brain_mri"
     body_parts: ClassVar[str] = "HEAD|BRAIN|SKULL|HEADNECK"

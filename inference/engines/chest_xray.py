@@ -1,11 +1,9 @@
 """Chest radiographs: the findings of a classification network on frontal views.
 
-Preprocessing and networks are those of torchxrayvision; given the same weights and the same file, the
-probabilities are too.
+Preprocessing and networks are those of torchxrayvision: the same weights and the same file give the same
+probabilities.
 
-References
-----------
-Cohen et al., "TorchXRayVision: A library of chest X-ray datasets and models", MIDL 2022.
+References: Cohen et al., "TorchXRayVision: A library of chest X-ray datasets and models", MIDL 2022.
 """
 
 from __future__ import annotations
@@ -33,7 +31,9 @@ class ChestXrayEngine(ImageEngine):
 
     @classmethod
     def refusal(cls, header: ImageHeader) -> str | None:
+        """Why an image is not a frontal radiograph of sufficient size; None if it is or may be one."""
         return refusal_of(header, cls.minimum_size)
 
     def review_of(self, header: ImageHeader) -> str | None:
+        """Advise a review if the header does not name the view."""
         return VIEW_UNKNOWN if view_of(header) is View.UNKNOWN else None

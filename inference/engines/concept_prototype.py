@@ -1,8 +1,9 @@
 """Chest radiographs by concepts and prototypes: a decision whose reasons can be read and added up.
 
-Each disease's logit is a bias plus weight x similarity over the prototypes of named concepts. The findings
-are the diseases and the concepts; the concept activation maps are the overlays. With a region of interest
-(option ``roi``) only similarities inside it count.
+The logit of a disease is a bias plus the sum of weight x similarity over the prototypes of named concepts. The
+findings are the diseases and the concepts; the overlays are the concept activation maps. With a region of
+interest (option ``roi``) only similarities inside it count. The method is described in "Stage 2: Prototype
+Learning - Detailed Explanation".
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 
 MAP_METHOD = "Concept map"
 CONCEPT_PRESENT = 0.5
-"""Sigmoid of a concept map's maximum from which the concept is present."""
+"""A concept is present if the sigmoid of its map's maximum is above this."""
 REASONS_IN_REPORT = 5
-"""The largest contributions to a disease that its sentence in the report names."""
+"""How many contributions to a disease the report names, the largest first."""
 
 
 class ConceptPrototypeEngine(ChestXrayEngine):
-    """Frontal radiographs of the chest, with reasons."""
+    """Frontal radiographs of the chest, with the reasons for each decision."""
 
     kind: ClassVar[str] = "concept_prototype"
     options: ClassVar[type[FindingOptions]] = PrototypeOptions
@@ -46,19 +47,19 @@ class ConceptPrototypeEngine(ChestXrayEngine):
     def __init__(self, settings: EngineSettings, card: ModelCard, members: Sequence[Member]) -> None:
         super().__init__(settings, card, members)
         if not isinstance(card.architecture, PrototypeArchitecture):
-            raise ModelInvalid(f"model {card.name!r} is no concept prototype network.")
+            raise ModelInvalid(f"model {card.name!r} is not a concept prototype network.")
         self._concepts = card.architecture.concepts
         self._per_concept = card.architecture.prototypes_per_concept
-        taken = {label.name for label in card.labels}
-        # A concept may bear a disease's name; findings are told apart by theirs.
+        disease_names = {label.name for label in card.labels}
+        # A concept may have the name of a disease, and findings are told apart by name.
         self._concept_labels = tuple(
-            chest_label(name if name not in taken else f"{name} (concept)").as_finding()
+            chest_label(name if name not in disease_names else f"{name} (concept)").as_finding()
             for name in self._concepts
         )
         self._roi = settings.checked(PrototypeOptions).roi
 
     def infer(self, cases: Sequence[ImageCase]) -> list[Analysis]:
-        """One forward pass for all cases; ``inference_time_ms`` is each one's share of the time."""
+        """Run one forward pass for all cases; ``inference_time_ms`` is each case's share of the time."""
         if not cases:
             return []
         started = perf_counter()
@@ -89,8 +90,8 @@ class ConceptPrototypeEngine(ChestXrayEngine):
         features = classifier.classify(images).feature_maps
         importance: Any = None
         if self._roi is not None:
-            shown = [_importance(case, self._roi, self.card.input_size) for case in cases]
-            importance = torch.from_numpy(np.stack(shown)[:, None]).to(features.device)
+            masks = [_region_mask(case, self._roi, self.card.input_size) for case in cases]
+            importance = torch.from_numpy(np.stack(masks)[:, None]).to(features.device)
         with torch.no_grad():
             return network.explain(features, importance)
 
@@ -114,16 +115,18 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             for output, label in zip(self.card.reported, self._labels, strict=True)
         )
         concept_scores = maps.max(axis=(1, 2))
-        shown = set(np.flatnonzero(concept_scores > CONCEPT_PRESENT).tolist()) or {
+        shown_concepts = set(np.flatnonzero(concept_scores > CONCEPT_PRESENT).tolist()) or {
             int(concept_scores.argmax())
         }
         concepts = tuple(
-            self._concept(case, label, float(concept_scores[index]), maps[index] if index in shown else None)
+            self._concept_finding(
+                case, label, float(concept_scores[index]), maps[index] if index in shown_concepts else None
+            )
             for index, label in enumerate(self._concept_labels)
         )
-        reasoning = tuple(self._reasoning(output, scores) for output in self.card.reported)
+        reasoning = tuple(self._reasoning_of(output, scores) for output in self.card.reported)
         remarks = tuple(
-            _sentence(reasons)
+            _reasoning_sentence(reasons)
             for reasons, finding in zip(reasoning, diseases, strict=True)
             if finding.presence is not Presence.ABSENT
         )
@@ -141,7 +144,7 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             reasoning=reasoning,
         )
 
-    def _concept(
+    def _concept_finding(
         self, case: ImageCase, label: Label, score: float, concept_map: NDArray[np.float64] | None
     ) -> Finding:
         heatmap, region = None, None
@@ -162,7 +165,7 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             regions=() if region is None else (region,),
         )
 
-    def _reasoning(self, output: int, scores: NDArray[np.float32]) -> Reasoning:
+    def _reasoning_of(self, output: int, scores: NDArray[np.float32]) -> Reasoning:
         head: Any = self.members[0].classifier.network.task_head
         weights = head.weight[output].cpu().numpy()
         return Reasoning(
@@ -185,19 +188,19 @@ class ConceptPrototypeEngine(ChestXrayEngine):
         self.members[0].classifier.classify(blank)
 
 
-def _importance(case: ImageCase, roi: tuple[int, int, int, int], size: int) -> NDArray[np.float32]:
-    """1 inside the region of interest (x, y, width, height in pixels of the source), 0 outside."""
+def _region_mask(case: ImageCase, roi: tuple[int, int, int, int], size: int) -> NDArray[np.float32]:
+    """Mask of shape (size, size): 1 inside the region (x, y, width, height in pixels of the source), 0 outside."""
     x, y, width, height = roi
     across, down = size / case.source.columns, size / case.source.rows
-    shown = np.zeros((size, size), dtype=np.float32)
+    mask = np.zeros((size, size), dtype=np.float32)
     top, left = int(y * down), int(x * across)
     bottom, right = int(np.ceil((y + height) * down)), int(np.ceil((x + width) * across))
-    shown[top:bottom, left:right] = 1.0
-    return shown
+    mask[top:bottom, left:right] = 1.0
+    return mask
 
 
-def _sentence(reasoning: Reasoning) -> str:
-    """A disease's largest contributions in words."""
+def _reasoning_sentence(reasoning: Reasoning) -> str:
+    """A disease's logit, bias and largest contributions as one sentence of the report."""
     largest = sorted(reasoning.contributions, key=lambda c: -abs(c.amount))[:REASONS_IN_REPORT]
     parts = [
         f"{c.concept} #{c.prototype} {c.weight:+.2f} x {c.similarity:.2f} = {c.amount:+.2f}" for c in largest

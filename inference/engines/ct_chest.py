@@ -1,4 +1,4 @@
-"""Nodules and pulmonary embolism on chest CT: a 3D U-Net for masks and a ResNet for labels on the same windows."""
+"""Nodules and pulmonary embolism on chest CT: on each window a 3D U-Net gives masks and a ResNet gives labels."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 AIR_HU = -1024.0
 OVERLAP = 0.5
+"""Of neighbouring windows, as a share of their size."""
 WINDOWS_AT_ONCE = 4
 MASK_LEVEL = 0.5
+"""A voxel belongs to its most probable structure if that probability is at least this."""
 
 
 class CtChestEngine(VolumeEngine):
-    """CT of the chest; a label's certainty is that of the window where it is largest."""
+    """CT of the chest; a label's certainty is the largest of any window."""
 
     kind: ClassVar[str] = "ct_chest"
     body_parts: ClassVar[str] = ".*(CHEST|THORAX|LUNG|ABDOMEN|BODY|TRUNK).*"
@@ -39,33 +41,38 @@ class CtChestEngine(VolumeEngine):
 
     @classmethod
     def build(cls, stored: StoredModel) -> nn.Module:
+        """The U-Net and the ResNet of the card, with their weights.
+
+        Raises:
+            ModelInvalid: the card names another architecture or no structures, or the weights do not fit.
+        """
         from inference.networks.volumetric import UnetResnet  # loads torch
-        from inference.networks.weights import filled
+        from inference.networks.weights import with_weights
         from inference.store.architectures import UnetResnetArchitecture
 
         card = stored.card
         if not isinstance(card.architecture, UnetResnetArchitecture) or not card.structures:
-            raise ModelInvalid(f"model {card.name!r} is no U-Net with a ResNet and structures.")
+            raise ModelInvalid(f"model {card.name!r} is not a U-Net with a ResNet and structures.")
         network = UnetResnet(card.architecture, structures=len(card.structures), labels=len(card.labels))
-        return filled(network, stored)
+        return with_weights(network, stored)
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
-        """Resample to the model's spacing."""
+        """Resample the volume to the model's spacing in mm."""
         assert self.card.volume is not None
         grid = regular_grid(volume, self.card.volume.spacing)
         return VolumeCase(volume=volume, prepared=(grid, to_grid(volume, grid, outside=AIR_HU)))
 
-    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
-        """Of the structures in each voxel of a drawn window, and of its labels."""
+    def phantom_probabilities(self) -> list[NDArray[np.floating]]:
+        """The probabilities of the structures in each voxel of a phantom's window, and of its labels."""
         import torch
 
         from inference.demo.volume_phantoms import lung_phantom
         from inference.volumes.normalisation import network_input
 
         assert self.card.volume is not None
-        wanted = self.card.volume
+        preprocessing = self.card.volume
         values = lung_phantom(0, (self.card.input_size,) * 3, nodules=2).values
-        window = network_input(values, wanted.low, wanted.high, wanted.normalisation)
+        window = network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation)
         masks, logits = self.run(torch.from_numpy(window)[None, None])
         return [
             sigmoid(masks.float().cpu().numpy()),
@@ -73,26 +80,27 @@ class CtChestEngine(VolumeEngine):
         ]
 
     def analyse(self, case: VolumeCase) -> Analysis:
+        """Run the networks on overlapping windows, and combine their masks and labels."""
         import torch
 
         from inference.volumes.normalisation import network_input
         from inference.volumes.windows import sliding_window
 
         started = perf_counter()
-        wanted = self.card.volume
-        assert wanted is not None
+        preprocessing = self.card.volume
+        assert preprocessing is not None
         grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
-        judged: list[NDArray[np.float64]] = []
+        window_logits: list[NDArray[np.float64]] = []
 
         def predict(windows: Tensor) -> Tensor:
             masks, logits = self.run(windows)
-            judged.append(logits.double().cpu().numpy())
+            window_logits.append(logits.double().cpu().numpy())
             return torch.sigmoid(masks.float())
 
         size = self.card.input_size
         step = max(1, round(size * (1 - OVERLAP)))
         masks = sliding_window(
-            network_input(values, wanted.low, wanted.high, wanted.normalisation),
+            network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation),
             predict,
             patch=(size, size, size),
             stride=(step, step, step),
@@ -100,7 +108,7 @@ class CtChestEngine(VolumeEngine):
             channels=len(self.card.structures),
             device=str(self.placement.device),
         )
-        logits = np.concatenate(judged).max(axis=0)[None]
+        logits = np.concatenate(window_logits).max(axis=0)[None]
         probabilities = ACTIVATIONS[self.card.activation](logits)
         calibrated = calibrate(self.card.calibration, logits, probabilities, self.card.activation)
         findings = [

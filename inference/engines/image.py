@@ -1,4 +1,4 @@
-"""What the engines for single images share: reading, preprocessing, prediction, calibration, explanation."""
+"""The base of the engines for single images: reading, preprocessing, prediction, calibration, explanation."""
 
 from __future__ import annotations
 
@@ -42,53 +42,54 @@ if TYPE_CHECKING:
     from inference.store import ModelCard, ModelStore
     from inference.store.expects import Expectations
 
-CERTAIN = 0.70
-"""A softmax engine whose most probable class is below this advises a review by a person."""
+REVIEW_BELOW = 0.70
+"""A review by a person is advised if the most probable class of a softmax is below this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCase:
-    """One image, ready for the networks: ``inputs`` has float32 (channels, size, size) for each form of input.
-
-    ``seen`` is what the first model sees of the image.
-    """
+    """One image, ready for the networks."""
 
     source: SourceImage
     inputs: dict[InputForm, NDArray[np.float32]] = field(repr=False)
+    """Shape (channels, size, size) for each form of input that a member of the ensemble needs."""
     seen: Field
+    """The part of the image that the first model sees."""
     picture: NDArray[np.uint8] = field(repr=False)
     review_advised: str | None
     check: InputCheck = field(default_factory=InputCheck, repr=False)
 
 
 class ImageEngine:
-    """An engine for single images; a kind says which images it takes."""
+    """An engine for single images, with one model or an ensemble; each kind says which images it takes."""
 
     kind: ClassVar[str]
     header_keywords: ClassVar[frozenset[str]]
     minimum_size: ClassVar[int] = 32
-    """Rows and columns that an image must have, in pixels."""
+    """Fewest rows and columns of an image."""
     takes_series: ClassVar[bool] = False
     batch_size: ClassVar[int] = 8
     options: ClassVar[type[FindingOptions]] = ImageOptions
     expects: ClassVar[Expectations | None] = None
-    """What the kind expects of an image, where the model's card says nothing."""
+    """What the kind expects of an image if the model's card does not say."""
 
     def __init__(self, settings: EngineSettings, card: ModelCard, members: Sequence[Member]) -> None:
         self.settings = settings
         self.card = card
         self.members = tuple(members)
-        chosen = settings.checked(self.options)
-        image = chosen if isinstance(chosen, ImageOptions) else ImageOptions()
-        self._augment = image.tta
-        usual = {self.default_explanation(member.card) for member in members}
-        self._method = image.explanation or (usual.pop() if len(usual) == 1 else "Grad-CAM")
+        options = settings.checked(self.options)
+        image_options = options if isinstance(options, ImageOptions) else ImageOptions()
+        self._augment = image_options.tta
+        defaults = {self.default_explanation(member.card) for member in members}
+        self._explanation = image_options.explanation or (
+            defaults.pop() if len(defaults) == 1 else "Grad-CAM"
+        )
         self._labels = with_thresholds(
-            [label.as_finding() for label in card.reported.values()], chosen.limits
+            [label.as_finding() for label in card.reported.values()], options.limits
         )
         self._identity = identity_of([member.card for member in members], settings.options)
 
-    # What a kind decides
+    # What each kind decides
 
     @classmethod
     def refusal(cls, header: ImageHeader) -> str | None:
@@ -96,16 +97,16 @@ class ImageEngine:
         raise NotImplementedError
 
     def review_of(self, header: ImageHeader) -> str | None:
-        """Why a person should look at the result again because of how the image was described."""
+        """Why a person should review the result, judged by the image's header; None if there is no reason."""
         return None
 
     @classmethod
     def default_explanation(cls, card: ModelCard) -> str:
-        """The explanation to use where the settings name none."""
+        """The method of explanation if the settings do not name one."""
         vit = getattr(card.architecture, "network", "") == "vit_b_16"
         return "Attention rollout" if vit else "Grad-CAM"
 
-    # What is the same for all
+    # What all kinds share
 
     @classmethod
     def select(cls, headers: Sequence[ImageHeader]) -> Selection:
@@ -114,18 +115,24 @@ class ImageEngine:
 
     @classmethod
     def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
-        """Load the model and run it once, so that the first study does not wait for that."""
-        chosen = settings.checked(cls.options)
-        image = chosen if isinstance(chosen, ImageOptions) else ImageOptions()
-        names = [settings.model, *image.ensemble]
-        weights = image.weights or (1.0,) * len(names)
-        scales = tuple(dict.fromkeys(image.scales))
+        """Load the models and run them once, so that the first study does not wait for the warm-up.
+
+        Raises:
+            ModelAbsent: a model is not in the store.
+            ModelInvalid: a model does not fit its card or this engine, or the models do not fit together.
+            EngineMisconfigured: the settings ask for something that this engine or machine does not have.
+        """
+        options = settings.checked(cls.options)
+        image_options = options if isinstance(options, ImageOptions) else ImageOptions()
+        names = [settings.model, *image_options.ensemble]
+        weights = image_options.weights or (1.0,) * len(names)
+        scales = tuple(dict.fromkeys(image_options.scales))
         models = [store.get(name, cls.kind) for name in names]
         cards = [stored.card for stored in models]
         refusal = refusal_of(cards, cls.kind)
         if refusal is not None:
             raise ModelInvalid(refusal)
-        # They load torch, which takes seconds, and is for nothing where a model is absent.
+        # These load torch, which takes seconds: not before all models are known to be there.
         from inference.running.classifier import Classifier
         from inference.running.ensembles import Member
 
@@ -145,22 +152,28 @@ class ImageEngine:
 
     @property
     def device(self) -> str:
+        """Device that the networks run on, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
         return self.members[0].classifier.device
 
     @property
     def model(self) -> ModelIdentity:
+        """The model, or the ensemble, that makes the results."""
         return self._identity
 
     @property
     def expected(self) -> Expectations | None:
-        """Which inputs the model is for, by its card or its kind."""
+        """The inputs that the model is for, by its card or else by its kind."""
         return self.card.expects or self.expects
 
     def prepare(self, files: Sequence[Path]) -> list[ImageCase | Refusal]:
-        """Decode and preprocess, one file at a time."""
-        return [self._prepare(path) for path in files]
+        """Decode and preprocess the files, one at a time.
 
-    def _prepare(self, path: Path) -> ImageCase | Refusal:
+        Raises:
+            OSError: a file cannot be opened or read now.
+        """
+        return [self._prepare_file(path) for path in files]
+
+    def _prepare_file(self, path: Path) -> ImageCase | Refusal:
         try:
             if is_plain_picture(path):
                 cells = read_picture(path)
@@ -171,14 +184,14 @@ class ImageEngine:
                 if refusal is not None:
                     return Refusal(path=path, reason=refusal)
                 image, source, review = grey_image(stored), stored.source, self.review_of(stored.header)
-            return self._case(image, source, review)
+            return self._prepare_image(image, source, review)
         except ImageUnreadable as error:
             return Refusal(path=path, reason=str(error))
 
-    def _case(self, image: GreyImage, source: SourceImage, review: str | None) -> ImageCase:
+    def _prepare_image(self, image: GreyImage, source: SourceImage, review: str | None) -> ImageCase:
         inputs = {form: form.of(image) for form in self._forms}
-        first, seen_first = next(iter(inputs.items()))
-        check = check_picture(self.expected, SCALES[first.style].to_brightness(seen_first)[0])
+        form, pixels = next(iter(inputs.items()))
+        check = check_picture(self.expected, SCALES[form.style].to_brightness(pixels)[0])
         if check.refusal is not None:
             raise ImageUnreadable(check.refusal)
         return ImageCase(
@@ -192,13 +205,13 @@ class ImageEngine:
 
     @property
     def _forms(self) -> tuple[InputForm, ...]:
-        """What the members look at, each form once."""
+        """The forms of input that the members need, each once."""
         return tuple(dict.fromkeys(form for member in self.members for form in member.forms))
 
     def infer(self, cases: Sequence[ImageCase]) -> list[Analysis]:
-        """One forward pass of each network for all cases, then a heat map for each label that needs one.
+        """Run every network on all cases at once, then make a heat map for each finding that needs one.
 
-        ``inference_time_ms`` of each analysis is its share of the batch's time.
+        ``inference_time_ms`` is each case's share of the batch's time.
         """
         if not cases:
             return []
@@ -207,13 +220,13 @@ class ImageEngine:
         explained = [
             (row, output)
             for row in range(len(cases))
-            for output in self._to_explain(prediction.calibrated[row, : len(self._labels)])
+            for output in self._outputs_to_explain(prediction.calibrated[row, : len(self._labels)])
         ]
         shapes = [(case.source.rows, case.source.columns) for case in cases]
-        maps = dict(zip(explained, prediction.explain(explained, self._method, shapes), strict=True))
+        maps = dict(zip(explained, prediction.explain(explained, self._explanation, shapes), strict=True))
         elapsed_ms = (perf_counter() - started) * 1000 / len(cases)
         return [
-            self._reviewed(
+            self._with_review_advice(
                 Analysis(
                     source=case.source,
                     model=self.model,
@@ -244,7 +257,7 @@ class ImageEngine:
 
     @property
     def _exclusive(self) -> bool:
-        """Whether one of the classes holds: every member has a softmax over the same ones."""
+        """Whether exactly one class holds: every member has a softmax over the same classes."""
         cards = [member.card for member in self.members]
         return (
             all(card.activation == "softmax" for card in cards)
@@ -252,7 +265,7 @@ class ImageEngine:
         )
 
     def _absence(self, prediction: Prediction, row: int) -> Absence | None:
-        """What the members say of their negative class, which is the last column where they all have one."""
+        """The result for the negative class, which is the last column if all members have one."""
         negative = self.card.negative
         if negative is None or prediction.logits.shape[1] == len(self._labels):
             return None
@@ -263,16 +276,16 @@ class ImageEngine:
             calibrated_probability=float(prediction.calibrated[row, -1]),
         )
 
-    def _reviewed(self, analysis: Analysis) -> Analysis:
-        """The analysis, with the advice to look again where the classes are too close."""
-        decided = analysis.prediction
-        if decided is None or decided[1] >= CERTAIN:
+    def _with_review_advice(self, analysis: Analysis) -> Analysis:
+        """The analysis, with the advice to review it if its most probable class is uncertain."""
+        prediction = analysis.prediction
+        if prediction is None or prediction[1] >= REVIEW_BELOW:
             return analysis
-        unsure = f"the most probable class is below {CERTAIN:.0%}"
-        return replace(analysis, review_advised=joined(analysis.review_advised, unsure))
+        reason = f"the most probable class is below {REVIEW_BELOW:.0%}"
+        return replace(analysis, review_advised=joined(analysis.review_advised, reason))
 
-    def _to_explain(self, calibrated: NDArray[np.float64]) -> tuple[int, ...]:
-        """Findings at or above their high threshold; if there are none, the most probable one."""
+    def _outputs_to_explain(self, calibrated: NDArray[np.float64]) -> tuple[int, ...]:
+        """The findings at or above their high threshold; if there are none, the most probable one."""
         present = tuple(
             output
             for output, label in enumerate(self._labels)
@@ -294,7 +307,7 @@ class ImageEngine:
         if located is not None:
             source_shape = (case.source.rows, case.source.columns)
             values = heatmap_values(located.values, located.field, source_shape, case.picture.shape)
-            heatmap = Heatmap(values=values, method=self._method)
+            heatmap = Heatmap(values=values, method=self._explanation)
             if label.thresholds.presence(certainty) is Presence.PRESENT:
                 region = region_of(located.values, located.field)
         several = len(prediction.passes) > 1
@@ -313,21 +326,25 @@ class ImageEngine:
 
     def _warm_up(self) -> None:
         blank = {form: np.zeros((1, form.channels, form.size, form.size), np.float32) for form in self._forms}
-        self._predict(blank).explain([(0, 0)], self._method, [(1, 1)])
+        self._predict(blank).explain([(0, 0)], self._explanation, [(1, 1)])
 
 
 def columns_of(cards: Sequence[ModelCard]) -> list[tuple[int, ...]]:
-    """Each model's outputs in the order of the first one's findings, then its negative class where all have one."""
+    """The columns of each model's output that belong to the ensemble's classes.
+
+    The order is that of the first model's findings; the negative class follows if every model has one.
+    """
     names = [label.name for label in cards[0].reported.values()]
     columns = [tuple(card.output_of(name) for name in names) for card in cards]
     negatives = [card.negative for card in cards]
     return [
-        (*found, negative) if negative is not None and None not in negatives else found
-        for found, negative in zip(columns, negatives, strict=True)
+        (*own, negative) if negative is not None and None not in negatives else own
+        for own, negative in zip(columns, negatives, strict=True)
     ]
 
 
 def _plain_source(path: Path, shape: tuple[int, ...]) -> SourceImage:
+    """A picture file (PNG or JPEG) as a source image, without UIDs of a study or series."""
     return SourceImage(
         path=path,
         study_instance_uid="",

@@ -1,4 +1,4 @@
-"""Any classification network of torchvision's on single grey images, as its model card describes it."""
+"""Single grey images of any modality, with any of torchvision's classification networks that a card describes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ HEADER_KEYWORDS = frozenset(
 
 
 class ImageClassifierEngine(ImageEngine):
-    """Single-frame grey images; which modalities is for the model card and the routing rules to say."""
+    """Single-frame grey images; the model card and the routing rules choose the modalities."""
 
     kind: ClassVar[str] = "image_classifier"
     header_keywords: ClassVar[frozenset[str]] = HEADER_KEYWORDS
 
     @classmethod
     def refusal(cls, header: ImageHeader) -> str | None:
+        """Why an image is not a single grey frame of sufficient size; None if it is."""
         rows, columns = header.number("Rows"), header.number("Columns")
         if rows is None or columns is None:
             return "The object has no pixels."
@@ -41,8 +42,11 @@ class ImageClassifierEngine(ImageEngine):
         return None
 
     def review_of(self, header: ImageHeader) -> str | None:
+        """Advise a review if the model was made for other modalities."""
         modality = header.text("Modality")
-        taken = self.card.modalities
-        if taken and modality not in taken:
-            return f"the model was made for {', '.join(taken)}, not for {modality or 'an unknown modality'}"
+        modalities = self.card.modalities
+        if modalities and modality not in modalities:
+            return (
+                f"the model was made for {', '.join(modalities)}, not for {modality or 'an unknown modality'}"
+            )
         return None

@@ -1,6 +1,6 @@
-"""Lung nodules on chest CT: a 3D U-Net's heat map, its peaks as nodules, their size and malignancy.
+"""Lung nodules on chest CT: the peaks of a 3D U-Net's heat map become nodules with size and malignancy.
 
-The steps and the names of the options are those of the seed document on nodules (PIVOT).
+The steps and the names of the options are those of PIVOT's "Inference Guide".
 """
 
 from __future__ import annotations
@@ -47,29 +47,32 @@ if TYPE_CHECKING:
 
 AIR_HU = -1024.0
 RISK_LIMITS = (0.35, 0.65)
-"""Calibrated malignancy below the first is low risk, from the second on high risk."""
+"""Calibrated malignancy below the first limit is low risk; at or above the second it is high risk."""
 THICKEST_MM = 5.0
+"""Largest median gap between slices."""
 OVERLAYS = 8
 """Most nodules that get an overlay."""
 NAMED_SIZES = 5
-"""Most diameters of left out candidates that a remark names, the largest first."""
-LEAST_DOUBT = 1e-4
-"""How far a finding without a nodule stays below its high threshold, so that the report's digits show it."""
+"""Most diameters that a remark names of the candidates left out, the largest first."""
+MARGIN_BELOW_HIGH = 1e-4
+"""A finding without a nodule stays this far below its high threshold: enough to show in the report's digits."""
 _MORPHOLOGY = Code(value="49755003", scheme="SCT", meaning="Morphologically Abnormal Structure")
 _NODULE = Code(value="27925004", scheme="SCT", meaning="Nodule")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoduleInput:
-    """A volume on the model's grid: Hounsfield units and the network's input."""
+    """A volume on the model's grid."""
 
     grid: Grid
     values: NDArray[np.float32] = field(repr=False)
+    """Hounsfield units, shape (slices, rows, columns)."""
     image: NDArray[np.float32] = field(repr=False)
+    """The network's input, of the same shape."""
 
 
 class LungNoduleEngine(VolumeEngine):
-    """CT of the chest."""
+    """CT of the chest; gives one finding for the volume and one detection for each nodule."""
 
     kind: ClassVar[str] = "lung_nodule"
     calibrates: ClassVar[bool] = False
@@ -81,6 +84,7 @@ class LungNoduleEngine(VolumeEngine):
 
     @classmethod
     def build(cls, stored: StoredModel) -> PivotNetwork:
+        """The PIVOT network of the card, with its weights."""
         from inference.networks.weights import load_pivot  # loads torch
 
         return load_pivot(stored)
@@ -89,103 +93,106 @@ class LungNoduleEngine(VolumeEngine):
         self, settings: EngineSettings, card: ModelCard, network: nn.Module, placement: Placement
     ) -> None:
         super().__init__(settings, card, network, placement)
-        self.how = settings.checked(NoduleOptions)
+        self.nodule_options = settings.checked(NoduleOptions)
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
-        """Resample to the model's spacing, clip and normalise; thick slices are refused."""
+        """Resample the volume to the model's spacing in mm, clip and normalise it; refuse thick slices."""
         from inference.volumes.normalisation import network_input  # loads torch
 
         gap = float(np.median(volume.gaps))
         if gap > THICKEST_MM:
             return f"slices {gap:.1f} mm apart are too thick for nodules; at most {THICKEST_MM:.0f} mm"
-        wanted = self.card.volume
-        assert wanted is not None
-        grid = regular_grid(volume, wanted.spacing)
+        preprocessing = self.card.volume
+        assert preprocessing is not None
+        grid = regular_grid(volume, preprocessing.spacing)
         values = to_grid(volume, grid, outside=AIR_HU)
-        image = network_input(values, wanted.low, wanted.high, wanted.normalisation)
+        image = network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation)
         return VolumeCase(volume=volume, prepared=NoduleInput(grid=grid, values=values, image=image))
 
-    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
-        """Of centre and mask in each voxel of a drawn window, and of malignancy."""
+    def phantom_probabilities(self) -> list[NDArray[np.floating]]:
+        """The probabilities of centre and mask in each voxel of a phantom's window, and of malignancy."""
         import torch
 
         from inference.demo.volume_phantoms import lung_phantom
         from inference.volumes.normalisation import network_input
 
         assert self.card.volume is not None
-        wanted = self.card.volume
+        preprocessing = self.card.volume
         values = lung_phantom(0, (self.card.input_size,) * 3, nodules=2, centred=True).values
-        window = network_input(values, wanted.low, wanted.high, wanted.normalisation)
+        window = network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation)
         output: PivotOutput = self.run(torch.from_numpy(window)[None, None])
         parts = (output.centre, output.mask, output.triage)
         return [sigmoid(part.float().cpu().numpy()) for part in parts if part is not None]
 
     def analyse(self, case: VolumeCase) -> Analysis:
-        from inference.volumes.detection import candidates, intensity, suppressed
+        """Find peaks of the heat map, filter them by certainty and size, and describe each as a nodule."""
+        from inference.volumes.detection import candidates, intensity, without_overlaps
 
         started = perf_counter()
-        how, given = self.how, cast("NoduleInput", case.prepared)
-        heat, mask = self.maps(given.image)
-        spacing = given.grid.spacing
-        found = candidates(self._peaks(heat, spacing), mask, spacing=spacing, shared=how.components)
-        if how.nms.enabled:
-            found = suppressed(found, iou=how.nms.iou_threshold)
-        certain = [c for c in found if c.peak.value >= how.confidence_filter.min_confidence]
-        limits = how.size_filter
-        found = [c for c in certain if limits.min_diameter <= c.diameter_mm <= limits.max_diameter]
+        options, prepared = self.nodule_options, cast("NoduleInput", case.prepared)
+        heat, mask = self.maps(prepared.image)
+        spacing = prepared.grid.spacing
+        nodules = candidates(self._peaks(heat, spacing), mask, spacing=spacing, shared=options.components)
+        if options.nms.enabled:
+            nodules = without_overlaps(nodules, iou=options.nms.iou_threshold)
+        certain = [c for c in nodules if c.peak.value >= options.confidence_filter.min_confidence]
+        limits = options.size_filter
+        nodules = [c for c in certain if limits.min_diameter <= c.diameter_mm <= limits.max_diameter]
         small = [c.diameter_mm for c in certain if c.diameter_mm < limits.min_diameter]
         large = [c.diameter_mm for c in certain if c.diameter_mm > limits.max_diameter]
-        judged = self.malignancy(given.image, found)
+        malignancies = self.malignancy(prepared.image, nodules)
         (label, *_) = self.reported.values()
         detections = tuple(
-            self._detection(number, c, malignancy, intensity(given.values, c), case.volume, given.grid)
-            for number, (c, malignancy) in enumerate(zip(found, judged, strict=True), start=1)
+            self._detection(number, c, malignancy, intensity(prepared.values, c), case.volume, prepared.grid)
+            for number, (c, malignancy) in enumerate(zip(nodules, malignancies, strict=True), start=1)
         )
         highest = float(heat.max())
         finding = Finding(
             label=label,
             logit=float(np.log(max(highest, 1e-6) / max(1 - highest, 1e-6))),
             probability=highest,
-            calibrated_probability=detections[0].certainty if detections else _undetected(highest, label),
+            calibrated_probability=detections[0].certainty
+            if detections
+            else _certainty_without_nodule(highest, label),
             image=case.volume.frames[
-                detections[0].voxel[0] if detections else _hottest_slice(heat, case.volume, given.grid)
+                detections[0].voxel[0] if detections else _hottest_slice(heat, case.volume, prepared.grid)
             ].source,
         )
         analysis = self.analysis(
             case,
             started,
             [finding],
-            tta_applied=how.tta.enabled,
-            review_advised=_left_out(large, f"above {limits.max_diameter:g} mm") if large else None,
+            tta_applied=options.tta.enabled,
+            review_advised=_left_out_sentence(large, f"above {limits.max_diameter:g} mm") if large else None,
             detections=detections,
-            segmentation=self._segmentation(found, detections, case.volume, given.grid),
+            segmentation=self._segmentation(nodules, detections, case.volume, prepared.grid),
             key_images=tuple(
-                self._key_image(detection, heat, case.volume, given.grid)
+                self._key_image(detection, heat, case.volume, prepared.grid)
                 for detection in detections[:OVERLAYS]
             ),
             data=VolumeData(
-                values=given.values, affine=given.grid.affine, planes=case.volume.planes, heat=heat
+                values=prepared.values, affine=prepared.grid.affine, planes=case.volume.planes, heat=heat
             ),
         )
         if not small:
             return analysis
-        remark = _left_out(small, f"below {limits.min_diameter:g} mm")
+        remark = _left_out_sentence(small, f"below {limits.min_diameter:g} mm")
         return replace(analysis, remarks=(*analysis.remarks, remark))
 
     def maps(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Heat map of centres and soft mask on the image's grid, each in [0, 1]."""
+        """The heat map of nodule centres and the soft mask, each in [0, 1] and of the image's shape."""
         import torch
 
         from inference.volumes.windows import AUGMENTATIONS, sliding_window, whole_volume
 
-        how = self.how
-        augmentations = [AUGMENTATIONS[name] for name in how.tta.chosen]
+        options = self.nodule_options
+        augmentations = [AUGMENTATIONS[name] for name in options.tta.chosen]
 
         def predict(windows: Tensor) -> Tensor:
             output: PivotOutput = self.run(windows)
             return torch.cat([output.centre, output.mask], dim=1).float().sigmoid()
 
-        if how.mode == "whole_volume":
+        if options.mode == "whole_volume":
             both = whole_volume(
                 image,
                 predict,
@@ -195,45 +202,45 @@ class LungNoduleEngine(VolumeEngine):
                 device=str(self.placement.device),
             )
         else:
-            patch = how.patch_size or (self.card.input_size,) * 3
-            stride = how.stride or tuple(max(1, round(p * (1 - how.overlap))) for p in patch)
+            patch = options.patch_size or (self.card.input_size,) * 3
+            stride = options.stride or tuple(max(1, round(p * (1 - options.overlap))) for p in patch)
             both = sliding_window(
                 image,
                 predict,
                 patch=patch,
                 stride=(stride[0], stride[1], stride[2]),
-                batch_size=how.batch_size,
+                batch_size=options.batch_size,
                 channels=2,
-                blending=how.blending.method,
-                sigma=how.blending.sigma,
+                blending=options.blending.method,
+                sigma=options.blending.sigma,
                 augmentations=augmentations,
                 device=str(self.placement.device),
-                whole_strides=how.padding == "stride",
+                whole_strides=options.padding == "stride",
             )
         return both[0], both[1]
 
     def _peaks(self, heat: NDArray[np.float32], spacing: tuple[float, float, float]) -> list[Peak]:
-        from inference.volumes.detection import filter_maxima, local_maxima, suppressed_peaks
+        from inference.volumes.detection import filter_maxima, local_maxima, peaks_after_suppression
 
-        wanted = self.how.peak_detection
-        if wanted.method == "maximum_filter":
-            return filter_maxima(heat, threshold=wanted.threshold, kernel=wanted.kernel)
-        find = suppressed_peaks if wanted.method == "nms" else local_maxima
-        return find(heat, threshold=wanted.threshold, min_distance_mm=wanted.min_distance, spacing=spacing)
+        options = self.nodule_options.peak_detection
+        if options.method == "maximum_filter":
+            return filter_maxima(heat, threshold=options.threshold, kernel=options.kernel)
+        find = peaks_after_suppression if options.method == "nms" else local_maxima
+        return find(heat, threshold=options.threshold, min_distance_mm=options.min_distance, spacing=spacing)
 
-    def malignancy(self, image: NDArray[np.float32], found: Sequence[Candidate]) -> list[float | None]:
-        """Calibrated malignancy of each candidate, from a patch around it; None where the network does not judge."""
+    def malignancy(self, image: NDArray[np.float32], nodules: Sequence[Candidate]) -> list[float | None]:
+        """The calibrated malignancy of each candidate, from a patch around it; None if the network has no such head."""
         import torch
 
         from inference.running.batches import in_batches
 
         if cast("PivotNetwork", self.network).triage_head is None:
-            return [None] * len(found)
+            return [None] * len(nodules)
         size = self.card.input_size
         half = size // 2
         padded = np.pad(image, half)
 
-        def judged(part: Sequence[Candidate]) -> list[float]:
+        def malignancy_of(part: Sequence[Candidate]) -> list[float]:
             corners = [np.rint(candidate.centre).astype(int) for candidate in part]
             patches = np.stack([padded[tuple(slice(c, c + size) for c in corner)] for corner in corners])
             output: PivotOutput = self.run(torch.from_numpy(patches)[:, None])
@@ -242,7 +249,7 @@ class LungNoduleEngine(VolumeEngine):
             calibrated = calibrate(self.card.triage_calibration, logits, sigmoid(logits), "sigmoid")
             return [float(malignancy) for malignancy in calibrated[:, 0]]
 
-        parts = in_batches(found, self.how.batch_size, judged)
+        parts = in_batches(nodules, self.nodule_options.batch_size, malignancy_of)
         return [malignancy for _, part in parts for malignancy in part]
 
     def _detection(
@@ -264,7 +271,7 @@ class LungNoduleEngine(VolumeEngine):
             certainty=candidate.peak.value,
             centre=(float(centre[0]), float(centre[1]), float(centre[2])),
             voxel=scanned_voxel(centre, volume.frames),
-            position=_position(centre, volume),
+            position=_scanned_position(centre, volume),
             ellipsoid=ends,
             diameter_mm=candidate.diameter_mm,
             volume_mm3=candidate.volume_mm3,
@@ -279,13 +286,13 @@ class LungNoduleEngine(VolumeEngine):
 
     def _segmentation(
         self,
-        found: Sequence[Candidate],
+        nodules: Sequence[Candidate],
         detections: Sequence[Detection],
         volume: Volume,
         grid: Grid,
     ) -> Segmentation | None:
         labels = np.zeros(grid.shape, dtype=np.uint16)
-        for detection, candidate in zip(detections, found, strict=True):
+        for detection, candidate in zip(detections, nodules, strict=True):
             part = tuple(slice(c, c + n) for c, n in zip(candidate.corner, candidate.mask.shape, strict=True))
             labels[part][candidate.mask] = detection.number
         structures = [
@@ -298,7 +305,7 @@ class LungNoduleEngine(VolumeEngine):
             )
             for d in detections
         ]
-        frames = touching(volume.frames, found, grid)
+        frames = frames_through(volume.frames, nodules, grid)
         return segmentation_of(to_frames(labels, grid.affine, frames), frames, structures) if frames else None
 
     def _key_image(
@@ -318,22 +325,22 @@ class LungNoduleEngine(VolumeEngine):
         )
 
 
-def _undetected(highest: float, label: Label) -> float:
-    """Certainty of a finding without a nodule to show: below the high threshold, so never present.
+def _certainty_without_nodule(highest: float, label: Label) -> float:
+    """The certainty of a finding if no nodule is reported: below the high threshold, so that it is not present.
 
-    ``highest`` is the heat map's maximum. It may be that of a candidate that the filters left out.
+    ``highest`` is the heat map's maximum, which may belong to a candidate that the filters left out.
     """
-    return max(0.0, min(highest, label.thresholds.high - LEAST_DOUBT))
+    return max(0.0, min(highest, label.thresholds.high - MARGIN_BELOW_HIGH))
 
 
 def _hottest_slice(heat: NDArray[np.float32], volume: Volume, grid: Grid) -> int:
-    """Number of the scanned slice in which the heat map has its maximum."""
+    """The index of the scanned slice nearest to the heat map's maximum."""
     voxel = np.unravel_index(int(heat.argmax()), heat.shape)
     return scanned_voxel(grid.to_patient(np.array([voxel]))[0], volume.frames)[0]
 
 
-def _left_out(diameters: Sequence[float], limit: str) -> str:
-    """Which candidates the size filter left out, as a sentence; ``diameters`` in mm."""
+def _left_out_sentence(diameters: Sequence[float], limit: str) -> str:
+    """A sentence on the candidates that the size filter left out; ``diameters`` in mm."""
     number = f"{len(diameters)} nodule candidate{'s' if len(diameters) > 1 else ''}"
     sizes = ", ".join(f"{diameter:.1f}" for diameter in sorted(diameters, reverse=True)[:NAMED_SIZES])
     more = ", ..." if len(diameters) > NAMED_SIZES else ""
@@ -341,7 +348,7 @@ def _left_out(diameters: Sequence[float], limit: str) -> str:
 
 
 def scanned_voxel(point: NDArray[np.float64], frames: Sequence[Frame]) -> tuple[int, int, int]:
-    """(slice, row, column) of the pixel nearest to an LPS point, in the slices as they were scanned."""
+    """(slice, row, column) of the pixel nearest to a point in LPS (mm), in the slices as they were scanned."""
     heights = [abs(float((point - np.array(frame.plane.position)) @ frame.plane.normal)) for frame in frames]
     number = int(np.argmin(heights))
     plane = frames[number].plane
@@ -355,8 +362,8 @@ def scanned_voxel(point: NDArray[np.float64], frames: Sequence[Frame]) -> tuple[
     )
 
 
-def _position(point: NDArray[np.float64], volume: Volume) -> tuple[float, float, float]:
-    """(slice, row, column) of an LPS point as fractions, from the first voxel of the first slice."""
+def _scanned_position(point: NDArray[np.float64], volume: Volume) -> tuple[float, float, float]:
+    """(slice, row, column) of a point in LPS (mm), not rounded, from the first voxel of the first slice."""
     plane = volume.frames[0].plane
     inside = point - np.array(plane.position)
     return (
@@ -366,11 +373,11 @@ def _position(point: NDArray[np.float64], volume: Volume) -> tuple[float, float,
     )
 
 
-def touching(frames: Sequence[Frame], found: Sequence[Candidate], grid: Grid) -> list[Frame]:
-    """The slices that run through a candidate's box."""
+def frames_through(frames: Sequence[Frame], nodules: Sequence[Candidate], grid: Grid) -> list[Frame]:
+    """The slices that intersect the bounding box of any candidate."""
     normal = frames[0].plane.normal
     spans = []
-    for candidate in found:
+    for candidate in nodules:
         low = np.array(candidate.corner, dtype=float) - 0.5
         high = low + np.array(candidate.mask.shape)
         corners = np.array(

@@ -1,6 +1,6 @@
-"""Any MONAI bundle: its own pre- and post-processing, network and inferer, on our volumes.
+"""Any MONAI bundle: its own preprocessing, network, inferer and postprocessing, applied to a series.
 
-The volume goes to the bundle as a NIfTI file on the series' regular grid, because that is what bundles load.
+The bundle gets the volume as a NIfTI file on the series' regular grid, because NIfTI is what bundles load.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("overread.inference")
 
 AIR_HU = -1024.0
-DRAWN_SHAPE = (48, 64, 64)
-"""Of the drawn volume, in voxels of 1 mm, that a reduced precision is checked with."""
+PHANTOM_SHAPE = (48, 64, 64)
+"""Shape of the phantom, in voxels of 1 mm, with which a reduced precision is checked."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class MonaiBundleEngine(VolumeEngine):
-    """CT and MR; the card says what comes out. A classification reports the most probable class and the others."""
+    """CT and MR; the card says whether the bundle segments or classifies."""
 
     kind: ClassVar[str] = "monai_bundle"
     modalities: ClassVar[tuple[str, ...]] = ("CT", "MR")
@@ -47,15 +47,21 @@ class MonaiBundleEngine(VolumeEngine):
 
     @classmethod
     def build(cls, stored: StoredModel) -> nn.Module:
+        """The network of the bundle with its weights, and the configuration as its ``bundle_config``.
+
+        Raises:
+            ModelInvalid: the card is not for a bundle, or the bundle has no configuration or wrong weights.
+            ModelUntrusted: the configuration would run code that the card does not allow.
+        """
         from monai.bundle.config_parser import ConfigParser  # loads torch
 
-        from inference.networks.weights import filled
+        from inference.networks.weights import with_weights
         from inference.store.architectures import BundleArchitecture
         from inference.store.bundles import BUNDLE_CONFIGS, foreign_code, without_writers
 
         card = stored.card
         if not isinstance(card.architecture, BundleArchitecture):
-            raise ModelInvalid(f"model {card.name!r} is no MONAI bundle.")
+            raise ModelInvalid(f"model {card.name!r} is not a MONAI bundle.")
         name = next((n for n in BUNDLE_CONFIGS if n in card.files), None)
         if name is None:
             raise ModelInvalid(f"model {card.name!r} has no inference configuration.")
@@ -68,21 +74,22 @@ class MonaiBundleEngine(VolumeEngine):
         parser = ConfigParser()
         parser.read_config(config)
         network = cast("nn.Module", parser.get_parsed_content("network_def", instantiate=True))
-        filled(network, stored)
+        with_weights(network, stored)
         network.bundle_config = config  # type: ignore[assignment]
         return network
 
     @property
     def replaced_entries(self) -> Mapping[str, Any]:
-        """Entries of the bundle's configuration that the settings replace."""
+        """The entries of the bundle's configuration that the settings replace."""
         return self.settings.checked(BundleOptions).bundle
 
     @property
     def bundle(self) -> BundleArchitecture:
+        """The card's architecture by its own type."""
         return cast("BundleArchitecture", self.card.architecture)
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
-        """Put the slices on a regular grid."""
+        """Put the slices on a regular grid; refuse modalities that the card does not name."""
         modality = volume.frames[0].trait("Modality")
         if self.card.modalities and modality not in self.card.modalities:
             return f"the model is for {' or '.join(self.card.modalities)}, not for {modality}"
@@ -90,22 +97,23 @@ class MonaiBundleEngine(VolumeEngine):
         outside = AIR_HU if modality == "CT" else float(volume.values.min())
         return VolumeCase(volume=volume, prepared=(grid, to_grid(volume, grid, outside=outside)))
 
-    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
-        """Of every class of the network's output, before the bundle's own last steps, for a drawn lung."""
+    def phantom_probabilities(self) -> list[NDArray[np.floating]]:
+        """The probabilities of every class for a phantom of a lung, without the bundle's postprocessing."""
         from inference.demo.volume_phantoms import lung_phantom
 
-        values = lung_phantom(0, DRAWN_SHAPE, nodules=2).values
+        values = lung_phantom(0, PHANTOM_SHAPE, nodules=2).values
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data, _ = self._network_output(values, Grid(affine=np.eye(4), shape=DRAWN_SHAPE))
-        found = data["pred"].numpy()
-        return [softmax(np.moveaxis(found, 0, -1)) if len(found) > 1 else sigmoid(found)]
+            data, _ = self._network_output(values, Grid(affine=np.eye(4), shape=PHANTOM_SHAPE))
+        logits = data["pred"].numpy()
+        return [softmax(np.moveaxis(logits, 0, -1)) if len(logits) > 1 else sigmoid(logits)]
 
     def analyse(self, case: VolumeCase) -> Analysis:
+        """Run the bundle's own steps, and make a segmentation or findings of their result."""
         started = perf_counter()
         grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
         with warnings.catch_warnings():
-            # MONAI warns the bundle's author: of defaults that change and of readers that are not there.
+            # MONAI's warnings are for the bundle's author: defaults that will change, readers not installed.
             warnings.simplefilter("ignore")
             prediction = self._run_bundle(values, grid)
         if self.bundle.output == "segmentation":
@@ -116,7 +124,7 @@ class MonaiBundleEngine(VolumeEngine):
                 [],
                 segmentation=labelled_segmentation(labels, grid, case.volume.frames, self.card.structures),
             )
-        logits, probabilities = self._classified(prediction.ravel().astype(np.float64))
+        logits, probabilities = self._logits_and_probabilities(prediction.ravel().astype(np.float64))
         calibrated = calibrate(
             self.card.calibration, logits[None], probabilities[None], self.card.activation
         )[0]
@@ -136,26 +144,32 @@ class MonaiBundleEngine(VolumeEngine):
             exclusive=self.card.activation == "softmax",
         )
 
-    def _classified(self, found: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Logits and probabilities of the card's labels, of what a bundle's steps gave as either."""
-        if len(found) != len(self.card.labels):
+    def _logits_and_probabilities(
+        self, values: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The logits and probabilities of the labels, from a bundle's result, which may be either.
+
+        Raises:
+            EngineMisconfigured: the bundle gave another number of values than the card has labels.
+        """
+        if len(values) != len(self.card.labels):
             raise EngineMisconfigured(
-                f"engine {self.settings.name!r}: the bundle gave {len(found)} values "
+                f"engine {self.settings.name!r}: the bundle gave {len(values)} values "
                 f"for {len(self.card.labels)} labels."
             )
-        if found.min() < 0 or found.max() > 1:
-            found = ACTIVATIONS[self.card.activation](found)
-        if self.card.activation == "softmax":  # of which these are the logits, but for a constant
-            return np.log(np.maximum(found, SMALLEST)), found
-        return logit(found), found
+        if values.min() < 0 or values.max() > 1:
+            values = ACTIVATIONS[self.card.activation](values)
+        if self.card.activation == "softmax":  # the logarithms are its logits up to a constant
+            return np.log(np.maximum(values, SMALLEST)), values
+        return logit(values), values
 
     def _run_bundle(self, values: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-        """What the bundle's own steps make of a volume."""
+        """The result of all the bundle's steps for a volume."""
         data, postprocessing = self._network_output(values, grid)
         return np.asarray(postprocessing(data)["pred"], dtype=np.float32)
 
     def _network_output(self, values: NDArray[np.float32], grid: Grid) -> tuple[dict[str, Any], Any]:
-        """The bundle's data with the network's output as ``pred``, and the bundle's steps after it."""
+        """The bundle's data with the network's output as ``pred``, and the bundle's postprocessing."""
         import nibabel
         import torch
         from monai.bundle.config_parser import ConfigParser
@@ -175,18 +189,18 @@ class MonaiBundleEngine(VolumeEngine):
             nibabel.save(nifti(values, grid), file)
             data = preprocessing({"image": str(file)})
         with torch.inference_mode(), self.placement.autocast():
-            found = self.inferred(inferer, data["image"][None])
-        data["pred"] = found[0].float().cpu()
+            output = self.run_inferer(inferer, data["image"][None])
+        data["pred"] = output[0].float().cpu()
         return data, postprocessing
 
-    def inferred(self, inferer: Any, image: Tensor) -> Tensor:
-        """What a bundle's inferer makes of an image (1, channels, x, y, z) with the network.
+    def run_inferer(self, inferer: Any, image: Tensor) -> Tensor:
+        """Run a bundle's inferer on an image of shape (1, channels, x, y, z).
 
-        Where the device has too little memory for the maps of the whole volume, they are put together on the
-        CPU, and windows go to the device one at a time.
+        If the device has too little memory for the maps of the whole volume, they are assembled on the CPU, and
+        the windows go to the device one at a time.
 
         Raises:
-            RuntimeError: that is not enough either, or the inferer has no windows.
+            RuntimeError: memory is too short for that too, or the inferer does not use windows.
         """
         import torch
         from monai.inferers.inferer import SlidingWindowInferer
@@ -203,24 +217,33 @@ class MonaiBundleEngine(VolumeEngine):
 
 
 def nifti(values: NDArray[np.float32], grid: Grid) -> Any:
-    """A NIfTI image (x, y, z in RAS) of an array (slice, row, column)."""
+    """A NIfTI image with axes (x, y, z) in RAS, from an array with axes (slice, row, column)."""
     import nibabel
 
     return nibabel.Nifti1Image(values.transpose(2, 1, 0), nifti_affine(grid))
 
 
 def nifti_affine(grid: Grid) -> NDArray[np.float64]:
-    """NIfTI's affine from (column, row, slice, 1) to RAS."""
+    """The affine of a NIfTI image, from (column, row, slice, 1) to RAS in mm."""
     columns = grid.affine[:, [2, 1, 0, 3]]
     return np.asarray(_LPS_TO_RAS @ columns)
 
 
 def _label_map(prediction: NDArray[np.float32], grid: Grid) -> NDArray[np.uint16]:
-    """A prediction (channels or one label map, x, y, z) on the grid as labels (slice, row, column)."""
+    """The label map with axes (slice, row, column) of a bundle's prediction.
+
+    Args:
+        prediction: shape (channels, x, y, z) with a channel for each class, or one channel that is the label map.
+        grid: the grid of the volume that the bundle was given.
+
+    Raises:
+        EngineMisconfigured: the prediction is not on that grid.
+    """
     labels = prediction.argmax(axis=0) if prediction.shape[0] > 1 else np.rint(prediction[0])
-    turned = labels.astype(np.uint16).transpose(2, 1, 0)
-    if turned.shape != grid.shape:
+    transposed = labels.astype(np.uint16).transpose(2, 1, 0)
+    if transposed.shape != grid.shape:
         raise EngineMisconfigured(
-            f"the bundle's post-processing does not put its result back on the image: {turned.shape}, not {grid.shape}."
+            "the bundle's postprocessing does not put its result back on the grid of the image: "
+            f"{transposed.shape}, not {grid.shape}."
         )
-    return turned
+    return transposed

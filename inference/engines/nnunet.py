@@ -1,9 +1,7 @@
-"""Structures on CT or MR by nnU-Net: axes, crop, normalisation, resampling and windows as its plans say.
+"""Structures on CT or MR by nnU-Net; its plans set axes, crop, normalisation, resampling and windows.
 
-References
-----------
-Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation",
-Nature Methods 2021.
+References: Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical image
+segmentation", Nature Methods 2021.
 """
 
 from __future__ import annotations
@@ -32,14 +30,16 @@ if TYPE_CHECKING:
     from inference.store.architectures import NnunetArchitecture
 
 SIGMA = 0.125
+"""Standard deviation of the windows' Gaussian weights, as a share of the window (nnU-Net's own)."""
 WINDOWS_AT_ONCE = 1
-_SURE = 1e-6
+_PROBABILITY_MARGIN = 1e-6
+"""Distance of probabilities from 0 and 1 in logits, which keeps these finite."""
 _SPACING_DECIMALS = 6
-"""Spacings that the header gives as equal must be equal: rounding and the coarse axis hang on it."""
+"""Spacings that are equal in the header must stay equal: the resampled shape and the coarse axis depend on it."""
 
 
 class NnunetEngine(VolumeEngine):
-    """CT or MR of any body part, whichever the plans are for; one series at a time."""
+    """CT or MR of any body part, one series at a time; the plans say which modality."""
 
     kind: ClassVar[str] = "nnunet"
     calibrates: ClassVar[bool] = False
@@ -48,13 +48,18 @@ class NnunetEngine(VolumeEngine):
 
     @classmethod
     def build(cls, stored: StoredModel) -> nn.Module:
+        """The network of the plans, or the mean of several folds, with the weights.
+
+        Raises:
+            ModelInvalid: the card is not for nnU-Net, or the weights do not fit.
+        """
         from inference.networks.volumetric import FoldMean, dynunet, fill_dynunet  # loads torch
         from inference.networks.weights import load_weights
         from inference.store.architectures import NnunetArchitecture
 
         card = stored.card
         if not isinstance(card.architecture, NnunetArchitecture):
-            raise ModelInvalid(f"model {card.name!r} is no nnU-Net.")
+            raise ModelInvalid(f"model {card.name!r} is not an nnU-Net.")
         networks = [
             dynunet(card.architecture, 1 + len(card.structures)) for _ in range(card.architecture.folds)
         ]
@@ -64,10 +69,11 @@ class NnunetEngine(VolumeEngine):
 
     @property
     def plan(self) -> NnunetArchitecture:
+        """The card's architecture by its own type."""
         return cast("NnunetArchitecture", self.card.architecture)
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
-        """Put slices on a regular grid, arrange its axes, crop, normalise and resample."""
+        """Put the slices on a regular grid, order its axes, crop, normalise and resample to the plans' spacing."""
         modality = volume.frames[0].trait("Modality")
         if self.card.modalities and modality not in self.card.modalities:
             return f"the model is for {' or '.join(self.card.modalities)}, not for {modality}"
@@ -84,8 +90,8 @@ class NnunetEngine(VolumeEngine):
             volume=volume, prepared=(grid, box, resampled(image, _spacing(grid), self._trained_spacing))
         )
 
-    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
-        """Of every class in each voxel of a drawn window of a head."""
+    def phantom_probabilities(self) -> list[NDArray[np.floating]]:
+        """The probabilities of every class in each voxel of a window of a head phantom."""
         import torch
 
         from inference.demo.volume_phantoms import head_phantom
@@ -98,12 +104,15 @@ class NnunetEngine(VolumeEngine):
         return [softmax(np.moveaxis(logits, 1, -1))]
 
     def analyse(self, case: VolumeCase) -> Analysis:
+        """Run the network on overlapping windows, and decide the structures on the volume's grid."""
         from inference.volumes.windows import Augmentation, sliding_window
 
         started = perf_counter()
         grid, box, image = cast("tuple[Grid, Box, NDArray[np.float32]]", case.prepared)
         axes = self.plan.mirror_axes if self.settings.checked(NnunetOptions).tta else ()
-        mirrored = [Augmentation(flips=some) for n in range(len(axes)) for some in combinations(axes, n + 1)]
+        mirrored = [
+            Augmentation(flips=flips) for n in range(len(axes)) for flips in combinations(axes, n + 1)
+        ]
 
         def predict(windows: Tensor) -> Tensor:
             return cast("Tensor", self.run(windows)).float()
@@ -121,11 +130,11 @@ class NnunetEngine(VolumeEngine):
             device=str(self.placement.device),
         )
         classes = np.zeros(grid.shape, dtype=np.uint16)
-        classes[box], certainties = self._decided(logits, _spacing(grid), classes[box].shape)
+        classes[box], certainties = self._labels_and_certainties(logits, _spacing(grid), classes[box].shape)
         findings = []
         for label in self.reported.values():
             certainty = certainties[normalised_name(label.name)]
-            bounded = min(max(certainty, _SURE), 1 - _SURE)
+            bounded = min(max(certainty, _PROBABILITY_MARGIN), 1 - _PROBABILITY_MARGIN)
             findings.append(
                 Finding(
                     label=label,
@@ -143,29 +152,34 @@ class NnunetEngine(VolumeEngine):
             segmentation=labelled_segmentation(classes, grid, case.volume.frames, self.card.structures),
         )
 
-    def _decided(
+    def _labels_and_certainties(
         self, logits: NDArray[np.float32], spacing: Spacing, shape: tuple[int, ...]
     ) -> tuple[NDArray[np.uint16], dict[str, float]]:
-        """Label values at the image's own voxels, and the highest probability of each labelled structure.
+        """The label values at the image's own voxels, and the highest probability of each labelled structure.
 
-        nnU-Net resamples the logits of each class back to the image and decides there; here one class after
+        nnU-Net resamples the logits of all classes back to the image and decides there. Here one class follows
         the other, so that memory does not grow with their number.
+
+        Args:
+            logits: shape (classes, ...) on the plans' spacing; the first class is the background.
+            spacing: of the image, in mm.
+            shape: of the image, in voxels.
         """
-        wanted = {normalised_name(label.name) for label in self.reported.values()}
+        label_names = {normalised_name(label.name) for label in self.reported.values()}
         size = (shape[0], shape[1], shape[2])
         best = resampled(logits[0], self._trained_spacing, spacing, shape=size, order=1)
         total = best.astype(np.float64)
         classes = np.zeros(size, dtype=np.uint16)
-        of_labels: dict[str, NDArray[np.float32]] = {}
+        labelled_logits: dict[str, NDArray[np.float32]] = {}
         for structure, channel in zip(self.card.structures, logits[1:], strict=True):
             back = resampled(channel, self._trained_spacing, spacing, shape=size, order=1)
             classes[back > best] = structure.value
             best = np.maximum(best, back)
-            if wanted:
+            if label_names:
                 np.logaddexp(total, back, out=total)
-            if (name := normalised_name(structure.name)) in wanted:
-                of_labels[name] = back
-        return classes, {name: float(np.exp(back - total).max()) for name, back in of_labels.items()}
+            if (name := normalised_name(structure.name)) in label_names:
+                labelled_logits[name] = back
+        return classes, {name: float(np.exp(back - total).max()) for name, back in labelled_logits.items()}
 
     @property
     def _trained_spacing(self) -> Spacing:
@@ -174,5 +188,6 @@ class NnunetEngine(VolumeEngine):
 
 
 def _spacing(grid: Grid) -> Spacing:
+    """The spacing of a grid in mm, rounded."""
     first, second, third = (round(mm, _SPACING_DECIMALS) for mm in grid.spacing)
     return first, second, third

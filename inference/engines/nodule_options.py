@@ -1,4 +1,4 @@
-"""The options of a lung_nodule engine, named and preset as in the seed document on nodules."""
+"""The options of a lung_nodule engine, with the names and defaults of PIVOT's "Inference Guide"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from inference.engines.options import FindingOptions
 from inference.settings import EngineOptions
 
 
-class _Options(EngineOptions):
+class _LenientOptions(EngineOptions):
+    """Options that take lists for tuples and integers for floats, as TOML gives them."""
+
     model_config = ConfigDict(strict=False)
 
 
@@ -18,16 +20,21 @@ Augmentation = Literal["flip_x", "flip_y", "flip_z", "rotate_90_xy", "rotate_90_
 Patch = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 
 
-class BlendingOptions(_Options):
+class BlendingOptions(_LenientOptions):
+    """How overlapping windows are weighted."""
+
     method: Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear"] = "gaussian"
     sigma: float = Field(default=0.125, gt=0)
+    """Standard deviation of the weights by ``gaussian``, as a share of the patch."""
 
 
-class TtaOptions(_Options):
+class TtaOptions(_LenientOptions):
+    """Test-time augmentation."""
+
     enabled: bool = False
     augmentations: tuple[Augmentation, ...] = get_args(Augmentation)
     num_augmentations: int | None = Field(default=None, gt=0)
-    """How many of the augmentations are used at most, the first ones; None: all."""
+    """Use only the first ones, at most this many; None: all."""
 
     @property
     def chosen(self) -> tuple[Augmentation, ...]:
@@ -35,54 +42,64 @@ class TtaOptions(_Options):
         return self.augmentations[: self.num_augmentations] if self.enabled else ()
 
 
-class PeakOptions(_Options):
+class PeakOptions(_LenientOptions):
+    """How peaks of the heat map are found."""
+
     method: Literal["local_maxima", "nms", "maximum_filter"] = "local_maxima"
     threshold: float = Field(default=0.5, ge=0, le=1)
     min_distance: float = Field(default=10.0, gt=0)
+    """Between two peaks, in mm; for all methods but maximum_filter."""
     kernel: int = Field(default=5, gt=0)
+    """Edge of the neighbourhood in voxels, odd; for maximum_filter."""
 
     @field_validator("kernel")
     @classmethod
-    def _has_a_middle(cls, kernel: int) -> int:
+    def _check_kernel(cls, kernel: int) -> int:
         if kernel % 2 == 0:
             raise ValueError(f"the kernel has to be odd, not {kernel}")
         return kernel
 
 
-class NmsOptions(_Options):
+class NmsOptions(_LenientOptions):
+    """Non-maximum suppression of overlapping candidates."""
+
     enabled: bool = True
     iou_threshold: float = Field(default=0.3, gt=0, le=1)
 
 
-class SizeOptions(_Options):
+class SizeOptions(_LenientOptions):
+    """Diameters of the nodules that are reported, in mm."""
+
     min_diameter: float = Field(default=3.0, ge=0)
     max_diameter: float = Field(default=30.0, gt=0)
 
 
-class ConfidenceOptions(_Options):
+class ConfidenceOptions(_LenientOptions):
+    """Certainty of the nodules that are reported, in [0, 1]."""
+
     min_confidence: float = Field(default=0.3, ge=0, le=1)
 
 
 class NoduleOptions(FindingOptions):
-    model_config = ConfigDict(strict=False)
+    """``[engine.options]`` of a lung_nodule engine.
 
-    """``[engine.options]`` of a lung_nodule engine; the defaults are the seed document's.
-
-    Distances and diameters are in mm, patches and strides in voxels of the model's spacing.
+    Distances and diameters are in mm; patches and strides are in voxels of the model's spacing.
     """
+
+    model_config = ConfigDict(strict=False)
 
     mode: Literal["sliding_window", "whole_volume"] = "sliding_window"
     patch_size: Patch | None = None
     stride: Patch | None = None
     overlap: float = Field(default=0.5, ge=0, lt=1)
     padding: Literal["patch", "stride"] = "patch"
-    """Volumes are padded to one patch, or as in PIVOT to whole strides, so that every step is one."""
+    """Pad volumes to the size of one patch, or to a whole number of strides as PIVOT does."""
     batch_size: int = Field(default=4, gt=0)
     blending: BlendingOptions = BlendingOptions()
     tta: TtaOptions = TtaOptions()
     peak_detection: PeakOptions = PeakOptions()
     components: Literal["split", "whole"] = "split"
-    """Several peaks in one component of the mask split it, or each has all of it, as in PIVOT."""
+    """Several peaks in one component of the mask split it between them, or each gets the whole, as in PIVOT."""
     nms: NmsOptions = NmsOptions()
     size_filter: SizeOptions = SizeOptions()
     confidence_filter: ConfidenceOptions = ConfidenceOptions()

@@ -1,4 +1,4 @@
-"""The options of the built-in engine kinds, those of lung_nodule apart: what an ``[[engine]]`` table may say."""
+"""The options of the built-in engine kinds in ``[engine.options]``, except those of lung_nodule."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Pixels = Annotated[int, Field(ge=0)]
 
 
 class FindingOptions(EngineOptions):
-    """Of every kind whose model has labels."""
+    """Options of every kind whose model has labels."""
 
     thresholds: dict[str, Thresholds] = Field(default_factory=dict)
-    """Instead of the model's, by the label's name."""
+    """Thresholds that replace those of the model card, by label name."""
 
     @property
     def limits(self) -> dict[str, findings.Thresholds]:
-        """The thresholds by label, as results carry them."""
+        """The thresholds by label name, in the type that results carry."""
         return {name: thresholds.as_finding() for name, thresholds in self.thresholds.items()}
 
 
 class ImageOptions(FindingOptions):
-    """Of kinds for single images."""
+    """Options of the kinds for single images."""
 
     ensemble: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Further models whose predictions are averaged with the first one's."""
+    """Further models whose predictions are averaged with the first model's."""
     weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] = ()
-    """One for the first model and each one of the ensemble; none: all the same."""
+    """One weight for the first model and one for each of ``ensemble``; empty: all are equal."""
     scales: Annotated[tuple[Annotated[int, Field(ge=32)], ...], Field(strict=False)] = ()
-    """Sizes of the input in pixels, each a pass of its own; none: the model's."""
+    """Edges of the input in pixels, with one pass for each; empty: the model's own."""
     tta: bool = False
-    """Average over the image and its mirror image."""
+    """Average over the image, its mirror image, and a brighter and a darker copy."""
     explanation: Literal["Grad-CAM", "Grad-CAM++", "Saliency", "Attention rollout", "SHAP"] | None = None
 
     @field_validator("weights")
@@ -52,31 +52,31 @@ class ImageOptions(FindingOptions):
 
 
 class PrototypeOptions(FindingOptions):
-    """Of concept_prototype."""
+    """Options of concept_prototype."""
 
     roi: Annotated[tuple[Pixels, Pixels, Pixels, Pixels], Field(strict=False)] | None = None
     """Region of interest: x, y, width, height in pixels of the source."""
 
 
 class NnunetOptions(FindingOptions):
-    """Of nnunet and brain_mri."""
+    """Options of nnunet and brain_mri."""
 
     tta: bool = True
     """Average over the mirror images that the model was trained with."""
 
 
 class BundleOptions(FindingOptions):
-    """Of monai_bundle."""
+    """Options of monai_bundle."""
 
     bundle: dict[str, Any] = Field(default_factory=dict)
     """Entries of the bundle's configuration that replace its own."""
 
 
 class WholeBodyOptions(FindingOptions):
-    """Of whole_body_ct."""
+    """Options of whole_body_ct."""
 
     spacing: float = 1.5
-    """1.5 or 3.0 mm; the model has to be the bundle's for that spacing."""
+    """1.5 or 3.0 mm; the model must be the bundle's one for that spacing."""
 
     @field_validator("spacing")
     @classmethod

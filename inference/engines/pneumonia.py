@@ -1,7 +1,7 @@
 """Pneumonia on chest radiographs: EfficientNet-B0 with the classes NORMAL and PNEUMONIA.
 
-The picture is resized as a whole, as the network was trained; a result whose most probable class is below
-70 % advises a review.
+The picture is resized as a whole, as in training. A review is advised if the most probable class is below 70 %
+("MediFlow AI - PyTorch X-Ray Analysis Model").
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ from inference.engines.chest_xray import ChestXrayEngine
 
 
 class PneumoniaEngine(ChestXrayEngine):
-    """Frontal radiographs of the chest, normal or pneumonia."""
+    """Frontal radiographs of the chest, classified as normal or pneumonia."""
 
     kind: ClassVar[str] = "pneumonia"

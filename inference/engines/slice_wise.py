@@ -1,4 +1,4 @@
-"""What the engines share that judge slices and then decide on the volume."""
+"""The base of the engines that classify slices and then decide on the volume."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ if TYPE_CHECKING:
 
 SHOWN_SLICES = 3
 """Most slices that are shown for one label."""
-DRAWN_SLICES = 8
-STRAIGHT = 0.999
-"""Cosine between a slice's normal and an axis of the patient from which on the slice has one place along it."""
+PHANTOM_SLICES = 8
+SMALLEST_COSINE = 0.999
+"""Between a slice's normal and an axis of the patient, if the slice is to have one position on that axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Logits of the volume (classes,) and of its slices (slices, classes)."""
+    """Logits of a volume and of its slices."""
 
     volume: NDArray[np.float64]
+    """Shape (classes,)."""
     slices: NDArray[np.float64] = field(repr=False)
+    """Shape (slices, classes)."""
 
 
 class SliceWiseEngine(VolumeEngine):
-    """Each slice goes through an image network; a kind says how the slices decide."""
+    """An image network classifies each slice; each kind says how the slices decide on the volume."""
 
     slices_at_once: ClassVar[int] = 16
     window = (40.0, 80.0)
@@ -46,27 +48,39 @@ class SliceWiseEngine(VolumeEngine):
         raise NotImplementedError
 
     def stacks(self, slices: NDArray[np.float32], chosen: Sequence[int]) -> NDArray[np.float32]:
-        """Network inputs (n, channels, size, size) for chosen slices."""
+        """The network's input for chosen slices.
+
+        Args:
+            slices: all prepared slices, shape (slices, size, size).
+            chosen: their indices.
+
+        Returns:
+            Shape (n, channels, size, size).
+        """
         raise NotImplementedError
 
     def decide(self, slices: NDArray[np.float32]) -> Decision:
-        """Judge all slices, shape (slices, size, size), and the volume."""
+        """The logits of all prepared slices, shape (slices, size, size), and of the volume."""
         raise NotImplementedError
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
         """Clip, normalise and resize every slice."""
         return VolumeCase(volume=volume, prepared=prepared_slices(volume.values, self.card))
 
-    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
-        """Of the slices of a drawn head, and of all of them together."""
+    def phantom_probabilities(self) -> list[NDArray[np.floating]]:
+        """The probabilities of the slices of a head phantom, and of its volume."""
         from inference.demo.volume_phantoms import head_phantom
 
-        head = head_phantom(0, DRAWN_SLICES, self.card.input_size, lesion=True, haemorrhage=True)
+        head = head_phantom(0, PHANTOM_SLICES, self.card.input_size, lesion=True, haemorrhage=True)
         decision = self.decide(prepared_slices(head.values, self.card))
         activation = ACTIVATIONS[self.card.activation]
         return [activation(decision.slices), activation(decision.volume)]
 
     def analyse(self, case: VolumeCase) -> Analysis:
+        """Classify the slices and the volume, and show the slices that decided.
+
+        Slices are shown for the findings that are present; if there are none, for the most probable one.
+        """
         started = perf_counter()
         slices = case.prepared
         decision = self.decide(slices)
@@ -76,7 +90,7 @@ class SliceWiseEngine(VolumeEngine):
             self.card.calibration, decision.volume[None], probabilities, self.card.activation
         )[0]
         by_slice = activation(decision.slices)
-        findings, key_images = [], []
+        findings, shown_labels = [], []
         for output, label in self.reported.items():
             certainty = float(calibrated[output])
             order = np.argsort(-by_slice[:, output], kind="stable")[:SHOWN_SLICES]
@@ -94,8 +108,10 @@ class SliceWiseEngine(VolumeEngine):
                     image=case.volume.frames[shown[0]].source,
                 )
             )
-            key_images.append((output, label, certainty, present, shown))
-        wanted = [k for k in key_images if k[3]] or [max(key_images, key=lambda k: k[2])]
+            shown_labels.append((output, label, certainty, present, shown))
+        labels_to_show = [entry for entry in shown_labels if entry[3]] or [
+            max(shown_labels, key=lambda e: e[2])
+        ]
         return self.analysis(
             case,
             started,
@@ -104,12 +120,12 @@ class SliceWiseEngine(VolumeEngine):
             exclusive=self.card.activation == "softmax",
             key_images=tuple(
                 image
-                for output, label, _, _, shown in wanted
-                for image in self._shown(case.volume, slices, output, label, shown, by_slice)
+                for output, label, _, _, shown in labels_to_show
+                for image in self._key_images(case.volume, slices, output, label, shown, by_slice)
             ),
         )
 
-    def _shown(
+    def _key_images(
         self,
         volume: Volume,
         slices: NDArray[np.float32],
@@ -118,7 +134,7 @@ class SliceWiseEngine(VolumeEngine):
         chosen: Sequence[int],
         by_slice: NDArray[np.float64],
     ) -> list[KeyImage]:
-        """Deciding slices with their Grad-CAM."""
+        """The chosen slices with their Grad-CAM for one output."""
         import torch
 
         from inference.running.explanation import explain
@@ -142,9 +158,9 @@ class SliceWiseEngine(VolumeEngine):
 
 
 def slice_name(volume: Volume, number: int) -> str:
-    """What a reader looks for in the series to see a slice, and where it lies in the patient (LPS, mm).
+    """The name by which a reader finds a slice in the series, and its position in the patient (LPS, mm).
 
-    That is its Instance Number or the frame of an Enhanced image. The tiles of a mosaic and slices without a
+    The name is the Instance Number or the frame of an Enhanced image. Tiles of a mosaic and slices without a
     number are counted along the volume's normal.
     """
     frame = volume.frames[number]
@@ -157,19 +173,19 @@ def slice_name(volume: Volume, number: int) -> str:
     else:
         name = f"slice {number + 1} of {len(volume.frames)}"
     axis = int(np.abs(frame.plane.normal).argmax())
-    if abs(frame.plane.normal[axis]) < STRAIGHT:
+    if abs(frame.plane.normal[axis]) < SMALLEST_COSINE:
         return name
     return f"{name}, {'xyz'[axis]} {round(frame.plane.position[axis], 1) + 0.0:.1f} mm"
 
 
 def prepared_slices(slices: NDArray[np.generic], card: ModelCard) -> NDArray[np.float32]:
-    """The slices as the card's network sees them, shape (slices, size, size)."""
+    """Clip, normalise and resize slices as the card says; the result has shape (slices, size, size)."""
     from inference.volumes.normalisation import network_input, resized  # loads torch
 
     assert card.volume is not None
-    wanted = card.volume
+    preprocessing = card.volume
     result = np.empty((len(slices), card.input_size, card.input_size), dtype=np.float32)
     for target, values in zip(result, slices, strict=True):
-        picture = network_input(values, wanted.low, wanted.high, wanted.normalisation)
-        target[:] = resized(picture, card.input_size, wanted.resize)
+        picture = network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation)
+        target[:] = resized(picture, card.input_size, preprocessing.resize)
     return result

@@ -1,4 +1,4 @@
-"""What the engines for volumes share: choosing series, reading them, pictures of slices, label maps on slices."""
+"""The base of the engines for volumes: choosing and reading series, pictures of slices, label maps on slices."""
 
 from __future__ import annotations
 
@@ -49,25 +49,28 @@ if TYPE_CHECKING:
     from inference.store.expects import Expectations
 
 SHORTEST_SIDE = 384
-"""Pictures of small slices are enlarged to this, so that a reader sees something."""
+"""Pictures of small slices are enlarged until their longer side has this many pixels."""
 LONGEST_SIDE = 1024
+"""Pictures of large slices are reduced until their longer side has this many pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeCase:
-    """One volume of a series. ``prepared`` is what an engine made of it on the CPU."""
+    """One volume of a series."""
 
     volume: Volume
     prepared: Any = field(default=None, repr=False)
+    """The preprocessed volume, of a type of the engine's own."""
     check: InputCheck = field(default_factory=InputCheck, repr=False)
 
     @property
     def source(self) -> SourceImage:
+        """The slice in the middle."""
         return self.volume.source
 
 
 class VolumeEngine:
-    """An engine for volumes; a kind says which series it takes and what it finds."""
+    """An engine for volumes; each kind says which series it takes and what it finds."""
 
     kind: ClassVar[str]
     header_keywords: ClassVar[frozenset[str]] = frozenset({"Modality", "BodyPartExamined", "ImageType"})
@@ -75,16 +78,17 @@ class VolumeEngine:
     batch_size: ClassVar[int] = 1
     modalities: ClassVar[tuple[str, ...]] = ("CT",)
     body_parts: ClassVar[str] = ".*"
-    """Regular expression on Body Part Examined, where the series has one."""
+    """Regular expression that Body Part Examined must match, if the series has one."""
     fewest_slices: ClassVar[int] = 3
     options: ClassVar[type[FindingOptions]] = FindingOptions
     needs_volume_card: ClassVar[bool] = True
+    """Whether the card must describe the preprocessing of volumes."""
     calibrates: ClassVar[bool] = True
-    """Whether a card's calibration is applied to the kind's certainties."""
+    """Whether the kind can apply a card's calibration to its certainties."""
     window: ClassVar[tuple[float, float] | None] = None
-    """Centre and width for pictures; None: the range of the values."""
+    """Centre and width for pictures, in modality values; None: the range of the values."""
     expects: ClassVar[Expectations | None] = None
-    """What the kind expects of a volume, where the model's card says nothing."""
+    """What the kind expects of a volume if the model's card does not say."""
 
     def __init__(
         self, settings: EngineSettings, card: ModelCard, network: nn.Module, placement: Placement
@@ -96,7 +100,7 @@ class VolumeEngine:
             [label.as_finding() for label in card.reported.values()], settings.checked(self.options).limits
         )
         self.reported: dict[int, Label] = dict(zip(card.reported, labels, strict=True))
-        """The labels that can be findings, with the settings' thresholds, by their output."""
+        """The labels that can be findings, with the settings' thresholds, by index of the network's output."""
         self._identity = identity_of([card], settings.options)
         self.network = network.eval().requires_grad_(False).to(placement.device)
 
@@ -105,23 +109,23 @@ class VolumeEngine:
         """The network of a card, with its weights.
 
         Raises:
-            ModelInvalid: the card or the weights are not for this kind.
+            ModelInvalid: the card is not for this kind, or the weights do not fit it.
         """
         raise NotImplementedError
 
     def analyse(self, case: VolumeCase) -> Analysis:
-        """Everything about one volume."""
+        """Analyse one volume."""
         raise NotImplementedError
 
-    def drawn_probabilities(self) -> list[NDArray[np.floating]]:
-        """What the network makes of fixed drawn inputs in the engine's number format, as probabilities.
+    def phantom_probabilities(self) -> list[NDArray[np.floating]]:
+        """The network's probabilities for a fixed phantom, computed in the engine's number format.
 
-        A reduced precision is compared by it with fp32.
+        They serve to compare a reduced precision with fp32.
         """
         raise NotImplementedError
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
-        """Preprocess one volume on the CPU, or say why it is not for this engine."""
+        """Preprocess one volume on the CPU, or return why the engine does not take it."""
         return VolumeCase(volume=volume)
 
     @classmethod
@@ -139,12 +143,19 @@ class VolumeEngine:
 
     @classmethod
     def select(cls, headers: Sequence[ImageHeader]) -> Selection:
-        """All slices of a series that this kind takes; whether they are a volume shows when they are read."""
+        """All slices of a series that this kind takes; only reading them shows whether they form a volume."""
         return Selection.by(headers, cls.refusal)
 
     @classmethod
     def load(cls, settings: EngineSettings, store: ModelStore) -> Self:
-        """Load the model onto its device."""
+        """Load the model onto its device, and compare a reduced precision with fp32.
+
+        Raises:
+            ModelAbsent: the model is not in the store.
+            ModelInvalid: the model does not fit its card or this kind.
+            EngineMisconfigured: the settings ask for something that this kind or machine does not have, or the
+                model needs a higher precision.
+        """
         settings.checked(cls.options)
         stored = store.get(settings.model, cls.kind)
         if stored.card.kind != cls.kind:
@@ -157,9 +168,7 @@ class VolumeEngine:
             )
         if cls.needs_volume_card and stored.card.volume is None:
             raise ModelInvalid(f"the card of model {stored.card.name!r} has no volume preprocessing.")
-        from inference.running.device import (
-            place,  # loads torch, which is for nothing where the model is absent
-        )
+        from inference.running.device import place  # loads torch: only once the model is known to be there
 
         placement = place(
             replace(settings, backend="torch" if settings.backend == "auto" else settings.backend)
@@ -171,25 +180,31 @@ class VolumeEngine:
             exact = copy(engine)
             exact.placement = placement.exact()
             check_precision(
-                settings, stored.card.name, engine.drawn_probabilities(), exact.drawn_probabilities()
+                settings, stored.card.name, engine.phantom_probabilities(), exact.phantom_probabilities()
             )
         return engine
 
     @property
     def device(self) -> str:
+        """Device that the network runs on, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
         return self.placement.name
 
     @property
     def model(self) -> ModelIdentity:
+        """The model that makes the results."""
         return self._identity
 
     @property
     def expected(self) -> Expectations | None:
-        """Which inputs the model is for, by its card or its kind."""
+        """The inputs that the model is for, by its card or else by its kind."""
         return self.card.expects or self.expects
 
     def prepare(self, files: Sequence[Path]) -> list[VolumeCase | Refusal]:
-        """The volumes of one series; one refusal where there is none."""
+        """Read and preprocess the volumes of one series; one refusal if it has none.
+
+        Raises:
+            OSError: a file cannot be opened or read now.
+        """
         series = read_series(files, fewest_slices=self.fewest_slices)
         cases: list[VolumeCase | Refusal] = []
         reasons = list(series.refused)
@@ -205,11 +220,11 @@ class VolumeEngine:
         ]
 
     def infer(self, cases: Sequence[VolumeCase]) -> list[Analysis]:
-        """One volume after the other; windows or slices of each form the batches."""
+        """Analyse one volume after the other; the windows or slices of each form batches."""
         return [without_implausible(self.analyse(case), case.check.body_part) for case in cases]
 
     def run(self, batch: torch.Tensor) -> Any:
-        """One forward pass without gradients, in the engine's number format."""
+        """Run one forward pass without gradients, in the engine's number format."""
         import torch
 
         with torch.inference_mode(), self.placement.autocast():
@@ -223,9 +238,18 @@ class VolumeEngine:
         *,
         review_advised: str | None = None,
         data: VolumeData | None = None,
-        **more: Any,
+        **fields: Any,
     ) -> Analysis:
-        """An analysis of a volume; ``data`` goes with the volume, ``more`` are further fields of the analysis."""
+        """An analysis with the fields that are the same for all kinds.
+
+        Args:
+            case: the volume.
+            started: ``perf_counter()`` at the start of the analysis.
+            findings: about the volume as a whole.
+            review_advised: a reason beside those of the input check.
+            data: voxels, for files that show them.
+            fields: further fields of :class:`Analysis`.
+        """
         frames = case.volume.frames
         middle = len(frames) // 2
         images = tuple({f.source.sop_instance_uid: f.source for f in frames}.values())
@@ -246,28 +270,28 @@ class VolumeEngine:
                 shape=(len(frames), frames[0].rows, frames[0].columns),
                 data=data,
             ),
-            **more,
+            **fields,
         )
 
 
 def slice_picture(
     values: NDArray[np.generic], frame: Frame, window: tuple[float, float] | None
 ) -> NDArray[np.uint8]:
-    """A slice as a person would see it, with square pixels."""
+    """A slice as a person sees it, with square pixels; ``window`` as in :attr:`VolumeEngine.window`."""
     grey = values.astype(np.float32)
     if window is None:
         low, high = np.percentile(grey, (0.5, 99.5))
     else:
         low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
-    shown = np.clip((grey - np.float32(low)) / np.float32(max(high - low, 1e-6)), 0, 1)
+    windowed = np.clip((grey - np.float32(low)) / np.float32(max(high - low, 1e-6)), 0, 1)
     picture = resample(
-        shown, *(triangle_axis(n, m) for n, m in zip(shown.shape, picture_shape(frame), strict=True))
+        windowed, *(triangle_axis(n, m) for n, m in zip(windowed.shape, picture_shape(frame), strict=True))
     )
     return np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8)
 
 
 def picture_shape(frame: Frame) -> tuple[int, int]:
-    """Rows and columns of a slice's picture."""
+    """Rows and columns of a slice's picture, which has square pixels."""
     height, width = frame.rows * frame.plane.spacing[0], frame.columns * frame.plane.spacing[1]
     scale = max(frame.rows, frame.columns) / max(height, width)
     longest = max(height, width) * scale
@@ -276,7 +300,7 @@ def picture_shape(frame: Frame) -> tuple[int, int]:
 
 
 def heat_picture(heat: NDArray[np.float32], frame: Frame) -> NDArray[np.float32]:
-    """A heat map of a slice on its picture's grid, float32 in [0, 1]."""
+    """A heat map of a slice, resampled to the pixels of its picture and clipped to [0, 1]."""
     shape = picture_shape(frame)
     axes = (triangle_axis(n, m) for n, m in zip(heat.shape, shape, strict=True))
     return np.clip(resample(heat.astype(np.float32), *axes), 0, 1)
@@ -287,9 +311,15 @@ def segmentation_of(
     frames: Sequence[Frame],
     structures: Sequence[Structure],
 ) -> Segmentation | None:
-    """Label maps of slices as those of stored frames; tiles of a mosaic go back to their places.
+    """The segmentation of stored frames from label maps of slices; tiles of a mosaic return to their places.
 
-    ``labels`` has shape (slices, rows, columns). Frames without any label are left out; None where all are.
+    Args:
+        labels: shape (slices, rows, columns).
+        frames: the slices, in the same order.
+        structures: those that the labels may contain.
+
+    Returns:
+        A segmentation without the frames and structures that have no label; None if no frame has one.
     """
     stored: dict[tuple[str, int | None], tuple[SourceImage, NDArray[np.unsignedinteger]]] = {}
     for label_map, frame in zip(labels, frames, strict=True):
@@ -316,9 +346,9 @@ def segmentation_of(
 def labelled_segmentation(
     labels: NDArray[np.uint16], grid: Grid, frames: Sequence[Frame], structures: Sequence[CardStructure]
 ) -> Segmentation | None:
-    """A label map of a grid as a segmentation of the slices, with the volume of each structure."""
+    """The segmentation of slices from a label map on a grid, with the volume of each structure."""
     counts = np.bincount(labels.ravel(), minlength=max((s.value for s in structures), default=0) + 1)
-    found = [
+    with_volumes = [
         Structure(
             value=s.value,
             name=s.name,
@@ -328,4 +358,4 @@ def labelled_segmentation(
         )
         for s in structures
     ]
-    return segmentation_of(to_frames(labels, grid.affine, frames), frames, found)
+    return segmentation_of(to_frames(labels, grid.affine, frames), frames, with_volumes)

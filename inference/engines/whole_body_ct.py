@@ -1,4 +1,4 @@
-"""Structures of the whole body on CT: MONAI's whole-body bundle, which is TotalSegmentator's 104 structures."""
+"""Structures of the whole body on CT: MONAI's whole-body bundle with TotalSegmentator's 104 structures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from inference.engines.monai_bundle import MonaiBundleEngine
 from inference.engines.options import FindingOptions, WholeBodyOptions
 
 FINE_MM = 1.5
-"""The spacing for which the bundle has its entry ``highres``."""
+"""Spacing for which the bundle's configuration sets ``highres``."""
 
 
 class WholeBodyCtEngine(MonaiBundleEngine):
@@ -21,4 +21,5 @@ class WholeBodyCtEngine(MonaiBundleEngine):
 
     @property
     def replaced_entries(self) -> Mapping[str, Any]:
+        """The bundle's entry ``highres``, by the option ``spacing``."""
         return {"highres": self.settings.checked(WholeBodyOptions).spacing == FINE_MM}

@@ -1,1 +1,1 @@
-"""Single images: stored values to grey values, network input, and pictures for people."""
+"""Single images: their grey values, the network input made from them, and pictures for people."""

@@ -1,8 +1,6 @@
-"""Stored values to grey values: padding, Modality LUT, VOI and the direction of brightness.
+"""Grey values of an image from its stored values: padding, Modality LUT, VOI and inversion.
 
-References
-----------
-DICOM PS3.3 sections C.7.5.1.1.2 (padding), C.11.1 (Modality LUT) and C.11.2 (VOI LUT).
+References: DICOM PS3.3 sections C.7.5.1.1.2 (padding), C.11.1 (Modality LUT) and C.11.2 (VOI LUT).
 """
 
 from __future__ import annotations
@@ -17,16 +15,16 @@ from inference.reading.display import LookupTable, modality_range
 from inference.reading.stored import StoredImage
 
 Voi = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A values-of-interest transformation of modality values to [0, 1]."""
+"""A VOI (value of interest) transformation, from modality values to [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GreyImage:
     """A grey image on the scale of its own bit depth.
 
-    ``values`` is float32 of shape (rows, columns) in [0, 1], growing with the modality value: 0 stands for
-    ``lowest``, 1 for ``highest`` (modality values at the ends of the stored range, or of the lookup table).
-    ``inverted`` says that low values are bright. ``voi`` is the first VOI transformation, if there is one.
+    ``values`` has the shape (rows, columns) and lies in [0, 1]: 0 stands for the modality value ``lowest``, 1 for
+    ``highest``. These are the modality values at the ends of the stored range, or of the lookup table. ``inverted``
+    means that low values are bright. ``voi`` is the header's first VOI transformation.
     """
 
     values: NDArray[np.float32] = field(repr=False)
@@ -36,11 +34,11 @@ class GreyImage:
     voi: Voi | None
 
     def full_scale(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values (all, a part or a resampling of ``self.values``) as brightness in [0, 1], without VOI."""
+        """``self.values``, a part or a resampling of them, as brightness in [0, 1], without VOI."""
         return np.float32(1) - values if self.inverted else values
 
     def windowed(self, values: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Such values as brightness in [0, 1] through the VOI transformation; None where there is none."""
+        """The same values as brightness in [0, 1] after the VOI transformation, None if there is none."""
         if self.voi is None:
             return None
         span = np.float32(self.highest - self.lowest)
@@ -51,8 +49,8 @@ class GreyImage:
 def grey_image(image: StoredImage) -> GreyImage:
     """Apply padding and Modality LUT.
 
-    A linear rescale moves the ends of the scale, not the values between them: an image whose Rescale Slope
-    is positive has the grey values of its stored values.
+    A linear rescale only moves the ends of the scale. So with a positive Rescale Slope, the grey values are the
+    stored values scaled to [0, 1].
     """
     display = image.display
     lowest, highest = modality_range(display.modality, image.lowest, image.highest)
@@ -77,7 +75,7 @@ def grey_image(image: StoredImage) -> GreyImage:
 
 
 def _padding(image: StoredImage) -> NDArray[np.bool_] | None:
-    """Which stored values are padding, None where none or all are."""
+    """Mask of the padding, None if no pixel or every pixel is padding."""
     if image.display.padding is None:
         return None
     low, high = image.display.padding
@@ -86,7 +84,7 @@ def _padding(image: StoredImage) -> NDArray[np.bool_] | None:
 
 
 def grey_picture(cells: NDArray[np.integer]) -> GreyImage:
-    """Luminance on the scale of its own bit depth."""
+    """A PNG or JPEG picture's luminance as a grey image, without VOI and not inverted."""
     most = float(np.iinfo(cells.dtype).max)
     values = cells.astype(np.float32) / np.float32(most)
     return GreyImage(values=values, lowest=0.0, highest=most, inverted=False, voi=None)

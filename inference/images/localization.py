@@ -1,4 +1,4 @@
-"""From a network's small map to the picture's grid, and to polygons in the source image."""
+"""Where a network's small map lies: on the picture's grid, and as polygons in the source image."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ from inference.findings import Region
 from inference.images.preprocessing import Field
 from inference.images.resampling import resample, triangle_axis
 
-REGION_LEVEL = 0.5  # of the map's maximum
+REGION_LEVEL = 0.5  # share of the map's maximum
 REGION_GRID = 128  # cells along each side of the field
 
 
 def heatmap_values(
     small: NDArray[np.float32], field: Field, source_shape: tuple[int, int], picture_shape: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """A map of the network's field, spread on the picture's grid: float32 in [0, 1], zero outside of the field.
+    """A map of the network's field, resampled to the picture's grid.
 
-    ``source_shape`` and ``picture_shape`` are (rows, columns) of the same view at two sizes.
+    Args:
+        small: the map, shape (rows, columns).
+        field: the part of the source image that the map covers.
+        source_shape: rows and columns of the source image.
+        picture_shape: rows and columns of the picture, which shows the same at another size.
+
+    Returns:
+        Values in [0, 1] of shape ``picture_shape``, 0 outside of the field.
     """
     values = np.zeros(picture_shape, dtype=np.float32)
-    top, bottom = _scaled(field.row, field.rows, source_shape[0], picture_shape[0])
-    left, right = _scaled(field.column, field.columns, source_shape[1], picture_shape[1])
+    top, bottom = _scaled_range(field.row, field.rows, source_shape[0], picture_shape[0])
+    left, right = _scaled_range(field.column, field.columns, source_shape[1], picture_shape[1])
     part = values[top:bottom, left:right]
-    # Few cells become many pixels: two small products, and no other array of the picture's size.
+    # Few cells become many pixels: two small matrix products need no second array of the picture's size.
     rows = triangle_axis(small.shape[0], bottom - top).matrix()
     columns = triangle_axis(small.shape[1], right - left).matrix()
     np.matmul(rows @ small, columns.T, out=part)
@@ -33,10 +40,9 @@ def heatmap_values(
 
 
 def region_of(small: NDArray[np.float32], field: Field) -> Region | None:
-    """The convex outline of the hottest part of a map of the field, in pixels of the source image.
+    """The convex outline of the hottest part of a map, in pixels of the source image; None if the map is all 0.
 
-    The hottest part is what is connected to the maximum at ``REGION_LEVEL`` of it or above. None for a map
-    without any heat.
+    The hottest part holds the maximum and everything connected to it that reaches ``REGION_LEVEL`` of the maximum.
     """
     axis_rows = triangle_axis(small.shape[0], REGION_GRID)
     axis_columns = triangle_axis(small.shape[1], REGION_GRID)
@@ -50,21 +56,21 @@ def region_of(small: NDArray[np.float32], field: Field) -> Region | None:
     return Region(points=(points * cell + (field.column, field.row)).astype(np.float32))
 
 
-def _scaled(start: int, size: int, source: int, picture: int) -> tuple[int, int]:
+def _scaled_range(start: int, size: int, source: int, picture: int) -> tuple[int, int]:
     first = min(round(start * picture / source), picture - 1)
     return first, max(first + 1, min(picture, round((start + size) * picture / source)))
 
 
 def _connected(mask: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
-    """The part of a mask that is connected, by sides, to the cell with the flat index ``seed``."""
-    from scipy import ndimage  # planning loads this module, and needs no scipy
+    """The part of a mask that is connected by cell sides to the cell with the flat index ``seed``."""
+    from scipy import ndimage  # only here, because planning loads this module and needs no scipy
 
     labelled, _ = ndimage.label(mask)
     return np.asarray(labelled == labelled.flat[seed])
 
 
 def _corners(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The outer corners (column, row) of each row's first and last cell."""
+    """The outer corners (column, row) of the first and last cell of each row of a mask."""
     rows = np.flatnonzero(mask.any(axis=1))
     first = mask[rows].argmax(axis=1)
     last = mask.shape[1] - mask[rows, ::-1].argmax(axis=1)
@@ -87,6 +93,6 @@ def _convex_hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _turn(origin: NDArray[np.float64], middle: NDArray[np.float64], point: NDArray[np.float64]) -> float:
-    """Twice the signed area of the triangle; positive for a left turn."""
+    """Twice the signed area of the triangle, positive for a left turn."""
     first, second = middle - origin, point - origin
     return float(first[0] * second[1] - first[1] * second[0])

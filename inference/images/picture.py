@@ -1,4 +1,4 @@
-"""The source image as a person would see it, small enough for reports and overlays."""
+"""The source image as a picture for people, small enough for reports and overlays."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ PERCENTILES = (0.5, 99.5)
 def picture_of(image: GreyImage) -> NDArray[np.uint8]:
     """Render an image for display.
 
-    The first VOI transformation of the header is used where there is one, otherwise the brightness range
-    between two percentiles. Gives uint8 of shape (rows, columns), bright = dense, with the aspect ratio of
-    the source and at most ``LONGEST_SIDE`` pixels on the longer side.
+    The header's first VOI transformation is applied. Without one, the brightness range between two percentiles is
+    stretched to the whole scale.
+
+    Returns:
+        An array of shape (rows, columns) where dense is bright. It has the aspect ratio of the source and at most
+        ``LONGEST_SIDE`` pixels on the longer side.
     """
     rows, columns = image.values.shape
     scale = min(1.0, LONGEST_SIDE / max(rows, columns))

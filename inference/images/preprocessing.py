@@ -1,9 +1,9 @@
-"""Images to network input: torchxrayvision's way, and that of networks trained on ImageNet.
+"""Network input from images: as torchxrayvision makes it, and as networks trained on ImageNet need it.
 
-torchxrayvision's ``utils.load_image`` scales the stored values to [-1024, 1024]; its transforms
-``XRayCenterCrop`` and ``XRayResizer`` take the centre square and resize it with scikit-image. The ImageNet
-way is that of torchvision's transforms on an 8-bit RGB picture: PIL's bilinear resize, then each channel's
-mean and standard deviation.
+torchxrayvision's ``utils.load_image`` scales the stored values to [-1024, 1024]. Its transforms ``XRayCenterCrop``
+and ``XRayResizer`` take the centre square and resize it with scikit-image. Networks trained on ImageNet use
+torchvision's transforms on an 8-bit RGB picture: PIL's bilinear resize, then normalisation by each channel's mean
+and standard deviation.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ class Field:
 
     @classmethod
     def centred(cls, rows: int, columns: int) -> Field:
-        """The largest centred square; an odd pixel goes where ``XRayCenterCrop`` leaves it."""
+        """The largest centred square, placed as torchxrayvision's ``XRayCenterCrop`` does where it is off by half."""
         size = min(rows, columns)
         return cls(row=rows // 2 - size // 2, column=columns // 2 - size // 2, rows=size, columns=size)
 
     def of(self, values: Values) -> Values:
-        """The field's part of an image's values."""
+        """The field's part of an image's values, which have the shape (rows, columns)."""
         return values[self.row : self.row + self.rows, self.column : self.column + self.columns]
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputScale:
-    """Between network input and brightness in [0, 1], shape (..., channels, rows, columns)."""
+    """Conversions between network input and brightness in [0, 1], of shape (..., channels, rows, columns)."""
 
     to_brightness: Callable[[Values], Values]
     to_input: Callable[[Values], Values]
@@ -69,7 +69,7 @@ SCALES = {
 
 
 def field_of(style: str, rows: int, columns: int) -> Field:
-    """What a network of this style sees of an image."""
+    """The part of an image that a network with this preprocessing style sees."""
     if style == "torchxrayvision":
         return Field.centred(rows, columns)
     return Field(row=0, column=0, rows=rows, columns=columns)
@@ -77,7 +77,10 @@ def field_of(style: str, rows: int, columns: int) -> Field:
 
 @dataclass(frozen=True, kw_only=True)
 class InputForm:
-    """What one network's input is made like: its side in pixels, style, VOI transformation and channels."""
+    """How the input of one network is made.
+
+    ``size`` is its side in pixels. ``voi`` applies the header's VOI transformation.
+    """
 
     size: int
     style: str = "torchxrayvision"
@@ -85,13 +88,7 @@ class InputForm:
     channels: int = 1
 
     def of(self, image: GreyImage) -> Values:
-        """An image as network input, float32 of shape (channels, size, size).
-
-        Raises
-        ------
-        ImageUnreadable
-            If the image is smaller than the network's input and the style does not enlarge.
-        """
+        """An image as network input, shape (channels, size, size); raises like :func:`network_input`."""
         return network_input(
             image,
             field_of(self.style, *image.values.shape),
@@ -111,21 +108,26 @@ def network_input(
     style: str = "torchxrayvision",
     channels: int = 1,
 ) -> Values:
-    """The field as network input: float32 of shape (channels, input_size, input_size).
+    """Part of an image as network input, shape (channels, input_size, input_size).
 
-    ``voi`` applies the VOI transformation of the header first, where there is one.
+    Args:
+        image: the image.
+        field: the part of it.
+        input_size: side of the input in pixels.
+        voi: apply the header's VOI transformation if it has one.
+        style: a style of ``SCALES``, which sets the range of the input.
+        channels: how often the grey values are repeated.
 
-    Raises
-    ------
-    ImageUnreadable
-        If the field is smaller than the network's input and the style does not enlarge.
+    Raises:
+        ImageUnreadable: the field is smaller than the input and the style does not enlarge, or the style does not
+            fit the number of channels.
     """
     part = field.of(image.values)
     brightness = image.windowed(part) if voi else None
     if brightness is None:
         brightness = image.full_scale(part)
     if style == "torchxrayvision":
-        return _smooth(brightness, input_size).repeat(channels, axis=0)
+        return _torchxrayvision_input(brightness, input_size).repeat(channels, axis=0)
     eight_bit = Image.fromarray(np.rint(np.clip(brightness, 0, 1) * 255).astype(np.uint8))
     resized = np.asarray(eight_bit.resize((input_size, input_size), Image.Resampling.BILINEAR))
     grey = (resized.astype(np.float32) / np.float32(255))[None].repeat(channels, axis=0)
@@ -134,12 +136,12 @@ def network_input(
     return SCALES[style].to_input(grey)
 
 
-def _smooth(brightness: Values, input_size: int) -> Values:
-    """torchxrayvision's scale and scikit-image's resize, shape (1, input_size, input_size)."""
+def _torchxrayvision_input(brightness: Values, input_size: int) -> Values:
+    """Brightness on torchxrayvision's scale, resized as by scikit-image; shape (1, input_size, input_size)."""
     size = brightness.shape[0]
     if size < input_size:
         raise ImageUnreadable(f"the image is smaller than {input_size} x {input_size} pixels")
     scaled = SCALES["torchxrayvision"].to_input(brightness)
     axis = smooth_axis(size, input_size)
-    # Smoothing mixes in the zeros outside of the image; the result stays within the image's own range.
+    # Smoothing mixes in the zeros outside of the image, so the result is clipped to the image's own range.
     return np.clip(resample(scaled, axis, axis), scaled.min(), scaled.max())[None]

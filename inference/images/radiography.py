@@ -1,8 +1,6 @@
-"""What the header of a plain radiograph says of it: whether it is a chest, and which view.
+"""Whether a plain radiograph shows a chest, and in which view, according to its header.
 
-References
-----------
-DICOM PS3.3 sections C.8.7.1 (View Position of computed radiography), C.8.11.5 (DX positioning) and
+References: DICOM PS3.3 sections C.8.7.1 (View Position of computed radiography), C.8.11.5 (DX positioning) and
 C.7.6.1.1.1 (Patient Orientation).
 """
 
@@ -33,7 +31,7 @@ HEADER_KEYWORDS = frozenset(
 )
 
 RADIOGRAPHY = ("CR", "DX", "DR", "RG")
-"""Modalities of plain radiographs; DR is not of the standard but found."""
+"""Modalities of plain radiographs. DR is not in the standard, but some devices send it."""
 
 _CHEST = re.compile(r"CHEST|THORAX|T[OÓ]RAX|\bLUNGE?|PULMO|POUMON|\bRIBS?\b|\bCXR\b", re.IGNORECASE)
 _FRONTAL_POSITION = re.compile(r"(PA|AP)\b|.*\b(FRONTAL|ERECT|SUPINE)\b")
@@ -48,7 +46,7 @@ _OTHER_WORDS = re.compile(
 
 
 class View(StrEnum):
-    """From which side a radiograph was taken, as far as its header says."""
+    """The view of a radiograph, as far as its header says."""
 
     FRONTAL = "frontal"
     OTHER = "other"
@@ -58,13 +56,17 @@ class View(StrEnum):
 def refusal_of(header: ImageHeader, minimum_size: int) -> str | None:
     """Why an image is no frontal chest radiograph, as a sentence for an administrator; None if it is one.
 
-    ``minimum_size`` is in pixels, for rows and for columns. An image whose view is not known is taken.
+    An image whose view is unknown is accepted.
+
+    Args:
+        header: the image's header, with ``HEADER_KEYWORDS``.
+        minimum_size: fewest rows, and fewest columns, in pixels.
     """
     return _kind_refusal(header, minimum_size) or _chest_refusal(header) or _view_refusal(header)
 
 
 def view_of(header: ImageHeader) -> View:
-    """The view by View Position, then Patient Orientation, then the descriptions of the series."""
+    """The view, from View Position, else Patient Orientation, else the series' descriptions."""
     position = header.text("ViewPosition")
     if _OTHER_POSITION.match(position):
         return View.OTHER
@@ -122,10 +124,12 @@ def _view_refusal(header: ImageHeader) -> str | None:
     if view_of(header) is not View.OTHER:
         return None
     position = header.text("ViewPosition")
-    said_by = f"View Position {position}" if _OTHER_POSITION.match(position) else "orientation or description"
-    return f"The image is no frontal view ({said_by}); frontal views are analysed."
+    evidence = (
+        f"View Position {position}" if _OTHER_POSITION.match(position) else "orientation or description"
+    )
+    return f"The image is no frontal view ({evidence}); frontal views are analysed."
 
 
 def _descriptions(header: ImageHeader, *keywords: str) -> str:
-    """Descriptions as one text; underscores separate words as spaces do."""
+    """Descriptions as one text, in which spaces replace underscores."""
     return " ".join(value for keyword in keywords for value in header.values(keyword)).replace("_", " ")

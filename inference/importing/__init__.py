@@ -1,1 +1,1 @@
-"""Importing: checkpoints of other systems as models of the store."""
+"""Importing: takes checkpoints of other systems into the model store."""

@@ -1,6 +1,6 @@
-"""SNOMED CT codes of segmented structures, looked up in pydicom's dictionary by the structure's name.
+"""SNOMED CT codes of segmented structures, found by the structure's name in pydicom's dictionary.
 
-A name that is neither in the dictionary nor a rib's gets no code; a report then uses its private scheme.
+A name that is neither in the dictionary nor that of a rib gets no code. A report then uses its private scheme.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OTHER_NAMES = {
     "lunglowerlobe": "LowerLobeOfLung",
     "lungmiddlelobe": "MiddleLobeOfRightLung",
 }
-"""Names of the TotalSegmentator structures that the dictionary has under another keyword."""
+"""Keywords in the dictionary for structures that TotalSegmentator names differently."""
 _RIBS = (
     ("First", "48535007"),
     ("Second", "78247007"),
@@ -42,7 +42,7 @@ _RIBS = (
     ("Eleventh", "58830002"),
     ("Twelfth", "43993008"),
 )
-"""SNOMED CT codes of the ribs, which pydicom's dictionary lacks; ``sr_writer.codes`` has them too."""
+"""SNOMED CT codes of the ribs, which pydicom's dictionary lacks; ``sr_writer.codes`` lists them too."""
 _ANATOMY = Code(value="91723000", scheme="SCT", meaning="Anatomical Structure")
 
 
@@ -51,8 +51,8 @@ def _keywords() -> dict[str, DictionaryCode]:
     return {keyword.lower(): code for keyword, code in codes.SCT.concepts.items()}
 
 
-def structure(value: int, name: str) -> CardStructure:
-    """One structure of a segmentation with its code where the dictionary has one; sides are in the name only."""
+def card_structure(value: int, name: str) -> CardStructure:
+    """A structure of a segmentation, with a code if there is one for its name; left and right are not in the code."""
     shown = name.replace("_", " ").strip()
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     words = ["vertebra" if word == "vertebrae" else word for word in words]

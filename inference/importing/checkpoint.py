@@ -1,4 +1,4 @@
-"""A pickled checkpoint: its tensors and plain facts, read in a process of its own."""
+"""Reading a pickled checkpoint in a process of its own: only tensors and plain facts come out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.errors import InferenceError, ModelInvalid
 from inference.importing import unpickler
-from inference.own_process import failure_of
+from inference.own_process import run_module
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,15 +21,19 @@ UNPICKLE_SECONDS = 900
 def unpickle(file: Path, scratch: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and plain facts of a pickled checkpoint, read in a process of its own.
 
+    Args:
+        file: the checkpoint, which must be trusted, since unpickling can run its code.
+        scratch: folder for the process's output; the tensors may stay mapped from there.
+
     Raises:
-        InferenceError: the file cannot be read in time.
-        ModelInvalid: the file holds no model.
+        InferenceError: reading took too long.
+        ModelInvalid: the file is no checkpoint.
     """
     from safetensors.torch import load_file
 
     arguments = str(file.resolve()), str(scratch)
     try:
-        failure = failure_of("inference.importing.unpickler", *arguments, seconds=UNPICKLE_SECONDS)
+        failure = run_module("inference.importing.unpickler", *arguments, seconds=UNPICKLE_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise InferenceError(f"{file} was not read within {UNPICKLE_SECONDS} seconds.") from error
     if failure is not None:
@@ -43,7 +47,7 @@ def checked_names(names: Sequence[str] | None, outputs: int) -> list[str]:
     """The names of a network's outputs.
 
     Raises:
-        ModelInvalid: there are not as many as outputs.
+        ModelInvalid: the number of names is not the number of outputs.
     """
     found = list(names or ())
     if len(found) != outputs:
@@ -57,7 +61,7 @@ def json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        ModelInvalid: it cannot be read, or is no object.
+        ModelInvalid: the file cannot be read, or holds no JSON object.
     """
     try:
         content = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Fetching a file once, over HTTPS, with progress."""
+"""Downloading a file over HTTPS, with progress."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ import httpx
 from inference.errors import InferenceError
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are there and their total, None where the server does not say."""
+"""Called with the bytes received so far and their total, None if the server does not say."""
 
 TIMEOUT_SECONDS = 60.0
 
 
 def download(address: str, target: Path, advice: str, progress: Progress | None = None) -> Path:
-    """Fetch ``address`` into ``target``; ``advice`` says what to do with a file from elsewhere.
+    """Download a file.
+
+    Args:
+        address: from where.
+        target: to where.
+        advice: for the error message: the command that takes in a file which was fetched in another way.
+        progress: called after each part.
 
     Raises:
-        InferenceError: the server cannot be reached or refuses; nothing is left behind.
+        InferenceError: the server cannot be reached or refuses; ``target`` is then removed.
     """
     try:
         with httpx.stream("GET", address, follow_redirects=True, timeout=TIMEOUT_SECONDS) as response:

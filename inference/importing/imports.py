@@ -1,4 +1,4 @@
-"""Taking models into the store: what a file or folder holds is recognised, loaded once, and then it is there."""
+"""Takes models into the store: recognises what a file or folder holds, and tries to load it before it is kept."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ Names = Mapping[str, Sequence[str]]
 
 
 def pull_model(store: ModelStore, name: str, progress: Progress | None = None) -> StoredModel:
-    """Fetch one of torchxrayvision's published weight sets and convert it.
+    """Download one of torchxrayvision's published weight sets and take it into the store.
 
     Raises:
         ModelAbsent: there is no published weight set of that name.
         InferenceError: the download failed.
-        ModelInvalid: what came is no model.
+        ModelInvalid: the downloaded file is no such model.
     """
     published = torchxrayvision.published(name)
     with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
         advice = f"`overread models import FILE --name {name} --published {name} --trust`"
         file = download(published.address, Path(scratch) / "weights.pt", advice, progress)
-        # The address is the library's own and the file is read in a process of its own.
+        # Trusted, since the library itself names the address.
         tensors, facts = unpickle(file, Path(scratch))
         draft = torchxrayvision.published_model(tensors, facts, published)
         return store.add(draft, name, origin=published.address, trial=refusal_of)
@@ -62,16 +62,24 @@ def import_model(
     published: str | None = None,
     trust: bool = False,
 ) -> StoredModel:
-    """Take a local file, an nnU-Net results folder or a MONAI bundle into the store under a name.
+    """Take a local file, an nnU-Net results folder or a MONAI bundle into the store.
 
-    The model is loaded once before it is there. ``labels`` is a JSON file with the names of the outputs,
-    ``{"classes": [...]}``, and of concepts, ``{"concepts": [...]}``, for files that do not name them;
-    ``normalisation`` is that of the network's input, where the file does not say it. ``published`` is the weight
-    set of torchxrayvision that the file was downloaded as, which says both.
+    The model is loaded once as a trial before it is kept.
+
+    Args:
+        store: the store.
+        file: the file or folder.
+        name: name of the model in the store.
+        kind: engine kind; None recognises it.
+        labels: for files that do not name their outputs, a JSON file with ``{"classes": [...]}`` and, for concept
+            prototypes, ``{"concepts": [...]}``.
+        normalisation: of the network's input, for files that do not state it.
+        published: torchxrayvision's weight set that the file is a download of; it states labels and normalisation.
+        trust: whether code in the file or bundle may run.
 
     Raises:
-        ModelUntrusted: the file has to be unpickled and ``trust`` is False.
-        ModelInvalid: the file is not a model that overread knows, or cannot be loaded.
+        ModelUntrusted: the model can run code and ``trust`` is False.
+        ModelInvalid: overread does not know the layout of the model, or cannot load it.
         ModelAbsent: there is no published weight set of that name.
     """
     check_name(name)
@@ -83,7 +91,7 @@ def import_model(
             raise ModelInvalid(f"{file} has no card: put {file.with_suffix('.json').name} beside it.")
         return store.add_file(file, cards[0], name, trial=refusal_of)
     _check_trust(file, trust)
-    names = _names(labels)
+    names = _read_labels_file(labels)
     with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
         tensors, facts = unpickle(file, Path(scratch))
         draft = (
@@ -108,15 +116,17 @@ def _import_folder(
         raise ModelInvalid(f"{folder} has no {wanted}.")
     _check_trust(checkpoints[0], trust)
     with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
-        read = []
+        contents = []
         for number, checkpoint in enumerate(checkpoints):
-            place = Path(scratch) / str(number)  # tensors may stay in their file
+            place = Path(scratch) / str(
+                number
+            )  # one folder each, since tensors may stay mapped from their file
             place.mkdir()
-            read.append(unpickle(checkpoint, place))
+            contents.append(unpickle(checkpoint, place))
         draft = (
-            nnunet.nnunet_model(folder, read, kind=kind)
+            nnunet.nnunet_model(folder, contents, kind=kind)
             if is_nnunet
-            else monai_bundle.bundle_model(folder, read[0][0], kind=kind, trust=trust)
+            else monai_bundle.bundle_model(folder, contents[0][0], kind=kind, trust=trust)
         )
         return store.add(draft, name, origin=folder.name, trial=refusal_of)
 
@@ -131,11 +141,16 @@ def draft_of(
 ) -> Draft:
     """The model that a checkpoint holds, recognised by its tensors.
 
-    ``names`` and ``normalisation`` of the network's input are said where the file does not have them.
+    Args:
+        tensors: the checkpoint's tensors by name.
+        facts: its plain facts.
+        kind: engine kind; None recognises it.
+        names: names of classes and concepts, for files without them.
+        normalisation: of the network's input, for files that do not state it.
 
     Raises:
-        ModelInvalid: no engine of this version knows the layout, or not as ``kind``; nobody says the normalisation,
-            or it is known and ``normalisation`` says it as well.
+        ModelInvalid: the layout is unknown, or is not one of ``kind``; or the normalisation is unknown; or
+            ``normalisation`` was given although the layout determines it.
     """
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if kind in (None, "chest_xray"):
@@ -155,7 +170,7 @@ def draft_of(
 def _draft_of_known_input(
     tensors: dict[str, Tensor], facts: Mapping[str, Any], *, kind: str | None, names: Names
 ) -> Draft:
-    """The model of a layout that only one system has."""
+    """The model of a layout that belongs to one system, which determines how the input is made."""
     if kind in (None, "concept_prototype") and prototypes.is_concept_prototype(tensors):
         return prototypes.concept_prototype_model(tensors, names)
     if kind in (None, "pneumonia") and pneumonia.is_pneumonia(facts):
@@ -177,8 +192,8 @@ def _check_trust(file: Path, trust: bool) -> None:
         )
 
 
-def _names(labels: Path | None) -> Names:
-    """Names of classes and concepts from a labels file."""
+def _read_labels_file(labels: Path | None) -> Names:
+    """Names of classes and concepts from a labels file; none without a file."""
     if labels is None:
         return {}
     try:

@@ -1,4 +1,7 @@
-"""The brain metastasis system: a ResNet-50 for slices of head CT."""
+"""Importing the brain metastasis system: a ResNet-50 for slices of head CT.
+
+References: "Model Architecture", the system's own document.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,18 @@ def is_metastasis(tensors: Mapping[str, Tensor]) -> bool:
 
 
 TYPICAL_THRESHOLD = 0.25
-"""In the middle of what the document of the brain metastasis system calls typical."""
+"""Middle of the range of optimal thresholds that "Model Architecture" calls typical, 0.15 to 0.35."""
 
 
 def metastasis_model(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Draft:
     """The slice network of the brain metastasis system.
 
-    The tensors that its checkpoint holds a second time are left out; a first convolution for three channels
-    is averaged into one. The threshold is the file's ``optimal_threshold``, where it has one. The system resizes
-    slices as OpenCV's ``INTER_LINEAR`` does.
+    Tensors that the checkpoint holds twice are taken once. A first convolution for three channels is averaged into
+    one for one channel. The threshold is the checkpoint's ``optimal_threshold``, else ``TYPICAL_THRESHOLD``. The
+    system resizes slices as OpenCV's ``INTER_LINEAR`` does.
 
     Raises:
-        ModelInvalid: the file's threshold is no probability.
+        ModelInvalid: the checkpoint's threshold is no probability.
     """
     threshold = facts.get("optimal_threshold", TYPICAL_THRESHOLD)
     if not isinstance(threshold, float) or not 0 < threshold < 1:

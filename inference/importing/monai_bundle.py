@@ -1,4 +1,4 @@
-"""MONAI bundles: configuration, metadata and a state dict in the layout of the model zoo."""
+"""Importing MONAI bundles: configuration, metadata and a state dict in the layout of MONAI's model zoo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from inference.errors import ModelInvalid, ModelUntrusted
-from inference.importing.anatomy import structure
+from inference.importing.anatomy import card_structure
 from inference.importing.checkpoint import json_object
 from inference.store.architectures import BundleArchitecture
 from inference.store.bundles import BUNDLE_CONFIGS, foreign_code, without_writers
@@ -21,10 +21,10 @@ BUNDLE_METADATA = "metadata.json"
 
 
 def bundle_config(folder: Path) -> Path:
-    """The inference configuration of a bundle.
+    """The file with the inference configuration of a bundle.
 
     Raises:
-        ModelInvalid: there is none.
+        ModelInvalid: the folder has none.
     """
     for name in BUNDLE_CONFIGS:
         if (folder / "configs" / name).is_file():
@@ -33,11 +33,11 @@ def bundle_config(folder: Path) -> Path:
 
 
 def bundle_model(folder: Path, tensors: Mapping[str, Tensor], *, kind: str | None, trust: bool) -> Draft:
-    """A MONAI bundle; its configuration goes into the model's folder.
+    """A MONAI bundle, whose configuration and metadata become files of the model.
 
     Raises:
-        ModelInvalid: its output is neither a segmentation nor a classification, or it does not describe it.
-        ModelUntrusted: its configuration holds code and ``trust`` is False.
+        ModelInvalid: the output is neither a segmentation nor a classification, or its channels have no names.
+        ModelUntrusted: the configuration holds code and ``trust`` is False.
     """
     from monai.bundle.config_parser import ConfigParser  # loads torch
 
@@ -58,7 +58,7 @@ def bundle_model(folder: Path, tensors: Mapping[str, Tensor], *, kind: str | Non
     more: dict[str, Any] = {}
     labels: tuple[CardLabel, ...] = ()
     if output == "segmentation":
-        more["structures"] = tuple(structure(value, name) for value, name in named if value > 0)
+        more["structures"] = tuple(card_structure(value, name) for value, name in named if value > 0)
     else:
         labels = tuple(
             CardLabel(name=name, thresholds=Thresholds(low=0.25, high=0.5, critical=0.75))

@@ -1,4 +1,4 @@
-"""nnU-Net: a results folder, what its plans and data set ask for, and what of it is not supported."""
+"""Importing results folders of nnU-Net, with a check that all their plans and data set ask for is supported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.errors import ModelInvalid
-from inference.importing.anatomy import BRAIN, structure
+from inference.importing.anatomy import BRAIN, card_structure
 from inference.importing.checkpoint import json_object
 from inference.store.architectures import NnunetArchitecture
 from inference.store.card_parts import CardLabel, VolumePreprocessing
@@ -30,25 +30,26 @@ READERS = {
     "NibabelIOWithReorient": True,
     "SimpleITKIOWithReorient": True,
 }
-"""nnU-Net's readers of volumes, and whether they turn them to RAS; both libraries then have (slice, row, column)."""
+"""nnU-Net's image readers, and whether they reorient to RAS. All of them give the axes (slice, row, column)."""
 NORMALISATIONS = tuple(f"{name}Normalization" for name in ("CT", "ZScore", "No", "RescaleTo01", "RGBTo01"))
 _RESAMPLING = "resample_data_or_seg_to_shape"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The final checkpoint of every fold of a results folder; that of all cases only where it is alone.
+    """The final checkpoints of all folds of a results folder.
 
-    nnU-Net's own predictor, told no folds, leaves the latter out too.
+    The model trained on all cases (``fold_all``) counts only if there is no other, as in nnU-Net's own predictor.
     """
     found = sorted(folder.glob("fold_*/checkpoint_final.pth"))
     return [path for path in found if path.parent.name != "fold_all"] or found
 
 
 def configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration of plans together with what it inherits.
+    """A configuration of the plans, with the entries that it inherits.
 
     Raises:
-        ModelInvalid: the plans do not have it, or it is none that one network applies to a volume.
+        ModelInvalid: the plans do not have it, or it is not one network for whole volumes with nnU-Net's usual
+            resampling.
     """
     lineage: list[str] = []
     wanted: dict[str, Any] = {}
@@ -74,26 +75,26 @@ def configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def kind_of(name: str, dataset: Mapping[str, Any]) -> str:
-    """``brain_mri`` where the data set's name or most of its labels speak of the brain, else ``nnunet``."""
+    """``brain_mri`` if the data set's name or most of its labels are about the brain, else ``nnunet``."""
     names = (name, str(dataset.get("name", "")))
     structures = [label for label, value in dataset["labels"].items() if value]
-    spoken = [label for label in structures if _BRAIN_WORDS.search(label)]
-    of_brain = any(_BRAIN_WORDS.search(text) for text in names) or 2 * len(spoken) > len(structures)
+    about_the_brain = [label for label in structures if _BRAIN_WORDS.search(label)]
+    of_brain = any(_BRAIN_WORDS.search(text) for text in names) or 2 * len(about_the_brain) > len(structures)
     return "brain_mri" if of_brain else "nnunet"
 
 
 def modalities(normalisation: str, channel: str) -> tuple[str, ...]:
-    """Modalities of the images that a model with this normalisation of this channel was trained on."""
+    """Modalities of the training images, judged by normalisation and name of the channel; empty if unknown."""
     if "CT" in (channel.upper(), normalisation.removesuffix("Normalization")):
         return ("CT",)
     return ("MR",) if normalisation == "ZScoreNormalization" else ()
 
 
 def network_arguments(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The network's arguments, of a configuration of either generation of plans.
+    """The network's arguments in a configuration, from new plans or from old ones without ``architecture``.
 
     Raises:
-        ModelInvalid: it is no plain U-Net.
+        ModelInvalid: the network is no plain U-Net.
     """
     architecture = wanted.get("architecture")
     if architecture is not None:
@@ -120,14 +121,17 @@ def nnunet_model(
     *,
     kind: str | None = None,
 ) -> Draft:
-    """A results folder of nnU-Net: its plans, and tensors and facts of the checkpoint of each fold.
+    """The model in a results folder of nnU-Net.
 
-    Without a ``kind``, what speaks of the brain becomes ``brain_mri``, everything else ``nnunet``.
+    Args:
+        folder: the results folder, with plans.json and dataset.json.
+        checkpoints: tensors and facts of each fold's checkpoint.
+        kind: engine kind; None takes ``kind_of``.
 
     Raises:
-        ModelInvalid: the plans ask for what is not supported.
+        ModelInvalid: the plans or the data set ask for something that is not supported.
     """
-    from inference.networks.volumetric import from_nnunet, plain_facts  # loads torch
+    from inference.networks.volumetric import from_nnunet, stage_shapes  # loads torch
 
     if kind not in (None, *KINDS):
         raise ModelInvalid(f"an nnU-Net model is for {' or '.join(KINDS)} engines, not for {kind}.")
@@ -146,7 +150,7 @@ def nnunet_model(
     normalisation = wanted["normalization_schemes"][0]
     if normalisation not in NORMALISATIONS:
         raise ModelInvalid(f"normalisation {normalisation} is not supported.")
-    network = plain_facts(network_arguments(wanted))
+    network = stage_shapes(network_arguments(wanted))
     folds = [from_nnunet(tensors, len(network["features"])) for tensors, _ in checkpoints]
     intensity = plans.get("foreground_intensity_properties_per_channel", {}).get("0", {})
     ordered = sorted(labels.items(), key=lambda item: item[1])
@@ -185,6 +189,6 @@ def nnunet_model(
         more={
             "modalities": modalities(normalisation, str(channels.get("0", ""))),
             "volume": VolumePreprocessing.model_validate({"spacing": wanted["spacing"]}),
-            "structures": tuple(structure(value, name) for name, value in ordered if value > 0),
+            "structures": tuple(card_structure(value, name) for name, value in ordered if value > 0),
         },
     )

@@ -1,4 +1,4 @@
-"""PIVOT, the nodule system: a multi-task 3D U-Net in a checkpoint of Lightning."""
+"""Importing PIVOT, the nodule system: a multi-task 3D U-Net in a checkpoint of Lightning."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ _LUNG = Code(value="39607008", scheme="SCT", meaning="Lung")
 
 
 def is_pivot(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is that of the multi-task nodule network."""
+    """Whether a state dict belongs to the multi-task nodule network."""
     return any(name.removeprefix("model.") == "center_head.conv.weight" for name in tensors)
 
 
 def pivot_model(tensors: Mapping[str, Tensor]) -> Draft:
-    """The nodule network; its width and depth follow from the shapes."""
+    """The nodule network, whose width and depth follow from the shapes of its tensors.
+
+    Raises:
+        ModelInvalid: the encoders or the segmentation head are missing.
+    """
     network = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     heads = ("backbone.", "segmentation_head.", "center_head.", "size_head.", "triage_head.")
     network = {name: tensor for name, tensor in network.items() if name.startswith(heads)}

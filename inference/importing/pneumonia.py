@@ -1,4 +1,4 @@
-"""The pneumonia system: an EfficientNet-B0 with a softmax over NORMAL and PNEUMONIA."""
+"""Importing the pneumonia system: an EfficientNet-B0 with a softmax over NORMAL and PNEUMONIA."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_pneumonia(facts: Mapping[str, Any]) -> bool:
 def pneumonia_model(
     tensors: dict[str, Tensor], facts: Mapping[str, Any], classes: Sequence[str] | None = None
 ) -> Draft:
-    """An EfficientNet-B0 with a softmax over its classes, NORMAL among them.
+    """An EfficientNet-B0 with a softmax over its classes; ``classes`` names them if the checkpoint does not.
 
     Raises:
         ModelInvalid: the classes are unknown or do not fit the outputs.

@@ -1,4 +1,4 @@
-"""The concept prototype system: a backbone, prototypes of concepts, and two heads."""
+"""Importing the concept prototype system: a backbone, prototypes of concepts, and two heads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ def is_concept_prototype(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def concept_prototype_model(tensors: dict[str, Tensor], names: Mapping[str, Sequence[str]]) -> Draft:
-    """A concept prototype network; numbers of concepts and prototypes follow from the shapes.
+    """A concept prototype network, whose numbers of concepts and prototypes follow from the shapes of its tensors.
+
+    ``names`` has the names of the ``classes`` and, if given, of the ``concepts``.
 
     Raises:
-        ModelInvalid: the names do not fit, or the backbone is none that overread knows.
+        ModelInvalid: tensors are missing, the names do not fit, or overread does not know the backbone.
     """
     missing = {"concept_head.weight", "task_head.weight"} - tensors.keys()
     if missing:
@@ -79,7 +81,8 @@ _VIT_NAMES = {
     ".mlp.fc1.": ".intermediate.dense.",
     ".mlp.fc2.": ".output.dense.",
 }
-"""Parts of the names of Hugging Face's ViTModel in transformers 5, and those of transformers 4, which are kept."""
+"""Parts of tensor names of Hugging Face's ViTModel in transformers 5, and the same in transformers 4, which the
+store uses."""
 
 
 def _vit_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""torchxrayvision: its published weight sets, and DenseNets and ResNets in its layouts."""
+"""Importing torchxrayvision's published weight sets, and DenseNets and ResNets in its layouts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Normalisation = Literal["torchxrayvision", "imagenet", "unit"]
-"""How pictures become a network's input: the styles of a card's preprocessing."""
+"""How pictures become a network's input: a style of ``card_parts.Preprocessing``."""
 
 TORCHXRAYVISION_INPUT = 224
 
@@ -38,12 +38,15 @@ BASELINES = {
     "chestx_anatomy": "it segments pictures, for which there is no engine",
     "ieee8023": "it is an autoencoder, which finds nothing",
 }
-"""torchxrayvision's baseline models, and why each has no engine."""
+"""torchxrayvision's baseline models, and why there is no engine for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One of torchxrayvision's published weight sets; of labels without an operating point it says nothing."""
+    """One of torchxrayvision's published weight sets.
+
+    ``operating_points`` has None for outputs that were not trained, and is None if the set has no such points.
+    """
 
     name: str
     address: str
@@ -53,10 +56,10 @@ class Published:
 
 
 def published(name: str) -> Published:
-    """What torchxrayvision publishes under a name.
+    """The weight set that torchxrayvision publishes under a name.
 
     Raises:
-        ModelAbsent: nothing.
+        ModelAbsent: there is none that has an engine.
     """
     from torchxrayvision.models import model_urls
 
@@ -80,7 +83,7 @@ def published_model(tensors: dict[str, Tensor], facts: Mapping[str, Any], publis
     """A published weight set as a model.
 
     Raises:
-        ModelInvalid: what came is none of the layouts that torchxrayvision publishes.
+        ModelInvalid: the tensors are not those of a network that torchxrayvision publishes under that name.
     """
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     draft = None
@@ -94,7 +97,7 @@ def published_model(tensors: dict[str, Tensor], facts: Mapping[str, Any], publis
 
 
 def _is_resnet(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is that of a ResNet with blocks of three convolutions, or of torchxrayvision's around it."""
+    """Whether a state dict belongs to a ResNet with blocks of three convolutions, or to torchxrayvision's wrapper."""
     return any(
         {f"{prefix}{name}" for name in ("conv1.weight", "layer1.0.conv3.weight", "fc.weight")}
         <= tensors.keys()
@@ -102,21 +105,21 @@ def _is_resnet(tensors: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _normalised(
+def _with_normalisation(
     draft: Draft, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], normalisation: Normalisation | None
 ) -> Draft:
-    """A draft with the normalisation that the user or the file says.
+    """A draft with the normalisation that the user or the file states.
 
-    A file says torchxrayvision's where it is a module of it, with the labels that its classes have, or holds
-    operating points, which only they have.
+    A file states torchxrayvision's normalisation if it holds a pickled module with torchxrayvision's attributes, or
+    operating points, which only torchxrayvision has.
 
     Raises:
-        ModelInvalid: neither says it, or it needs another number of channels.
+        ModelInvalid: neither states it, or it needs another number of channels.
     """
-    said = "op_threshs" in tensors or (
+    file_says_it = "op_threshs" in tensors or (
         "module" in facts and not {"targets", "pathologies", "op_threshs"}.isdisjoint(facts)
     )
-    if normalisation is None and not said:
+    if normalisation is None and not file_says_it:
         raise ModelInvalid(
             "the file does not say how pictures become the network's input: add --normalisation torchxrayvision "
             "(the centre square, -1024 to 1024), imagenet (three channels, ImageNet's mean and standard deviation) "
@@ -138,14 +141,14 @@ def _chest_labels(
     published: Published | None,
     names: Sequence[str] | None,
 ) -> tuple[CardLabel, ...]:
-    """Labels with operating points: of a published set, or as the user and the file say.
+    """Labels with operating points, from a published set, or else from the user and the file.
 
-    ``op_threshs`` are among the facts of a module and among the tensors of a state dict. Where torchxrayvision has
-    no operating point among others, the output was not trained: it says 0.5 of every picture there, here the label
-    has no name, so that nothing is said.
+    ``op_threshs`` is among the facts of a pickled module, but among the tensors of a state dict. If only some outputs
+    have an operating point, the others were not trained. torchxrayvision gives 0.5 for them; here their labels have
+    no name, so they are not reported.
 
     Raises:
-        ModelInvalid: there are not as many as outputs.
+        ModelInvalid: the numbers of labels or operating points are not the number of outputs.
     """
     points: Sequence[float | None] | None
     if published is not None:
@@ -173,7 +176,7 @@ def torchxrayvision_resnet(
     published: Published | None = None,
     names: Sequence[str] | None = None,
 ) -> Draft:
-    """A ResNet50 as torchxrayvision's, which wraps torchvision's, or the network within.
+    """A ResNet-50 in torchxrayvision's layout, which wraps torchvision's, or in torchvision's own.
 
     Raises:
         ModelInvalid: the labels are unknown or do not fit the outputs.
@@ -204,7 +207,7 @@ def torchxrayvision_model(
     published: Published | None = None,
     classes: Sequence[str] | None = None,
 ) -> Draft:
-    """A DenseNet in torchxrayvision's layout, which is torchvision's.
+    """A DenseNet in torchxrayvision's layout, which is the same as torchvision's.
 
     Raises:
         ModelInvalid: the labels are unknown or do not fit the outputs.
@@ -226,7 +229,11 @@ def torchxrayvision_model(
 
 
 def densenet_architecture(tensors: Mapping[str, Tensor]) -> DenseNetArchitecture:
-    """Sizes of a DenseNet, read off the shapes of its tensors."""
+    """Sizes of a DenseNet, from the shapes of its tensors.
+
+    Raises:
+        ModelInvalid: there are no dense blocks.
+    """
     layers: dict[int, int] = {}
     for name in tensors:
         match = re.match(r"features\.denseblock(\d+)\.denselayer(\d+)\.conv2\.weight", name)
@@ -251,10 +258,16 @@ def classifier_model(
     classes: Sequence[str] | None,
     normalisation: Normalisation | None,
 ) -> Draft | None:
-    """A classification network of chest radiographs in a layout of torchxrayvision's; None where it is none.
+    """A classifier of chest radiographs in one of torchxrayvision's layouts, None if the tensors are none.
+
+    Args:
+        tensors: the checkpoint's tensors by name.
+        facts: its plain facts.
+        classes: names of the outputs, for files that do not name them.
+        normalisation: of the network's input, for files that do not state it.
 
     Raises:
-        ModelInvalid: the labels do not fit the outputs, or nobody says the normalisation.
+        ModelInvalid: the labels do not fit the outputs, or the normalisation is unknown.
     """
     if "features.conv0.weight" in tensors:
         draft = torchxrayvision_model(tensors, facts, classes=classes)
@@ -262,4 +275,4 @@ def classifier_model(
         draft = torchxrayvision_resnet(tensors, facts, names=classes)
     else:
         return None
-    return _normalised(draft, tensors, facts, normalisation)
+    return _with_normalisation(draft, tensors, facts, normalisation)

@@ -1,7 +1,7 @@
-"""A process of its own that loads one model once, so that the store takes none that no engine can load.
+"""A process of its own that loads a model once as a trial, so that the store takes no model that cannot be loaded.
 
-Loading builds networks as cards describe them, and of bundles it runs their configuration: limited in memory
-and time, and with one sentence where it fails.
+Loading builds the network that a card describes, and runs the configuration of a bundle. So the process has limits
+of memory and time.
 
 Usage: python -m inference.importing.trial FOLDER KIND
 """
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from inference.errors import InferenceError
-from inference.own_process import failure_of, limit_this_process
+from inference.own_process import limit_this_process, run_module
 from inference.settings import EngineSettings
 
 MEMORY_BYTES = 16 << 30
@@ -21,9 +21,9 @@ SECONDS = 900
 
 
 def refusal_of(folder: Path, kind: str) -> str | None:
-    """Why no engine of a kind can load the model in a folder, as a sentence; None where one can."""
+    """Why an engine of this kind cannot load the model in a folder, as a sentence; None if it can."""
     try:
-        return failure_of("inference.importing.trial", str(folder.resolve()), kind, seconds=SECONDS)
+        return run_module("inference.importing.trial", str(folder.resolve()), kind, seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return f"it was not loaded within {SECONDS} seconds."
 
@@ -32,7 +32,7 @@ def main(folder: Path, kind: str) -> None:
     """Load the model in a folder on the CPU.
 
     Raises:
-        SystemExit: it cannot be loaded, with the reason.
+        SystemExit: the model cannot be loaded; the message is the reason.
     """
     limit_this_process(memory_bytes=MEMORY_BYTES, processor_seconds=SECONDS)
     from inference.engines import engine_class

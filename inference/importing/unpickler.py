@@ -1,7 +1,7 @@
 """A process of its own that unpickles one trusted checkpoint and writes what it holds as plain data.
 
-Unpickling can run any code that the file brings. It happens here, never in a serving process, with
-limits on memory and time, and only the tensors and a few plain facts come out.
+Unpickling can run any code in the file. So it happens here and never in a serving process, with limits of memory and
+time. Only the tensors and a few plain facts come out.
 
 Usage: python -m inference.importing.unpickler FILE FOLDER
 """
@@ -36,7 +36,11 @@ STATE_DICT_NAMES = ("state_dict", "model_state_dict", "network_weights")
 
 
 def main(source: Path, folder: Path) -> None:
-    """Unpickle ``source`` and write its tensors and facts into ``folder``."""
+    """Unpickle ``source`` and write its tensors and facts into ``folder``.
+
+    Raises:
+        SystemExit: the file holds no tensors; the message is the reason.
+    """
     limit_this_process(memory_bytes=MEMORY_BYTES, processor_seconds=PROCESSOR_SECONDS)
     import torch
     from safetensors.torch import save_file
@@ -45,7 +49,7 @@ def main(source: Path, folder: Path) -> None:
     facts: dict[str, Any] = {}
     if isinstance(content, torch.nn.Module):
         for module in content.modules():
-            # Modules of older releases lack this attribute, which state_dict() reads.
+            # Modules that old releases of torch pickled lack this attribute, which state_dict() reads.
             module.__dict__.setdefault("_non_persistent_buffers_set", set())
         facts["module"] = type(content).__name__
         facts |= _plain_facts(vars(content))
@@ -76,12 +80,12 @@ def main(source: Path, folder: Path) -> None:
 
 def _plain_facts(content: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
-    arguments = content.get("init_args")  # nnU-Net's, of which the configuration's name is needed
+    arguments = content.get("init_args")  # nnU-Net's; they name the configuration
     if isinstance(arguments, Mapping) and "configuration" in arguments:
         facts["configuration"] = str(arguments["configuration"])
     for name in FACT_NAMES:
         value: Any = content.get(name)
-        if getattr(value, "ndim", None) == 0:  # a number of NumPy's or torch's
+        if getattr(value, "ndim", None) == 0:  # a number of NumPy or torch
             value = value.item()
         if isinstance(value, (str, bool, int, float)):
             facts[name] = value

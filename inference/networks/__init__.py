@@ -1,4 +1,4 @@
-"""Network architectures, by the family that a model card names."""
+"""Network architectures, chosen by the family that a model card names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def build_network(card: ModelCard) -> Network:
     """The network of a model card, with random weights and one output per label.
 
     Raises:
-        ModelInvalid: the card's architecture is not one for single images.
+        ModelInvalid: the card's architecture is not for single images.
     """
     architecture = card.architecture
     if isinstance(architecture, DenseNetArchitecture):

@@ -1,10 +1,9 @@
-"""Predictions of slices as one prediction of the volume, and slices with their neighbours as channels.
+"""One prediction of a volume from those of its slices, and slices with their neighbours as channels.
 
-Shapes: N slices, C classes, F features of a slice.
+Shapes: N slices, C classes, F features of a slice. The aggregators are those of "Models and Inference Strategy",
+section 4.
 
-References
-----------
-Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018 (attention pooling).
+References: Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018 (attention pooling).
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ def maximum(logits: Tensor) -> Tensor:
 
 
 def mean_of_logits(logits: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean over slices, (N, C) and weights (N, 1) that add up to 1 -> (C,)."""
+    """The weighted mean of the logits, (N, C) and weights (N, 1) that add up to 1 -> (C,)."""
     return (logits * weights).sum(dim=0)
 
 
 def mean_of_probabilities(logits: Tensor, weights: Tensor) -> Tensor:
-    """Logits of the slices' mean probability by sigmoid, (N, C) and weights (N, 1) that add up to 1 -> (C,).
+    """The logits of the slices' mean sigmoid, (N, C) and weights (N, 1) that add up to 1 -> (C,).
 
-    Reckoned with logarithms, so that probabilities near 0 or 1 keep their digits.
+    Computed with logarithms, so that probabilities near 0 or 1 keep their digits.
     """
-    parts = weights.log()
-    present = torch.logsumexp(functional.logsigmoid(logits) + parts, dim=0)
-    return present - torch.logsumexp(functional.logsigmoid(-logits) + parts, dim=0)
+    log_weights = weights.log()
+    present = torch.logsumexp(functional.logsigmoid(logits) + log_weights, dim=0)
+    return present - torch.logsumexp(functional.logsigmoid(-logits) + log_weights, dim=0)
 
 
 def mean_of_distributions(logits: Tensor, weights: Tensor) -> Tensor:
-    """Logits of the slices' mean distribution by softmax, (N, C) and weights (N, 1) that add up to 1 -> (C,)."""
+    """The logits of the slices' mean softmax, (N, C) and weights (N, 1) that add up to 1 -> (C,)."""
     return torch.logsumexp(functional.log_softmax(logits, dim=1) + weights.log(), dim=0)
 
 
 def noisy_or(logits: Tensor) -> Tensor:
-    """Logit of the probability that any slice is positive if slices were independent, (N, C) -> (C,).
+    """The logit of the probability that any slice is positive, if slices are independent, (N, C) -> (C,).
 
-    With a the logarithm of prod(1 - p), which is -sum(softplus(logit)), it is log(1 - exp(a)) - a.
+    It is log(1 - exp(a)) - a, where a = log(prod(1 - p)) = -sum(softplus(logit)).
     """
     absent = -functional.softplus(logits).sum(dim=0)
     return torch.log(-torch.expm1(absent.clamp(max=-SMALLEST))) - absent
@@ -60,24 +59,24 @@ MEANS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sigmoid": mean_of_probabilities,
     "softmax": mean_of_distributions,
 }
-"""Weighted means by what they are of: the logits, or the predictions that an activation makes of them."""
+"""Weighted means, by what is averaged: the logits, or their values after an activation."""
 
 
 class AttentionPool(nn.Module):
-    """Slices weighted by a small network on their features; the weights add up to 1."""
+    """Weights of slices from a small network on their features."""
 
     def __init__(self, features: int = 512, hidden: int = 64) -> None:
         super().__init__()
         self.attention = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Weights (N, 1) of slices with features (N, F)."""
+        """Weights (N, 1), which add up to 1, of slices with features (N, F)."""
         weights: Tensor = self.attention(features).softmax(dim=0)
         return weights
 
 
 class LstmAggregator(nn.Module):
-    """A bidirectional LSTM over the slices' features; its last states in both directions decide."""
+    """A bidirectional LSTM over the slices' features, with a linear layer on its last states."""
 
     def __init__(self, features: int, classes: int, hidden: int = 128) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class LstmAggregator(nn.Module):
 
 
 class TransformerAggregator(nn.Module):
-    """A Transformer encoder over the slices' features with a class token and sinusoidal positions."""
+    """A Transformer encoder over the slices' features, with a class token and sinusoidal positions."""
 
     def __init__(
         self, features: int, classes: int, *, width: int = 128, depth: int = 2, heads: int = 4
@@ -122,10 +121,14 @@ def _positions(count: int, width: int) -> Tensor:
 def neighbouring_slices(
     volume: NDArray[np.float32], chosen: Sequence[int] | None = None
 ) -> NDArray[np.float32]:
-    """Slices with the ones before and behind as channels, (N, H, W) -> (n, 3, H, W).
+    """Each chosen slice with the one before and the one after as channels, (N, H, W) -> (n, 3, H, W).
 
-    ``chosen`` are the slices' numbers; None: all. The last slice repeats where there are fewer than three, as
-    in seed document 000 section 3.2: the first stack is 0, 1, 1 and the last one N - 2, N - 1, N - 1.
+    Where a neighbour is missing, the last slice of the stack is repeated: the first stack is 0, 1, 1 and the last
+    one is N - 2, N - 1, N - 1 ("Models and Inference Strategy", section 3.2).
+
+    Args:
+        volume: all slices.
+        chosen: indices of slices; None: all.
     """
     numbers = np.arange(len(volume)) if chosen is None else np.array(chosen)
     firsts = np.maximum(numbers - 1, 0)

@@ -2,9 +2,7 @@
 
 The parameter names are those of torchxrayvision's and torchvision's DenseNet, so that their weights load.
 
-References
-----------
-Huang, Liu, van der Maaten and Weinberger, "Densely Connected Convolutional Networks", CVPR 2017.
+References: Huang, Liu, van der Maaten and Weinberger, "Densely Connected Convolutional Networks", CVPR 2017.
 """
 
 from __future__ import annotations
@@ -21,18 +19,13 @@ from inference.networks.network import Network
 class DenseNet(Network):
     """Dense blocks with transitions between them, a global average and one linear layer.
 
-    Parameters
-    ----------
-    block_config
-        Number of layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
-    growth_rate
-        Channels that each layer adds.
-    init_features
-        Channels after the first convolution.
-    bottleneck
-        Channels of a layer's 1 x 1 convolution, as a multiple of ``growth_rate``.
-    input_channels, outputs
-        Channels of the image and number of logits.
+    Args:
+        block_config: number of layers of each dense block; (6, 12, 24, 16) is DenseNet-121.
+        growth_rate: channels that each layer adds.
+        init_features: channels after the first convolution.
+        bottleneck: channels of a layer's 1 x 1 convolution, as a multiple of ``growth_rate``.
+        input_channels: channels of the image.
+        outputs: number of logits.
     """
 
     def __init__(
@@ -73,7 +66,7 @@ class DenseNet(Network):
         return self.classifier.weight
 
     def classify(self, feature_maps: Tensor) -> Tensor:
-        """Logits of shape (batch, outputs) for the last feature maps."""
+        """Logits of shape (batch, outputs) from the last feature maps."""
         logits: Tensor = self.classifier(feature_maps.mean(dim=(2, 3)))
         return logits
 

@@ -1,4 +1,4 @@
-"""The 2.5D network: an image network for three neighbouring slices, and an aggregator of its predictions."""
+"""The 2.5D network: an image network for stacks of three slices, and an aggregator of its predictions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ Aggregator = Literal["max", "mean", "noisy_or", "attention", "lstm", "transforme
 
 
 class HybridNetwork(nn.Module):
-    """``aggregator`` is a trained module, or the name of one without parameters.
+    """A backbone for stacks of slices, and an aggregator for the volume.
 
-    ``mean_of`` is for mean and attention: what of the slices is averaged, the logits or the predictions that an
-    activation makes of them (``MEANS``).
+    Args:
+        backbone: an image network with three input channels.
+        aggregator: a trained module, or the name of an aggregator without parameters.
+        mean_of: what the aggregators mean and attention average, a key of ``MEANS``.
     """
 
     def __init__(
@@ -33,13 +35,18 @@ class HybridNetwork(nn.Module):
         self.mean_of = mean_of
 
     def describe(self, stacks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Feature maps, logits (n, classes) and pooled features (n, features) of a batch of stacks."""
+        """The feature maps, logits (n, classes) and pooled features (n, features) of a batch of stacks."""
         maps = self.backbone.feature_maps(stacks)
         pooled = maps.mean(dim=(2, 3)) if maps.dim() == 4 else maps.mean(dim=1)
         return maps, self.backbone.classify(maps), pooled
 
     def aggregate(self, logits: Tensor, features: Tensor) -> Tensor:
-        """Logits of the volume of those of its slices (slices, classes), with their features."""
+        """The logits of the volume, shape (classes,).
+
+        Args:
+            logits: of all slices, in order, shape (slices, classes).
+            features: of all slices, pooled, shape (slices, features).
+        """
         if isinstance(self.aggregator, AttentionPool):
             return MEANS[self.mean_of](logits, self.aggregator(features))
         if self.aggregator is not None:

@@ -1,6 +1,7 @@
-"""The slice network of the brain metastasis system: ResNet-50 with one channel and the head 2048-512-1.
+"""The slice network of the brain metastasis system: a ResNet-50 with one channel and the head 2048-512-1.
 
-Parameter names are those of the original, so that its checkpoints load.
+The architecture is that of "Model Architecture". Parameter names are those of the original, so that its
+checkpoints load.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from inference.networks.network import Network
 
 
 class MetastasisNetwork(Network):
-    """One logit for a slice of shape (1, rows, columns)."""
+    """Gives one logit for a slice of shape (1, rows, columns)."""
 
     def __init__(self) -> None:
         import torchvision  # takes a second
@@ -33,9 +34,11 @@ class MetastasisNetwork(Network):
         self.classifier = nn.Sequential(nn.Linear(2048, 512), nn.ReLU(), nn.Dropout(0.4), nn.Linear(512, 1))
 
     def feature_maps(self, images: Tensor) -> Tensor:
+        """The maps of the last residual layer, shape (batch, 2048, rows, columns)."""
         maps: Tensor = self.backbone[:8](images)
         return maps
 
     def classify(self, features: Tensor) -> Tensor:
+        """Logits of shape (batch, 1)."""
         logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
         return logits

@@ -1,4 +1,4 @@
-"""What every network offers: features, logits of features, and maps of features for explanations."""
+"""The base of the image networks: features from images, logits and concept maps from features."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """A network in two parts, so that explanations start from features that the forward pass has made."""
+    """A network in two parts, so that explanations can start from the features of the forward pass."""
 
     def feature_maps(self, images: Tensor) -> Tensor:
-        """The last features: maps of shape (batch, features, rows, columns), or tokens (batch, tokens, features)."""
+        """The last features: maps (batch, features, rows, columns), or tokens (batch, tokens, features)."""
         raise NotImplementedError
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits of shape (batch, outputs)."""
+        """Logits of shape (batch, outputs) from the last features."""
         raise NotImplementedError
 
     @property
     def output_weights(self) -> Tensor | None:
-        """Weights (outputs, features) where ``classify`` is a global average and a linear layer, else None."""
+        """Weights (outputs, features) if ``classify`` is a global average and a linear layer, else None."""
         return None
 
     def concept_maps(self, features: Tensor) -> Tensor | None:
-        """Maps of named concepts before the sigmoid, (batch, concepts, rows, columns); None where there are none."""
+        """Maps of concepts before the sigmoid, (batch, concepts, rows, columns); None if there are no concepts."""
         return None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -32,9 +32,9 @@ class Network(nn.Module):
         return self.classify(self.feature_maps(images))
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take weights in the layout that the model card's architecture names.
+        """Load weights in the layout of the model card's architecture.
 
         Raises:
-            RuntimeError: they do not fit.
+            RuntimeError: the weights do not fit.
         """
         self.load_state_dict(dict(tensors), strict=True)

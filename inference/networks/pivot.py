@@ -2,9 +2,7 @@
 
 Parameter names are those of the original, so that its checkpoints load.
 
-References
-----------
-Cicek et al., "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation", MICCAI 2016.
+References: Cicek et al., "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation", MICCAI 2016.
 """
 
 from __future__ import annotations
@@ -19,16 +17,16 @@ from torch.nn import functional
 
 @dataclass(frozen=True, kw_only=True)
 class PivotOutput:
-    """What the network says of patches of shape (batch, 1, slices, rows, columns)."""
+    """The network's output for patches of shape (batch, 1, slices, rows, columns)."""
 
     mask: Tensor
-    """Logits of being nodule, of the input's shape."""
+    """Logits of belonging to a nodule, of the input's shape."""
     centre: Tensor
-    """Logits of being a nodule's centre, of the input's shape."""
+    """Logits of being the centre of a nodule, of the input's shape."""
     size: Tensor | None
-    """Diameters along the axes in mm, (batch, 3): a mean over the patch; None without that head."""
+    """Diameters along the axes in mm, mean over the patch, (batch, 3); None without that head."""
     triage: Tensor | None
-    """Logit of malignancy, (batch, 1): a mean over the patch; None without that head."""
+    """Logit of malignancy, mean over the patch, (batch, 1); None without that head."""
 
 
 class DoubleConvolution(nn.Module):
@@ -46,6 +44,7 @@ class DoubleConvolution(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Maps of shape (batch, features, slices, rows, columns)."""
         result: Tensor = self.double_conv(maps)
         return result
 
@@ -67,12 +66,12 @@ class _Decoder(nn.Module):
         self.conv = DoubleConvolution(2 * features, features)
 
     def forward(self, maps: Tensor, skip: Tensor) -> Tensor:
-        raised = self.upsample(maps)
-        if raised.shape[2:] != skip.shape[2:]:
-            raised = functional.interpolate(
-                raised, size=skip.shape[2:], mode="trilinear", align_corners=False
+        upsampled = self.upsample(maps)
+        if upsampled.shape[2:] != skip.shape[2:]:
+            upsampled = functional.interpolate(
+                upsampled, size=skip.shape[2:], mode="trilinear", align_corners=False
             )
-        result: Tensor = self.conv(torch.cat([skip, raised], dim=1))
+        result: Tensor = self.conv(torch.cat([skip, upsampled], dim=1))
         return result
 
 
@@ -114,9 +113,12 @@ class _Head(nn.Module):
 
 
 class PivotNetwork(nn.Module):
-    """``depth`` levels above the bottleneck; features double from ``init_features`` with each level.
+    """A 3D U-Net with heads for mask and centre, and optional ones for size and triage.
 
-    ``heads`` are those of ``size`` and ``triage`` that the network has.
+    Args:
+        init_features: features of the first level; each further level doubles them.
+        depth: levels above the bottleneck.
+        heads: which of ``size`` and ``triage`` the network has.
     """
 
     def __init__(
@@ -130,8 +132,9 @@ class PivotNetwork(nn.Module):
         self.triage_head = _Head(init_features, 1) if "triage" in heads else None
 
     def forward(self, patches: Tensor) -> PivotOutput:
+        """The output of all heads for patches of shape (batch, 1, slices, rows, columns)."""
         maps = self.backbone(patches)
-        # A mean of a 1 x 1 x 1 convolution is that convolution of the mean, without maps of its size.
+        # The mean of a 1 x 1 x 1 convolution equals the convolution of the mean, which needs no full maps.
         pooled = maps.mean(dim=(2, 3, 4), keepdim=True)
         return PivotOutput(
             mask=self.segmentation_head(maps),

@@ -1,11 +1,9 @@
-"""Concept prototype networks: a decision as a sum of similarities to prototypes of named concepts.
+"""Concept prototype networks: a decision as a weighted sum of similarities to prototypes of named concepts.
 
-Shapes: f features (B, C, h, w); K concepts, M prototypes each, D = 128 dimensions of the projection.
+Concept maps and a projector work on the features. Prototypes lie on the unit sphere; a 1 x 1 convolution gives
+their cosine similarity to each region ("Stage 2: Prototype Learning - Detailed Explanation").
 
-References
-----------
-Concept-based similarity reasoning: concept maps, a projector and prototypes on the unit sphere whose
-cosine similarity to each region is found by a 1 x 1 convolution.
+Shapes: features (B, C, h, w); K concepts with M prototypes each; D = 128 dimensions of the projection.
 """
 
 from __future__ import annotations
@@ -20,25 +18,26 @@ from inference.networks.network import Network
 from inference.networks.vit import VisionTransformer
 
 PROJECTED = 128
+"""Dimensions of the projection."""
 FEATURES = {"resnet18": 512, "resnet50": 2048, "vit_b_16": 768}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrototypeOutput:
-    """Everything that one forward pass makes, under the names and shapes of the method's description."""
+    """All results of one forward pass, with the names and shapes of the method's description."""
 
     logits: Tensor
     """(B, classes)"""
     similarity_scores: Tensor
-    """(B, K * M) in [-1, 1], prototype i belongs to concept i // M"""
+    """(B, K * M) in [-1, 1]; prototype i belongs to concept i // M"""
     similarity_maps: Tensor
-    """(B, K * M, h, w) cosines in [-1, 1]; with a region of interest in [0, 1]"""
+    """(B, K * M, h, w) cosines in [-1, 1], or in [0, 1] with a region of interest"""
     cams: Tensor
     """(B, K, h, w) concept activation maps, before the sigmoid"""
     features: Tensor
     """(B, C, h, w)"""
     projected_features: Tensor
-    """(B, D, h, w), of length 1 over D"""
+    """(B, D, h, w), normalised to length 1 over D"""
 
 
 class PrototypeNetwork(Network):
@@ -56,21 +55,25 @@ class PrototypeNetwork(Network):
         self.task_head = nn.Linear(concepts * prototypes_per_concept, outputs)
 
     def feature_maps(self, images: Tensor) -> Tensor:
+        """The backbone's features, shape (B, C, h, w)."""
         return self.backbone(images)
 
     def classify(self, features: Tensor) -> Tensor:
+        """Logits of shape (B, classes)."""
         return self.explain(features, None).logits
 
     def explain(self, features: Tensor, importance: Tensor | None) -> PrototypeOutput:
-        """The decision and all it was made from.
+        """The logits and all intermediate results.
 
-        ``importance`` (B, 1, rows, columns) in [0, 1] is where a person asked to look; it is brought to the
-        grid of the features by nearest neighbour, and similarities below 0 count as none then.
+        Args:
+            features: shape (B, C, h, w).
+            importance: region of interest, in [0, 1], shape (B, 1, rows, columns), or None. Similarities are
+                multiplied by it, after resampling by nearest neighbour, and negative ones become 0.
         """
         projected = functional.normalize(self.projector(features), dim=1)
         maps = functional.conv2d(projected, functional.normalize(self.prototypes, dim=1))
         if importance is not None:
-            # A similarity below 0 inside the region would otherwise lose to the 0 outside of it.
+            # All is 0 outside the region, so negative similarities inside must not rank below that.
             maps = (maps * functional.interpolate(importance, size=maps.shape[2:], mode="nearest")).clamp(
                 min=0
             )
@@ -86,6 +89,7 @@ class PrototypeNetwork(Network):
         )
 
     def concept_maps(self, features: Tensor) -> Tensor:
+        """Concept activation maps before the sigmoid, shape (B, K, h, w)."""
         maps: Tensor = self.concept_head(features)
         return maps
 
@@ -100,7 +104,7 @@ def _backbone(name: str) -> nn.Module:
 
 
 class _VitBackbone(nn.Module):
-    """A Hugging Face ViT under the name ``vit``; its patches as maps."""
+    """A ViT in Hugging Face's layout under the name ``vit``; gives its patches as maps (B, 768, h, w)."""
 
     def __init__(self) -> None:
         super().__init__()

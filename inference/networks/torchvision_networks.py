@@ -1,8 +1,6 @@
 """torchvision's classification networks, with any number of input channels and outputs.
 
-References
-----------
-He et al., CVPR 2016 (ResNet); Huang et al., CVPR 2017 (DenseNet); Tan and Le, ICML 2019 (EfficientNet);
+References: He et al., CVPR 2016 (ResNet); Huang et al., CVPR 2017 (DenseNet); Tan and Le, ICML 2019 (EfficientNet);
 Liu et al., CVPR 2022 (ConvNeXt); Dosovitskiy et al., ICLR 2021 (ViT).
 """
 
@@ -19,10 +17,10 @@ from inference.networks.network import Network
 
 
 class TorchvisionNetwork(Network):
-    """A network of torchvision's whose last layer has one output per label."""
+    """A network of torchvision with one output per label; ``input_size`` in pixels matters to the ViT only."""
 
     def __init__(self, name: str, *, input_channels: int, outputs: int, input_size: int) -> None:
-        import torchvision  # takes a second, and most workers need none of its networks
+        import torchvision  # takes a second, and most workers do not need its networks
 
         super().__init__()
         self.name = name
@@ -32,6 +30,7 @@ class TorchvisionNetwork(Network):
             _replace_first_convolution(self.inner, input_channels)
 
     def feature_maps(self, images: Tensor) -> Tensor:
+        """The last feature maps (batch, features, rows, columns); of a ViT, tokens (batch, tokens, features)."""
         inner = self.inner
         if self.name.startswith("resnet"):
             maps = inner.maxpool(inner.relu(inner.bn1(inner.conv1(images))))
@@ -42,6 +41,7 @@ class TorchvisionNetwork(Network):
         return functional.relu(maps) if self.name == "densenet121" else maps
 
     def classify(self, features: Tensor) -> Tensor:
+        """Logits of shape (batch, outputs) from the last features."""
         inner = self.inner
         if self.name == "vit_b_16":
             encoded = inner.encoder.ln(inner.encoder.layers[-1](features))
@@ -55,6 +55,7 @@ class TorchvisionNetwork(Network):
 
     @property
     def output_weights(self) -> Tensor | None:
+        """Weights (outputs, features) if the network ends in a global average and a linear layer, else None."""
         if self.name.startswith("resnet"):
             return self.inner.fc.weight
         if self.name == "densenet121":
@@ -64,14 +65,19 @@ class TorchvisionNetwork(Network):
         return None
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load weights with torchvision's own names.
+
+        Raises:
+            RuntimeError: the weights do not fit.
+        """
         self.inner.load_state_dict(dict(tensors), strict=True)
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights under torchvision's own names."""
+        """The weights with torchvision's own names."""
         return {name: tensor.detach().contiguous() for name, tensor in self.inner.state_dict().items()}
 
     def _tokens(self, images: Tensor) -> Tensor:
-        """The class token and the patches before the last encoder layer, shape (batch, 1 + patches, features)."""
+        """The class token and the patches as input of the last encoder layer, (batch, 1 + patches, features)."""
         inner = self.inner
         patches = inner._process_input(images)
         tokens = torch.cat([inner.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
@@ -82,7 +88,7 @@ class TorchvisionNetwork(Network):
 
 
 def _replace_first_convolution(inner: nn.Module, channels: int) -> None:
-    """Put a convolution with other input channels in place of the first one."""
+    """Replace the first convolution by one with another number of input channels."""
     for name, module in inner.named_modules():
         if isinstance(module, nn.Conv2d):
             parent, _, attribute = name.rpartition(".")

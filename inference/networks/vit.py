@@ -1,8 +1,6 @@
 """The Vision Transformer encoder in the parameter layout of Hugging Face's ViTModel.
 
-References
-----------
-Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021.
+References: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from torch.nn import functional
 
 
 class VisionTransformer(nn.Module):
-    """ViT-B/16 for images of 224 x 224: gives the normalised tokens, the class token first."""
+    """By default ViT-B/16 for images of 224 x 224; gives the normalised tokens, the class token first."""
 
     def __init__(
         self, *, size: int = 224, patch: int = 16, width: int = 768, depth: int = 12, heads: int = 12
@@ -95,11 +93,11 @@ class _Attention(nn.Module):
         def split(values: Tensor) -> Tensor:
             return values.view(batch, count, self.heads, -1).transpose(1, 2)
 
-        own = self.attention
-        mixed = functional.scaled_dot_product_attention(
-            split(own.query(tokens)), split(own.key(tokens)), split(own.value(tokens))
+        projections = self.attention
+        attended = functional.scaled_dot_product_attention(
+            split(projections.query(tokens)), split(projections.key(tokens)), split(projections.value(tokens))
         )
-        return self.output.dense(mixed.transpose(1, 2).reshape(batch, count, width))
+        return self.output.dense(attended.transpose(1, 2).reshape(batch, count, width))
 
 
 class _QueryKeyValue(nn.Module):

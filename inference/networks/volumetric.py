@@ -1,4 +1,4 @@
-"""Networks for volumes built from MONAI's: U-Net with a ResNet beside it, and nnU-Net's plain U-Net."""
+"""Networks for volumes, built from MONAI's: a U-Net with a ResNet beside it, and nnU-Net's plain U-Net."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from inference.store.architectures import NnunetArchitecture, UnetResnetArchitec
 
 
 class UnetResnet(nn.Module):
-    """Masks and labels of the same windows: ``unet`` has one channel a structure, ``resnet`` one logit a label."""
+    """A U-Net with one channel per structure and a ResNet with one logit per label, on the same windows."""
 
     def __init__(self, architecture: UnetResnetArchitecture, *, structures: int, labels: int) -> None:
         super().__init__()
@@ -39,19 +39,19 @@ class UnetResnet(nn.Module):
         )
 
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of masks (n, structures, ...) and of labels (n, labels)."""
+        """The logits of the masks (n, structures, ...) and of the labels (n, labels)."""
         return self.unet(windows), self.resnet(windows)
 
 
 class FoldMean(nn.Module):
-    """The mean of what the networks of several folds give; they run one after the other."""
+    """The mean output of the networks of several folds, which run one after the other."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.folds = nn.ModuleList(networks)
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Mean logits of windows (n, classes, ...)."""
+        """The mean logits of windows, shape (n, classes, ...)."""
         total: Tensor = self.folds[0](windows)
         for network in self.folds[1:]:
             total = total + network(windows)
@@ -59,7 +59,7 @@ class FoldMean(nn.Module):
 
 
 def dynunet(architecture: NnunetArchitecture, classes: int) -> nn.Module:
-    """The network of nnU-Net's plans as MONAI's DynUNet; ``classes`` counts the background too."""
+    """The network of nnU-Net's plans as MONAI's DynUNet; ``classes`` includes the background."""
     network = DynUNet(
         spatial_dims=3,
         in_channels=architecture.input_channels,
@@ -70,7 +70,7 @@ def dynunet(architecture: NnunetArchitecture, classes: int) -> nn.Module:
         filters=architecture.features,
         trans_bias=True,
     )
-    # DynUNet's decoder takes the kernel of the level below, nnU-Net's that of its own level.
+    # DynUNet's decoder uses the kernel size of the level below, nnU-Net's uses that of its own level.
     levels = len(architecture.features) - 1
     for step, level in enumerate(reversed(range(levels))):
         if architecture.kernel_sizes[level] != architecture.kernel_sizes[level + 1]:
@@ -89,10 +89,10 @@ def dynunet(architecture: NnunetArchitecture, classes: int) -> nn.Module:
 
 
 def fill_dynunet(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load weights that ``from_nnunet`` has named.
+    """Load weights with the names that :func:`from_nnunet` gives.
 
     Raises:
-        ModelInvalid: they do not fit.
+        ModelInvalid: the weights do not fit.
     """
     try:
         missing, unexpected = network.load_state_dict(dict(tensors), strict=False)
@@ -105,16 +105,20 @@ def fill_dynunet(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def from_nnunet(weights: Mapping[str, Tensor], stages: int) -> dict[str, Tensor]:
-    """Weights of nnU-Net's PlainConvUNet under DynUNet's names.
+    """The weights of nnU-Net's PlainConvUNet with DynUNet's names.
 
-    A convolution's bias before an instance normalisation changes nothing and is left out.
+    The biases of convolutions before an instance normalisation have no effect and are left out.
+
+    Args:
+        weights: the network's state in an nnU-Net checkpoint.
+        stages: of the encoder, with the bottleneck.
 
     Raises:
         ModelInvalid: the weights are of another network.
     """
     result: dict[str, Tensor] = {}
 
-    def block(source: str, target: str) -> None:
+    def rename_block(source: str, target: str) -> None:
         for number in range(2):
             layer = f"{source}.convs.{number}"
             result[f"{target}.conv{number + 1}.conv.weight"] = weights[f"{layer}.conv.weight"]
@@ -130,9 +134,9 @@ def from_nnunet(weights: Mapping[str, Tensor], stages: int) -> dict[str, Tensor]
                 if stage == stages - 1
                 else f"downsamples.{stage - 1}"
             )
-            block(f"encoder.stages.{stage}.0", target)
+            rename_block(f"encoder.stages.{stage}.0", target)
         for step in range(stages - 1):
-            block(f"decoder.stages.{step}", f"upsamples.{step}.conv_block")
+            rename_block(f"decoder.stages.{step}", f"upsamples.{step}.conv_block")
             for part in ("weight", "bias"):
                 result[f"upsamples.{step}.transp_conv.conv.{part}"] = weights[
                     f"decoder.transpconvs.{step}.{part}"
@@ -140,18 +144,18 @@ def from_nnunet(weights: Mapping[str, Tensor], stages: int) -> dict[str, Tensor]
         for part in ("weight", "bias"):
             result[f"output_block.conv.conv.{part}"] = weights[f"decoder.seg_layers.{stages - 2}.{part}"]
     except KeyError as error:
-        raise ModelInvalid(f"the checkpoint is no plain U-Net of nnU-Net: it lacks {error}") from error
+        raise ModelInvalid(f"the checkpoint is not a plain U-Net of nnU-Net: it lacks {error}") from error
     if any(".convs.2." in name for name in weights):
-        raise ModelInvalid("the checkpoint has more than two convolutions a stage, which is not supported")
+        raise ModelInvalid("the checkpoint has more than two convolutions per stage, which is not supported")
     return result
 
 
-def plain_facts(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Features, kernel sizes and strides out of the network arguments of plans."""
-    stages = int(kwargs["n_stages"])
-    features = kwargs["features_per_stage"]
+def stage_shapes(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """``features``, ``kernel_sizes`` and ``strides`` of each stage, from the network arguments of nnU-Net's plans."""
+    stages = int(arguments["n_stages"])
+    features = arguments["features_per_stage"]
     return {
         "features": tuple(int(f) for f in features)[:stages],
-        "kernel_sizes": tuple(tuple(int(k) for k in kernel) for kernel in kwargs["kernel_sizes"]),
-        "strides": tuple(tuple(int(s) for s in stride) for stride in kwargs["strides"]),
+        "kernel_sizes": tuple(tuple(int(k) for k in kernel) for kernel in arguments["kernel_sizes"]),
+        "strides": tuple(tuple(int(s) for s in stride) for stride in arguments["strides"]),
     }

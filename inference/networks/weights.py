@@ -1,4 +1,4 @@
-"""Networks of stored models with their weights, for the engines of volumes."""
+"""Networks of stored models, loaded with their weights."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from inference.store import StoredModel
 from inference.store.architectures import HybridArchitecture, MetastasisArchitecture, PivotArchitecture
 
 N = TypeVar("N", bound=nn.Module)
-LONGEST = 160
-"""Characters of a message of PyTorch that are passed on."""
+LONGEST_REASON = 160
+"""Characters of a message of PyTorch that an error quotes."""
 
 
 def load_network(stored: StoredModel) -> Network:
-    """An image network, or the slice network of the brain metastasis system.
+    """The network for single images that a card names, or the slice network of the brain metastasis system.
 
     Raises:
-        ModelInvalid: the weights do not fit.
+        ModelInvalid: the card's architecture is another one, or the weights do not fit.
     """
     if isinstance(stored.card.architecture, MetastasisArchitecture):
-        return filled(MetastasisNetwork(), stored)
+        return with_weights(MetastasisNetwork(), stored)
     network = build_network(stored.card)
     load_weights(stored, network.load_weights)
     return network
 
 
 def load_pivot(stored: StoredModel) -> PivotNetwork:
-    """The multi-task 3D U-Net.
+    """The multi-task 3D U-Net of PIVOT.
 
     Raises:
         ModelInvalid: the card is of another architecture, or the weights do not fit.
     """
     architecture = stored.card.architecture
     if not isinstance(architecture, PivotArchitecture):
-        raise ModelInvalid(f"model {stored.card.name!r} is no PIVOT network.")
+        raise ModelInvalid(f"model {stored.card.name!r} is not a PIVOT network.")
     network = PivotNetwork(
         init_features=architecture.init_features, depth=architecture.depth, heads=architecture.heads
     )
-    return filled(network, stored)
+    return with_weights(network, stored)
 
 
 def load_hybrid(stored: StoredModel) -> HybridNetwork:
-    """An image network for three channels and its aggregator; their tensors are ``backbone.*``, ``aggregator.*``.
+    """An image network with three channels and its aggregator, from tensors ``backbone.*`` and ``aggregator.*``.
 
     Raises:
         ModelInvalid: the card is of another architecture, or the weights do not fit.
@@ -60,7 +60,7 @@ def load_hybrid(stored: StoredModel) -> HybridNetwork:
     card = stored.card
     architecture = card.architecture
     if not isinstance(architecture, HybridArchitecture):
-        raise ModelInvalid(f"model {card.name!r} is no hybrid network.")
+        raise ModelInvalid(f"model {card.name!r} is not a hybrid network.")
     backbone = build_network(
         card.model_copy(update={"architecture": architecture.backbone, "input_channels": 3})
     )
@@ -75,26 +75,26 @@ def load_hybrid(stored: StoredModel) -> HybridNetwork:
         aggregator = TransformerAggregator(features, classes)
     mean_of = "logits" if architecture.mean_of == "logits" else card.activation
     network = HybridNetwork(backbone, aggregator, mean_of)
-    return filled(network, stored)
+    return with_weights(network, stored)
 
 
 def feature_count(backbone: Network) -> int:
-    """Pooled features of a backbone: inputs of its last linear layer."""
+    """The number of a backbone's pooled features, which are the inputs of its last linear layer."""
     linear = [module for module in backbone.modules() if isinstance(module, nn.Linear)]
     return int(linear[-1].in_features)
 
 
-def filled(network: N, stored: StoredModel) -> N:
-    """A network with the weights of a stored model.
+def with_weights(network: N, stored: StoredModel) -> N:
+    """The same network, after loading the weights of a stored model into it.
 
     Raises:
-        ModelInvalid: they do not fit.
+        ModelInvalid: the weights do not fit.
     """
     load_weights(stored, lambda tensors: network.load_state_dict(dict(tensors), strict=True))
     return network
 
 
-def _tensors(stored: StoredModel) -> dict[str, Tensor]:
+def _read_tensors(stored: StoredModel) -> dict[str, Tensor]:
     try:
         return load_file(stored.weights)
     except SafetensorError as error:
@@ -103,22 +103,22 @@ def _tensors(stored: StoredModel) -> dict[str, Tensor]:
         ) from error
 
 
-def _first(error: RuntimeError) -> str:
-    """The first of what does not fit, of the many lines that PyTorch says."""
+def _first_mismatch(error: RuntimeError) -> str:
+    """The first mismatch of the many that PyTorch lists, one a line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[1] if len(lines) > 1 else lines[0])[:LONGEST]
+    return (lines[1] if len(lines) > 1 else lines[0])[:LONGEST_REASON]
 
 
 def load_weights(stored: StoredModel, load: Callable[[Mapping[str, Tensor]], object]) -> None:
-    """Hand a stored model's tensors to what puts them into a network.
+    """Read a stored model's tensors and pass them to ``load``, which puts them into a network.
 
     Raises:
-        ModelInvalid: they do not fit.
+        ModelInvalid: the file cannot be read as safetensors, or the weights do not fit.
     """
-    tensors = _tensors(stored)
+    tensors = _read_tensors(stored)
     try:
         load(tensors)
     except RuntimeError as error:
         raise ModelInvalid(
-            f"the weights of model {stored.card.name!r} do not fit its card ({_first(error)})."
+            f"the weights of model {stored.card.name!r} do not fit its card ({_first_mismatch(error)})."
         ) from error

@@ -1,1 +1,1 @@
-"""What only the commands for files write: JSON documents, files about nodules, calibration diagrams."""
+"""Output of the command line: JSON documents, files about nodules, calibration diagrams."""

@@ -1,4 +1,4 @@
-"""Fitting a calibration on one half of labelled cases and judging it on the other, with its diagram."""
+"""Fits a calibration on one half of labelled cases and evaluates it on the other, with a reliability diagram."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from inference.store.card_parts import CardCalibration
 METHODS = ("temperature", "platt", "isotonic")
 FEWEST_CASES = 20
 LEAST_GAIN = 1e-4
-"""Of log loss, for a calibration to be kept: the identity gains nothing."""
+"""Decrease of the log loss from which a calibration is better than none."""
 DIAGRAM_BINS = 10
 _SIZE = 640
 _MARGIN = 70
@@ -31,22 +31,23 @@ _MARGIN = 70
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationTrial:
-    """A fitted calibration and what it does to the cases that it was not fitted on."""
+    """A fitted calibration and its effect on the held-out cases; arrays have shape (held-out cases, labels)."""
 
     calibration: CardCalibration
     before: Quality
     after: Quality
     held_out: int
-    """Cases that decided."""
+    """Number of held-out cases."""
     probabilities: Array = field(repr=False)
     calibrated: Array = field(repr=False)
     truth: Array = field(repr=False)
+    """0, 1, or NaN for a label that nobody read."""
 
     @property
     def better(self) -> bool:
-        """Whether the held-out cases are likelier by more than rounding, and their calibration error did not grow.
+        """Whether the log loss fell by more than ``LEAST_GAIN``, and the calibration error did not grow.
 
-        The log loss is a proper score; the calibration error alone can fall by chance of its bins.
+        The log loss is a proper score; the calibration error alone can fall by chance because of its bins.
         """
         return (
             self.after.log_loss < self.before.log_loss - LEAST_GAIN
@@ -57,19 +58,24 @@ class CalibrationTrial:
 def try_calibration(
     method: str, logits: Array, truth: Array, activation: str, seed: int = 1
 ) -> CalibrationTrial:
-    """Fit on one half of the cases, chosen by the seed, and judge on the other.
+    """Fit a calibration on a random half of the cases and evaluate it on the other half.
 
-    ``logits`` and ``truth`` have shape (cases, labels); truth is 0, 1 or NaN for a label that nobody read.
+    Args:
+        method: one of ``METHODS``.
+        logits: shape (cases, labels).
+        truth: the same shape; 0, 1, or NaN for a label that nobody read.
+        activation: of the model, a key of ``calibration.ACTIVATIONS``.
+        seed: of the random choice.
 
     Raises:
-        InferenceError: there are too few cases, or no such method.
+        InferenceError: there are too few cases, or there is no such method.
     """
     if len(logits) < FEWEST_CASES:
         raise InferenceError(
             f"{len(logits)} labelled cases are too few to fit a calibration: {FEWEST_CASES} are needed."
         )
     order = np.random.default_rng(seed).permutation(len(logits))
-    fitting, judging = order[: len(order) // 2], order[len(order) // 2 :]
+    fitting, held_out = order[: len(order) // 2], order[len(order) // 2 :]
     probabilities = ACTIVATIONS[activation](logits)
     calibration: CardCalibration
     if method == "temperature":
@@ -80,33 +86,33 @@ def try_calibration(
         calibration = fit_isotonic(probabilities[fitting], truth[fitting])
     else:
         raise InferenceError(f"there is no calibration {method!r}: use one of {', '.join(METHODS)}.")
-    calibrated = calibrate(calibration, logits[judging], probabilities[judging], activation)
+    calibrated = calibrate(calibration, logits[held_out], probabilities[held_out], activation)
     return CalibrationTrial(
         calibration=calibration,
-        before=quality_of(probabilities[judging], truth[judging]),
-        after=quality_of(calibrated, truth[judging]),
-        held_out=len(judging),
-        probabilities=probabilities[judging],
+        before=quality_of(probabilities[held_out], truth[held_out]),
+        after=quality_of(calibrated, truth[held_out]),
+        held_out=len(held_out),
+        probabilities=probabilities[held_out],
         calibrated=calibrated,
-        truth=truth[judging],
+        truth=truth[held_out],
     )
 
 
 def reliability_diagram(trial: CalibrationTrial) -> Image.Image:
-    """Confidence against frequency before (grey) and after (blue), in ten bins; the diagonal is perfect."""
+    """Draw frequency over probability in ten bins, before (grey) and after (blue); the diagonal is perfect."""
     picture = Image.new("RGB", (_SIZE, _SIZE), "white")
     draw = ImageDraw.Draw(picture)
-    draw.line([_place(0, 0), _place(1, 1)], fill="#999999")
+    draw.line([_pixel_of(0, 0), _pixel_of(1, 1)], fill="#999999")
     for tenth in range(11):
-        x, y = _place(tenth / 10, tenth / 10)
+        x, y = _pixel_of(tenth / 10, tenth / 10)
         draw.text((x - 8, _SIZE - _MARGIN + 8), f"{tenth / 10:.1f}", fill="black")
         draw.text((_MARGIN - 28, y - 6), f"{tenth / 10:.1f}", fill="black")
-    draw.rectangle([_place(0, 1), _place(1, 0)], outline="black")
+    draw.rectangle([_pixel_of(0, 1), _pixel_of(1, 0)], outline="black")
     for values, colour, name, row in (
         (trial.probabilities, "#888888", "before", 0),
         (trial.calibrated, "#1f5fbf", "after", 1),
     ):
-        points = [_place(x, y) for x, y in _bins(values, trial.truth)]
+        points = [_pixel_of(x, y) for x, y in _reliability_points(values, trial.truth)]
         if len(points) > 1:
             draw.line(points, fill=colour, width=2)
         for x, y in points:
@@ -117,18 +123,19 @@ def reliability_diagram(trial: CalibrationTrial) -> Image.Image:
     return picture
 
 
-def _bins(probabilities: Array, truth: Array) -> list[tuple[float, float]]:
-    """Mean probability and frequency of each bin that has cases."""
+def _reliability_points(probabilities: Array, truth: Array) -> list[tuple[float, float]]:
+    """The mean probability and the frequency of each bin that has cases."""
     known = ~np.isnan(truth)
     p, t = probabilities[known], truth[known]
-    index = np.minimum((p * DIAGRAM_BINS).astype(int), DIAGRAM_BINS - 1)
+    bin_of = np.minimum((p * DIAGRAM_BINS).astype(int), DIAGRAM_BINS - 1)
     return [
-        (float(p[index == one].mean()), float(t[index == one].mean()))
-        for one in range(DIAGRAM_BINS)
-        if (index == one).any()
+        (float(p[bin_of == number].mean()), float(t[bin_of == number].mean()))
+        for number in range(DIAGRAM_BINS)
+        if (bin_of == number).any()
     ]
 
 
-def _place(x: float, y: float) -> tuple[float, float]:
+def _pixel_of(x: float, y: float) -> tuple[float, float]:
+    """The pixel (column, row) of a point of the diagram, with coordinates in [0, 1]."""
     span = _SIZE - 2 * _MARGIN
     return _MARGIN + x * span, _SIZE - _MARGIN - y * span

@@ -1,7 +1,7 @@
-"""Files about nodules for people and programs outside of DICOM: the outputs of the seed document on nodules.
+"""Files about nodules for people and programs without DICOM, as PIVOT's "Inference Guide" describes them.
 
-Detections as JSON and CSV, the heat map as NIfTI on the pixels of the series, a montage of slices, the
-distribution of certainties, an interactive view in 3D, and a report of a few pages.
+These are the detections as JSON and CSV, the heat map as NIfTI on the pixels of the series, a montage of slices,
+the distribution of certainties, an interactive view in 3D, and a report of a few pages.
 """
 
 from __future__ import annotations
@@ -21,22 +21,27 @@ from inference.offline.output import detection_document
 
 MONTAGE_SLICES = 5
 ALPHA = 0.5
+"""Opacity of a heat map where it is 1."""
 SURFACE_HU = -500.0
+"""Value at the body's surface in the 3D view."""
 SURFACE_STEP = 4
-"""Every how many voxels the body's surface in 3D is sampled."""
+"""The 3D view samples the body every so many voxels."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_nodule_files(analysis: Analysis, folder: Path) -> list[Path]:
-    """Write all files of one analysis into a folder; their paths.
+    """Write all files of one analysis into a folder.
+
+    Returns:
+        The paths of the files.
 
     Raises:
-        ValueError: the engine looks for no nodules.
+        ValueError: the analysis is not one of a volume with detections.
         OSError: a file cannot be written.
     """
     if analysis.volume is None or analysis.volume.data is None or analysis.detections is None:
         raise ValueError("only analyses with detections in a volume have these files")
-    volume, data, found = analysis.volume, analysis.volume.data, analysis.detections
+    volume, data, detections = analysis.volume, analysis.volume.data, analysis.detections
     scan = analysis.source.series_instance_uid or folder.name
     paths = {
         name: folder / f"scan_{name}"
@@ -50,17 +55,17 @@ def write_nodule_files(analysis: Analysis, folder: Path) -> list[Path]:
             "report.pdf",
         )
     }
-    paths["detections.json"].write_text(json.dumps(_document(analysis, volume, scan), indent=2) + "\n")
+    paths["detections.json"].write_text(json.dumps(_nodule_document(analysis, volume, scan), indent=2) + "\n")
     _write_csv(analysis, scan, paths["detections.csv"])
     _write_heat_map(volume.shape, data, paths["heatmap.nii.gz"])
     _write_montage(analysis, paths["visualization.png"])
-    _write_distribution(found, paths["confidence_distribution.png"])
-    _write_rendering(found, data, paths["3d_rendering.html"])
-    _write_report(analysis, found, paths["report.pdf"])
+    _write_distribution(detections, paths["confidence_distribution.png"])
+    _write_rendering(detections, data, paths["3d_rendering.html"])
+    _write_report(analysis, detections, paths["report.pdf"])
     return list(paths.values())
 
 
-def _document(analysis: Analysis, volume: ScannedVolume, scan: str) -> dict[str, Any]:
+def _nodule_document(analysis: Analysis, volume: ScannedVolume, scan: str) -> dict[str, Any]:
     return {
         "scan_id": scan,
         "model": f"{analysis.model.name} {analysis.model.version}",
@@ -97,10 +102,10 @@ def _write_csv(analysis: Analysis, scan: str, path: Path) -> None:
 
 
 def _write_heat_map(shape: tuple[int, int, int], data: VolumeData, path: Path) -> None:
-    """The heat map at the pixels of the series, each slice at its own position; values in [0, 1].
+    """Write the heat map in [0, 1] at the pixels of the series, with each slice sampled at its own position.
 
-    An affine has one step between slices, here from the first to the last one: it shears as a tilted gantry does,
-    and of uneven gaps it has the mean.
+    The affine of NIfTI has one step between slices: the mean step from the first to the last slice. A tilted gantry
+    makes it a shear, and uneven gaps appear as their mean.
     """
     import nibabel
 
@@ -113,7 +118,8 @@ def _write_heat_map(shape: tuple[int, int, int], data: VolumeData, path: Path) -
     nibabel.save(nibabel.Nifti1Image(np.clip(heat, 0, 1).transpose(2, 1, 0), affine), path)
 
 
-def _blended(image: KeyImage) -> NDArray[np.float32]:
+def _heat_overlay(image: KeyImage) -> NDArray[np.float32]:
+    """The picture of a key image with its heat map over it, RGB in [0, 1]."""
     from matplotlib import colormaps
 
     grey = np.repeat(image.picture[..., None].astype(np.float32) / 255, 3, axis=2)
@@ -132,14 +138,14 @@ def _figure(columns: int, rows: int) -> tuple[Any, Any]:
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _montage(analysis: Analysis) -> Any:
+def _montage_figure(analysis: Analysis) -> Any:
     shown = analysis.key_images[:MONTAGE_SLICES]
     figure, axes = _figure(max(1, len(shown)), 1)
     if not shown:
         axes[0, 0].imshow(analysis.picture, cmap="gray")
         axes[0, 0].set_title("no nodule")
     for axis, image in zip(axes[0], shown, strict=False):
-        axis.imshow(_blended(image))
+        axis.imshow(_heat_overlay(image))
         axis.set_title(f"{image.title}\ncertainty {image.certainty:.0%}", fontsize=8)
     for axis in axes[0]:
         axis.axis("off")
@@ -147,26 +153,26 @@ def _montage(analysis: Analysis) -> Any:
 
 
 def _write_montage(analysis: Analysis, path: Path) -> None:
-    _montage(analysis).savefig(path, dpi=100)
+    _montage_figure(analysis).savefig(path, dpi=100)
 
 
-def _distribution(found: Sequence[Detection]) -> Any:
+def _distribution_figure(detections: Sequence[Detection]) -> Any:
     figure, axes = _figure(2, 1)
     axis = axes[0, 0]
-    axis.hist([d.certainty for d in found], bins=np.linspace(0, 1, 21), color="tab:blue")
+    axis.hist([d.certainty for d in detections], bins=np.linspace(0, 1, 21), color="tab:blue")
     axis.set(xlabel="certainty", ylabel="nodules", title="certainty")
     axis = axes[0, 1]
-    axis.scatter([d.diameter_mm for d in found], [d.certainty for d in found], s=18)
+    axis.scatter([d.diameter_mm for d in detections], [d.certainty for d in detections], s=18)
     axis.set(xlabel="diameter in mm", ylabel="certainty", ylim=(0, 1), title="by size")
     return figure
 
 
-def _write_distribution(found: Sequence[Detection], path: Path) -> None:
-    _distribution(found).savefig(path, dpi=100)
+def _write_distribution(detections: Sequence[Detection], path: Path) -> None:
+    _distribution_figure(detections).savefig(path, dpi=100)
 
 
-def _write_rendering(found: Sequence[Detection], data: VolumeData, path: Path) -> None:
-    """Surfaces of body and nodules, to be turned with the mouse; patient coordinates in mm."""
+def _write_rendering(detections: Sequence[Detection], data: VolumeData, path: Path) -> None:
+    """Write a web page with the surface of the body and the nodules in 3D, in patient coordinates (LPS, mm)."""
     import plotly.graph_objects as plotly
     from skimage.measure import marching_cubes
 
@@ -184,7 +190,7 @@ def _write_rendering(found: Sequence[Detection], data: VolumeData, path: Path) -
                 name="surface",
             )
         )
-    for detection in found:
+    for detection in detections:
         x, y, z = detection.centre
         figure.add_trace(
             plotly.Scatter3d(
@@ -200,16 +206,16 @@ def _write_rendering(found: Sequence[Detection], data: VolumeData, path: Path) -
     figure.write_html(path, include_plotlyjs=True)
 
 
-def _write_report(analysis: Analysis, found: Sequence[Detection], path: Path) -> None:
+def _write_report(analysis: Analysis, detections: Sequence[Detection], path: Path) -> None:
     from matplotlib.backends.backend_pdf import PdfPages
 
     with PdfPages(path) as pages:
-        pages.savefig(_summary(analysis, found))
-        pages.savefig(_montage(analysis))
-        pages.savefig(_distribution(found))
+        pages.savefig(_summary_page(analysis, detections))
+        pages.savefig(_montage_figure(analysis))
+        pages.savefig(_distribution_figure(detections))
 
 
-def _summary(analysis: Analysis, found: Sequence[Detection]) -> Any:
+def _summary_page(analysis: Analysis, detections: Sequence[Detection]) -> Any:
     figure, axes = _figure(2, 2)
     for axis in axes.ravel():
         axis.axis("off")
@@ -217,13 +223,13 @@ def _summary(analysis: Analysis, found: Sequence[Detection]) -> Any:
         "Lung nodules: AI result, not reviewed",
         f"model {analysis.model.name} {analysis.model.version}",
         *(("demonstration model, not for clinical use",) if analysis.model.demonstration else ()),
-        f"{len(found)} nodules",
+        f"{len(detections)} nodules",
         "",
         *(
             f"{d.number}: {d.diameter_mm:.1f} mm, {d.volume_mm3:.0f} mm3, mean {d.mean_hu:.0f} HU, "
             f"certainty {d.certainty:.0%}"
             + ("" if d.malignancy is None else f", malignancy {d.malignancy:.0%} ({d.risk} risk)")
-            for d in found
+            for d in detections
         ),
         "",
         *((f"review advised: {analysis.review_advised}",) if analysis.review_advised else ()),

@@ -1,6 +1,6 @@
 """Analyses as the JSON objects of ``overread infer --json`` and of job summaries.
 
-Arrays of a case follow the order of its ``labels``.
+The arrays of a case are in the order of its ``labels``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from PIL import Image
 from inference.findings import Analysis, Heatmap, Refusal
 
 OVERLAY = "overlay-"
-"""How the names of a case's overlays begin."""
+"""First part of the file names of overlays."""
 
 
 def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """The document of one analysed case; its heat maps are written to ``folder`` as grey PNG files.
+    """The document of one analysed case; its heat maps are written as grey PNG files.
 
-    ``files`` are those that were written for the case already, reports and overlays.
+    Args:
+        analysis: of the case.
+        engine: name of the engine.
+        folder: for the heat maps.
+        files: reports and overlays that are already written for the case.
     """
     heatmaps = {label: _write_heatmap(heatmap, label, folder) for label, heatmap in analysis.heatmaps.items()}
     findings = analysis.findings
-    several = any(finding.ensemble_std is not None for finding in findings)
+    is_ensemble = any(finding.ensemble_std is not None for finding in findings)
     prediction = analysis.prediction
     return {
         "input": str(analysis.source.path),
@@ -38,8 +42,8 @@ def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence
         "logits": [finding.logit for finding in findings],
         "probabilities": [finding.probability for finding in findings],
         "calibrated_probabilities": [finding.calibrated_probability for finding in findings],
-        "ensemble_std": [finding.ensemble_std for finding in findings] if several else None,
-        "individual_predictions": [list(f.individual_predictions) for f in findings] if several else None,
+        "ensemble_std": [finding.ensemble_std for finding in findings] if is_ensemble else None,
+        "individual_predictions": [list(f.individual_predictions) for f in findings] if is_ensemble else None,
         "ensemble_size": analysis.ensemble_size,
         "tta_applied": analysis.tta_applied,
         "prediction": None if prediction is None else prediction[0],
@@ -59,7 +63,7 @@ def case_document(analysis: Analysis, engine: str, folder: Path, files: Sequence
 
 
 def _absence(analysis: Analysis) -> dict[str, Any] | None:
-    """The key ``negative_class``: what the model says of its class for nothing found."""
+    """The value of ``negative_class``: the result for the class that means that nothing was found."""
     if analysis.absence is None:
         return None
     return {
@@ -71,7 +75,7 @@ def _absence(analysis: Analysis) -> dict[str, Any] | None:
 
 
 def _structures(analysis: Analysis) -> dict[str, Any]:
-    """The key ``structures`` of engines that segment: name and volume of each."""
+    """The key ``structures`` of engines that segment: the name and volume of each structure."""
     if analysis.segmentation is None:
         return {}
     return {
@@ -83,11 +87,11 @@ def _structures(analysis: Analysis) -> dict[str, Any]:
 
 
 def detection_document(analysis: Analysis) -> dict[str, Any]:
-    """The keys ``detections`` and ``summary`` of engines that detect, in the nodule document's schema.
+    """The keys ``detections`` and ``summary`` of engines that detect, in the format of PIVOT's "Inference Guide".
 
-    ``coordinates`` are x, y, z in mm from the first voxel of the series as it was scanned, along columns, rows
-    and slices; ``coordinates_voxel`` are the same in voxels; ``patient_coordinates`` are LPS in mm.
-    ``diameters_mm`` are the extents along the same axes, voxels of the mask times their spacing.
+    ``coordinates`` are (x, y, z) in mm from the first voxel of the series as it was scanned: across columns, rows
+    and slices. ``coordinates_voxel`` are the same in voxels, and ``patient_coordinates`` are LPS in mm.
+    ``diameters_mm`` are the extents of the mask along the same axes: its voxels times their spacing.
     """
     if analysis.volume is None or analysis.detections is None:
         return {}
@@ -131,7 +135,7 @@ def detection_document(analysis: Analysis) -> dict[str, Any]:
 
 
 def _reasoning(analysis: Analysis) -> dict[str, Any]:
-    """The key ``reasoning`` of engines that give their reasons; contributions add up to each logit."""
+    """The key ``reasoning`` of engines that give reasons; a bias and its contributions add up to each logit."""
     if not analysis.reasoning:
         return {}
     return {
@@ -157,7 +161,7 @@ def _reasoning(analysis: Analysis) -> dict[str, Any]:
 
 
 def refusal_document(refusal: Refusal, engine: str, model_version: str) -> dict[str, Any]:
-    """The document of an input that the engine does not take: the same keys, empty, and the reason."""
+    """The document of an input that the engine does not take: the same keys, but empty, and the reason."""
     return {
         "input": str(refusal.path),
         "series_instance_uid": None,
@@ -186,7 +190,7 @@ def refusal_document(refusal: Refusal, engine: str, model_version: str) -> dict[
 
 
 def stage_summary(analyses: Sequence[Analysis]) -> dict[str, Any]:
-    """What a job's analyses took and used; ``inference_time_ms`` is their sum."""
+    """How a job's analyses were made: model, device, ensemble, and the sum of their times."""
     first = analyses[0]
     return {
         "model_used": first.model.name,

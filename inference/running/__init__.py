@@ -1,1 +1,1 @@
-"""Running networks: devices, batches, ensembles, explanations, and the way from logits to probabilities."""
+"""Running networks: devices, batches, ensembles, explanations, and probabilities from logits."""

@@ -1,4 +1,4 @@
-"""Many inputs in batches, smaller ones from where the device's memory runs out."""
+"""Many inputs in batches, which become smaller when the device's memory runs out."""
 
 from __future__ import annotations
 
@@ -17,25 +17,23 @@ Result = TypeVar("Result")
 def in_batches(
     items: Sequence[Item], size: int, run: Callable[[Sequence[Item]], Result]
 ) -> Iterator[tuple[Sequence[Item], Result]]:
-    """Each batch of at most ``size`` items, in order, with what ``run`` makes of it.
+    """Yield each batch of at most ``size`` items, in order, with the result of ``run`` for it.
 
-    A batch that the device has too little memory for is tried again as halves, and so are those behind it.
+    If the device has too little memory for a batch, ``size`` is halved for it and all later batches.
 
-    Raises
-    ------
-    RuntimeError
-        If one item alone needs more memory than there is, or whatever else ``run`` raises.
+    Raises:
+        RuntimeError: one item alone needs more memory than there is, or ``run`` raised another error.
     """
     first = 0
     while first < len(items):
-        chosen = items[first : first + size]
+        batch = items[first : first + size]
         try:
-            result = run(chosen)
+            result = run(batch)
         except RuntimeError as error:
-            if len(chosen) == 1 or not is_out_of_memory(error):
+            if len(batch) == 1 or not is_out_of_memory(error):
                 raise
-            size = len(chosen) // 2
-            log.warning("device_memory_short batch=%d smaller=%d", len(chosen), size)
+            size = len(batch) // 2
+            log.warning("device_memory_short batch=%d smaller=%d", len(batch), size)
             continue
-        first += len(chosen)
-        yield chosen, result
+        first += len(batch)
+        yield batch, result

@@ -1,9 +1,7 @@
 """From a network's logits to probabilities, and on to calibrated ones.
 
-References
-----------
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (temperature, expected calibration error);
-Platt, 1999; Zadrozny and Elkan, KDD 2002 (isotonic regression).
+References: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (temperature, expected calibration
+error); Platt, 1999; Zadrozny and Elkan, KDD 2002 (isotonic regression).
 """
 
 from __future__ import annotations
@@ -20,16 +18,17 @@ Array = NDArray[np.float64]
 BINS = 15
 """Bins of equal width for the expected calibration error."""
 SMALLEST = 1e-7
+"""Distance of probabilities from 0 and 1 before a logarithm, which keeps it finite."""
 
 
 def sigmoid(logits: NDArray[np.float32] | Array) -> Array:
-    """The logistic function, without overflow."""
+    """The logistic function, computed without overflow."""
     half = np.tanh(0.5 * logits.astype(np.float64))
     return 0.5 * (half + 1.0)
 
 
 def softmax(logits: NDArray[np.float32] | Array) -> Array:
-    """Probabilities over the last axis that add up to 1, without overflow."""
+    """Probabilities that add up to 1 over the last axis, computed without overflow."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
@@ -38,18 +37,24 @@ ACTIVATIONS = {"sigmoid": sigmoid, "softmax": softmax}
 
 
 def logit(probabilities: Array) -> Array:
-    """The inverse of the logistic function, kept finite."""
-    inside = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
-    return np.log(inside) - np.log1p(-inside)
+    """The inverse of the logistic function, finite also for 0 and 1."""
+    clipped = np.clip(probabilities, SMALLEST, 1 - SMALLEST)
+    return np.log(clipped) - np.log1p(-clipped)
 
 
 def calibrate(
     calibration: CardCalibration | None, logits: Array, probabilities: Array, activation: str
 ) -> Array:
-    """Calibrated probabilities, shape (batch, labels), in [0, 1]; without a calibration those of the model.
+    """Calibrated probabilities in [0, 1], shape (batch, labels); without a calibration, those of the model.
 
-    Temperature acts on the logits before the activation, Platt on each label's logit (of its probability
-    after a softmax), isotonic on each label's probability.
+    Temperature scaling divides the logits before the activation. Platt scaling acts on each label's logit, after
+    a softmax on the logit of its probability. Isotonic regression acts on each label's probability.
+
+    Args:
+        calibration: of the model card, or None.
+        logits: shape (batch, labels).
+        probabilities: the same after the activation.
+        activation: a key of ``ACTIVATIONS``.
     """
     if calibration is None:
         return probabilities
@@ -68,12 +73,9 @@ def calibrate(
 def normalise_operating_points(probabilities: Array, operating_points: Array) -> Array:
     """Stretch probabilities so that each label's operating point becomes 0.5, as torchxrayvision does.
 
-    Parameters
-    ----------
-    probabilities
-        Shape (batch, labels), in [0, 1].
-    operating_points
-        Shape (labels,), in (0, 1); NaN leaves the label's probabilities as they are.
+    Args:
+        probabilities: shape (batch, labels), in [0, 1].
+        operating_points: shape (labels,), in (0, 1); NaN leaves a label's probabilities as they are.
     """
     points = np.broadcast_to(operating_points, probabilities.shape)
     known = ~np.isnan(points)
@@ -86,7 +88,7 @@ def normalise_operating_points(probabilities: Array, operating_points: Array) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """How well probabilities fit what was so: each is better when smaller."""
+    """How well probabilities agree with the truth; smaller is better in every field."""
 
     expected_calibration_error: float
     brier_score: float
@@ -94,42 +96,47 @@ class Quality:
 
 
 def quality_of(probabilities: Array, truth: Array) -> Quality:
-    """Quality over all labels together; NaN in ``truth`` (cases, labels) is a label that nobody read."""
+    """The quality over all labels together.
+
+    Args:
+        probabilities: shape (cases, labels), in [0, 1].
+        truth: the same shape; 0, 1, or NaN for a label that nobody read.
+    """
     known = ~np.isnan(truth)
     p, t = probabilities[known], truth[known]
-    inside = np.clip(p, SMALLEST, 1 - SMALLEST)
+    clipped = np.clip(p, SMALLEST, 1 - SMALLEST)
     return Quality(
         expected_calibration_error=expected_calibration_error(p, t),
         brier_score=float(np.mean((p - t) ** 2)),
-        log_loss=float(-np.mean(t * np.log(inside) + (1 - t) * np.log1p(-inside))),
+        log_loss=float(-np.mean(t * np.log(clipped) + (1 - t) * np.log1p(-clipped))),
     )
 
 
 def expected_calibration_error(probabilities: Array, truth: Array, bins: int = BINS) -> float:
-    """Mean distance of confidence and frequency over bins of equal width, weighted by their size."""
-    index = np.minimum((probabilities * bins).astype(int), bins - 1)
+    """Mean difference of confidence and frequency over bins of equal width, weighted by the cases in each bin."""
+    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
     total = 0.0
-    for one in range(bins):
-        chosen = index == one
-        if chosen.any():
-            gap = abs(probabilities[chosen].mean() - truth[chosen].mean())
-            total += float(gap) * float(chosen.mean())
+    for number in range(bins):
+        inside = bin_of == number
+        if inside.any():
+            gap = abs(probabilities[inside].mean() - truth[inside].mean())
+            total += float(gap) * float(inside.mean())
     return total
 
 
 def fit_temperature(logits: Array, truth: Array, activation: str) -> Temperature:
-    """The temperature with the smallest log loss."""
+    """The temperature in [exp(-3), exp(3)] with the smallest log loss; arguments as in :func:`quality_of`."""
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         return quality_of(ACTIVATIONS[activation](logits / np.exp(log_temperature)), truth).log_loss
 
-    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
-    return Temperature(temperature=float(np.exp(found.x)))
+    minimum = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
+    return Temperature(temperature=float(np.exp(minimum.x)))
 
 
 def fit_platt(logits: Array, probabilities: Array, truth: Array, activation: str) -> Platt:
-    """A logistic regression for each label; a label without both answers stays as it is."""
+    """Fit a logistic regression for each label; a label without both positive and negative cases is unchanged."""
     from scipy.optimize import minimize
 
     scores = logits if activation == "sigmoid" else logit(probabilities)
@@ -146,14 +153,14 @@ def fit_platt(logits: Array, probabilities: Array, truth: Array, activation: str
             z = parameters[0] * x + parameters[1]
             return float(np.mean(np.logaddexp(0, z) - t * z))
 
-        found = minimize(loss, np.array([1.0, 0.0]), method="BFGS")
-        slopes.append(float(found.x[0]))
-        intercepts.append(float(found.x[1]))
+        minimum = minimize(loss, np.array([1.0, 0.0]), method="BFGS")
+        slopes.append(float(minimum.x[0]))
+        intercepts.append(float(minimum.x[1]))
     return Platt(slopes=tuple(slopes), intercepts=tuple(intercepts))
 
 
 def fit_isotonic(probabilities: Array, truth: Array) -> Isotonic:
-    """Isotonic regression for each label by pooling adjacent violators."""
+    """Fit an isotonic regression for each label by pooling adjacent violators; a label without cases is unchanged."""
     knots: list[tuple[float, ...]] = []
     values: list[tuple[float, ...]] = []
     for index in range(probabilities.shape[1]):
@@ -162,14 +169,14 @@ def fit_isotonic(probabilities: Array, truth: Array) -> Isotonic:
             knots.append((0.0, 1.0))
             values.append((0.0, 1.0))
             continue
-        x, y = _pooled(probabilities[known, index], truth[known, index])
+        x, y = _isotonic_fit(probabilities[known, index], truth[known, index])
         knots.append(tuple(x))
         values.append(tuple(y))
     return Isotonic(knots=tuple(knots), values=tuple(values))
 
 
-def _pooled(x: Array, t: Array) -> tuple[list[float], list[float]]:
-    """Knots and values of the isotonic fit: the ends of each pool of equal values."""
+def _isotonic_fit(x: Array, t: Array) -> tuple[list[float], list[float]]:
+    """The knots and values of the fit of ``t`` by ``x``: both ends of each pool of equal values."""
     unique, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
     means = np.bincount(inverse, weights=t) / counts
     pools: list[list[float]] = []  # [value, weight, first, last]

@@ -1,6 +1,6 @@
-"""A classification network on its device: weights in, logits and features out.
+"""A classification network on its device: images in, logits and features out.
 
-Two backends do the same: PyTorch on any device, and OpenVINO on the CPU.
+There are two backends: PyTorch on any device, and OpenVINO on the CPU.
 """
 
 from __future__ import annotations
@@ -30,20 +30,18 @@ if TYPE_CHECKING:
     from inference.running.openvino_backend import CompiledNetwork
     from inference.store import ModelCard, StoredModel
 
-DRAWN_RADIOGRAPHS = 8
+PHANTOMS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """What a network says of one batch.
-
-    ``logits`` is float32 of shape (batch, outputs), on the CPU; ``feature_maps`` and ``images`` stay on the
-    device, for explanations.
-    """
+    """A network's result for one batch; ``feature_maps`` and ``images`` stay on the device, for explanations."""
 
     logits: NDArray[np.float32]
+    """Shape (batch, outputs), on the CPU."""
     feature_maps: Tensor
     images: Tensor
+    """The batch, shape (batch, channels, rows, columns)."""
 
 
 class Classifier:
@@ -53,23 +51,21 @@ class Classifier:
         self, network: Network, placement: Placement, compiled: CompiledNetwork | None = None
     ) -> None:
         self.network = network.eval().requires_grad_(False).to(placement.device)
-        self._recorded: RecordedPasses | None = None
+        self._recorded_passes: RecordedPasses | None = None
         if placement.device.type == "cuda":
-            self._recorded = RecordedPasses()
+            self._recorded_passes = RecordedPasses()
             self.network = self.network.to(memory_format=torch.channels_last)
         self._placement = placement
         self._compiled = compiled
 
     @classmethod
     def load(cls, settings: EngineSettings, stored: StoredModel) -> Self:
-        """Load a stored model's weights (safetensors only) where the settings say.
+        """Load a stored model onto the device and backend that the settings name.
 
-        Raises
-        ------
-        ModelInvalid
-            If the weights are not those of the architecture that the card names.
-        EngineMisconfigured
-            If this machine does not have what the settings ask for, or the model needs a higher precision.
+        Raises:
+            ModelInvalid: the weights do not fit the architecture that the card names.
+            EngineMisconfigured: this machine does not have what the settings ask for, or the model needs a higher
+                precision.
         """
         placement = place(settings)
         if placement.device.type == "cpu":
@@ -77,12 +73,12 @@ class Classifier:
         network = load_network(stored)
         compiled = None
         if placement.backend == "openvino":
-            from inference.running.openvino_backend import CompiledNetwork, converted
+            from inference.running.openvino_backend import CompiledNetwork, converted_model
 
-            compiled = CompiledNetwork(converted(stored), bf16=placement.dtype == torch.bfloat16)
+            compiled = CompiledNetwork(converted_model(stored), bf16=placement.dtype == torch.bfloat16)
         classifier = cls(network, placement, compiled)
         if placement.reduced:
-            images = drawn_radiographs(stored.card)
+            images = phantom_radiographs(stored.card)
             reference = cls(network, placement.exact())
             check_precision(
                 settings,
@@ -93,33 +89,36 @@ class Classifier:
         return classifier
 
     def probabilities(self, images: NDArray[np.float32], activation: str) -> list[NDArray[np.float64]]:
-        """Of the outputs (batch, outputs) and, where the network has concepts, of their maps."""
-        found = self.classify(images)
+        """The probabilities of the outputs (batch, outputs) and, if the network has concepts, of their maps."""
+        classification = self.classify(images)
         with torch.no_grad():
-            maps = self.network.concept_maps(found.feature_maps)
-        of_maps = [] if maps is None else [sigmoid(maps.cpu().numpy())]
-        return [ACTIVATIONS[activation](found.logits), *of_maps]
+            maps = self.network.concept_maps(classification.feature_maps)
+        map_probabilities = [] if maps is None else [sigmoid(maps.cpu().numpy())]
+        return [ACTIVATIONS[activation](classification.logits), *map_probabilities]
 
     @property
     def device(self) -> str:
-        """The device by name, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
+        """Name of the device, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
         return self._placement.name
 
     def classify(self, images: NDArray[np.float32]) -> Classification:
-        """One forward pass for images of shape (batch, channels, rows, columns), float32."""
+        """Run one forward pass for images of shape (batch, channels, rows, columns)."""
         if self._compiled is not None:
-            logits, maps = self._compiled(images)
+            output, maps = self._compiled(images)
             return Classification(
-                logits=logits, feature_maps=torch.from_numpy(maps), images=torch.from_numpy(images)
+                logits=output, feature_maps=torch.from_numpy(maps), images=torch.from_numpy(images)
             )
         batch = torch.from_numpy(images).to(self._placement.device)
         if batch.is_cuda:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        feature_maps, found = self.run(batch) if self._recorded is None else self._recorded(self.run, batch)
-        return Classification(logits=found.cpu().numpy(), feature_maps=feature_maps, images=batch)
+        if self._recorded_passes is None:
+            feature_maps, logits = self.run(batch)
+        else:
+            feature_maps, logits = self._recorded_passes(self.run, batch)
+        return Classification(logits=logits.cpu().numpy(), feature_maps=feature_maps, images=batch)
 
     def run(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Feature maps and logits, float32, of a batch on the device."""
+        """The feature maps and logits, both float32, of a batch on the device."""
         with torch.no_grad():
             with self._placement.autocast():
                 feature_maps = self.network.feature_maps(batch)
@@ -129,12 +128,12 @@ class Classifier:
     def explain(
         self, classification: Classification, targets: Sequence[Target], method: str = "Grad-CAM"
     ) -> list[NDArray[np.float32]]:
-        """One map per target, as :func:`inference.running.explanation.explain` makes it."""
+        """One map for each target, see :func:`inference.running.explanation.explain`."""
         return explain(self.network, classification.feature_maps, classification.images, targets, method)
 
 
-def drawn_radiographs(card: ModelCard) -> NDArray[np.float32]:
-    """A fixed batch of phantoms as the input of a card's network, shape (batch, channels, size, size)."""
-    pictures = np.stack([chest_phantom(seed, card.input_size).picture for seed in range(DRAWN_RADIOGRAPHS)])
+def phantom_radiographs(card: ModelCard) -> NDArray[np.float32]:
+    """A fixed batch of phantoms as input for a card's network, shape (batch, channels, size, size)."""
+    pictures = np.stack([chest_phantom(seed, card.input_size).picture for seed in range(PHANTOMS)])
     grey = pictures[:, None].repeat(card.input_channels, axis=1)
     return SCALES[card.preprocessing.style].to_input(grey).astype(np.float32)

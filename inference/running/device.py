@@ -1,4 +1,4 @@
-"""The device and number format that an engine's settings ask for, on this machine."""
+"""The device, backend and number format of an engine on this machine, chosen by its settings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ PRECISIONS = {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a network runs, by which backend and in which number format; ``name`` is for reports and logs."""
+    """Where a network runs, with which backend and in which number format."""
 
     device: torch.device
     backend: str
+    """``torch`` or ``openvino``."""
     dtype: torch.dtype
     name: str
+    """For reports and logs, for example ``cuda:0 NVIDIA H200``."""
 
     def autocast(self) -> torch.autocast:
         """A context in which the network's forward pass runs in ``dtype``."""
@@ -35,26 +37,24 @@ class Placement:
         return self.dtype != torch.float32
 
     def exact(self) -> Placement:
-        """The same place in fp32."""
+        """The same placement in fp32."""
         return replace(self, dtype=torch.float32)
 
 
 def place(settings: EngineSettings) -> Placement:
-    """Resolve ``device``, ``backend`` and ``precision``.
+    """Resolve the settings ``device``, ``backend`` and ``precision``.
 
-    ``auto`` takes CUDA where there is one; on the CPU it takes OpenVINO where it is installed. Precision
-    ``auto`` is fp32.
+    ``auto`` chooses CUDA if the machine has it, and OpenVINO on the CPU if it is installed. Precision ``auto`` is
+    fp32.
 
-    Raises
-    ------
-    EngineMisconfigured
-        If this machine does not have what is asked for.
+    Raises:
+        EngineMisconfigured: this machine does not have what the settings ask for.
     """
     if settings.backend not in BACKENDS:
         raise EngineMisconfigured(
             f"engine {settings.name!r}: backend {settings.backend!r} is none of {', '.join(BACKENDS)}."
         )
-    device = _device(settings)
+    device = _resolved_device(settings)
     dtype = PRECISIONS.get(settings.precision)
     if dtype is None:
         raise EngineMisconfigured(
@@ -71,21 +71,22 @@ def place(settings: EngineSettings) -> Placement:
         )
     name = "cpu"
     if device.type == "cuda":
-        # PyTorch's default is on: convolutions round their inputs to 10 bits, also where fp32 is asked for.
+        # PyTorch turns TF32 on: convolutions then round their inputs to 10 bits, even in fp32.
         torch.backends.cudnn.allow_tf32 = False
         name = f"{device} {torch.cuda.get_device_name(device)}"
     return Placement(device=device, backend=backend, dtype=dtype, name=name)
 
 
-def check_answers(name: str) -> None:
-    """See that the device of this name (:attr:`Placement.name` or the setting) still works in this process.
+def check_device(name: str) -> None:
+    """Check that a device still works in this process.
 
-    After some faults, such as a wrong address in a kernel, CUDA fails every call of the process until it ends.
+    After some faults, such as a wrong address in a kernel, every CUDA call fails until the process ends.
 
-    Raises
-    ------
-    DeviceLost
-        If it does not.
+    Args:
+        name: :attr:`Placement.name`, or the setting ``device``.
+
+    Raises:
+        DeviceLost: the device does not work any more.
     """
     device = name.partition(" ")[0]
     if not device.startswith("cuda") and not (device == "auto" and torch.cuda.is_available()):
@@ -97,7 +98,7 @@ def check_answers(name: str) -> None:
             raise DeviceLost(name) from error
 
 
-def _device(settings: EngineSettings) -> torch.device:
+def _resolved_device(settings: EngineSettings) -> torch.device:
     if settings.device == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -110,11 +111,11 @@ def _device(settings: EngineSettings) -> torch.device:
         )
     if device.type == "cpu":
         return torch.device("cpu")
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = device.index or 0
-    if index >= found:
+    if index >= count:
         raise EngineMisconfigured(
             f"engine {settings.name!r}: there is no device {settings.device!r}, "
-            f"this machine has {found} CUDA devices; use auto or cpu."
+            f"this machine has {count} CUDA devices; use auto or cpu."
         )
     return torch.device("cuda", index)

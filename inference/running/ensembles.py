@@ -1,7 +1,7 @@
-"""Several predictions of one image as one: members, scales and views, their mean and how far they differ.
+"""Several predictions of one image, by members, scales and views, combined to their mean and deviation.
 
-Each member says what it says alone: it has its own input, activation, calibration and operating points, and
-its classes are found by their names.
+Each member predicts as it would alone, with its own input, activation, calibration and operating points. Its
+classes are matched by name.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ Images = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A changed look at an image for test-time augmentation, and how its maps are changed back.
-
-    ``apply`` takes brightness in [0, 1], shape (batch, channels, rows, columns).
-    """
+    """One augmentation of an image at test time."""
 
     name: str
     apply: Callable[[Images], Images]
-    undo: Callable[[NDArray[np.float32]], NDArray[np.float32]] = field(default=lambda one: one)
+    """Changes images, brightness in [0, 1] of shape (batch, channels, rows, columns)."""
+    undo: Callable[[NDArray[np.float32]], NDArray[np.float32]] = field(default=lambda values: values)
+    """Brings a map of the changed image back to the original."""
 
 
 def _flipped(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -52,141 +51,163 @@ AUGMENTATIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One model of an ensemble; ``weight`` is relative to the others'.
-
-    ``columns`` are its outputs in the order of the ensemble's classes.
-    """
+    """One model of an ensemble."""
 
     card: ModelCard
     classifier: Classifier
     columns: tuple[int, ...]
+    """Its outputs, in the order of the ensemble's classes."""
     sizes: tuple[int, ...]
+    """Edges of the input in pixels, with one pass for each."""
     weight: float = 1.0
+    """Relative to the weights of the other members."""
 
     @property
     def forms(self) -> tuple[InputForm, ...]:
-        """The inputs that it looks at, one for each size."""
-        given = self.card.preprocessing
+        """The forms of input that the member needs, one for each size."""
+        preprocessing = self.card.preprocessing
         return tuple(
-            InputForm(size=size, style=given.style, voi=given.voi, channels=self.card.input_channels)
+            InputForm(
+                size=size,
+                style=preprocessing.style,
+                voi=preprocessing.voi,
+                channels=self.card.input_channels,
+            )
             for size in self.sizes
         )
 
     @cached_property
     def operating_points(self) -> Array:
-        """Of its outputs, shape (outputs,); NaN where there is none."""
+        """The operating points of the outputs, shape (outputs,); NaN for labels without one."""
         points = [label.operating_point for label in self.card.labels]
         return np.array([np.nan if point is None else point for point in points])
 
     def probabilities(self, logits: Array | Images) -> Array:
-        """What the network says, shape (batch, outputs)."""
+        """The activation of logits, shape (batch, outputs)."""
         return ACTIVATIONS[self.card.activation](logits)
 
     def calibrated(self, logits: Array, probabilities: Array) -> Array:
-        """What its card makes of that: the calibration, then the operating points."""
-        known = calibrate(self.card.calibration, logits, probabilities, self.card.activation)
-        return normalise_operating_points(known, self.operating_points)
+        """The probabilities after the card's calibration and operating points, shape (batch, outputs)."""
+        calibrated = calibrate(self.card.calibration, logits, probabilities, self.card.activation)
+        return normalise_operating_points(calibrated, self.operating_points)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One look of one member at a batch. ``share`` of the ensemble's mean; all of them add up to 1."""
+    """One forward pass of one member for one size and view of a batch."""
 
     member: Member
     view: View
     share: float
+    """Weight in the ensemble's mean; the shares of all passes add up to 1."""
     classification: Classification = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocatedMap:
-    """A map in [0, 1] of a part of an image."""
+    """A map of a part of an image."""
 
     values: NDArray[np.float32]
+    """In [0, 1], shape (rows, columns)."""
     field: Field
+    """The part of the image that the map covers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What an ensemble says of a batch; shapes are (batch, classes).
-
-    ``logits`` and ``probabilities`` are means over passes, ``calibrated`` is the mean of what the members' cards
-    make of theirs. ``individual`` has every pass' calibrated probabilities, shape (passes, batch, classes);
-    ``deviation`` is their standard deviation.
-    """
+    """An ensemble's prediction for a batch; shapes are (batch, classes) unless noted."""
 
     logits: Array
+    """Mean over the members; from the mean probabilities if the members' activations differ."""
     probabilities: Array
+    """Mean over the members."""
     calibrated: Array
+    """Mean of the members' calibrated probabilities."""
     individual: Array
+    """Calibrated probabilities of each pass, shape (passes, batch, classes)."""
     deviation: Array
+    """Standard deviation of ``individual`` over the passes."""
     passes: tuple[Pass, ...] = field(repr=False)
 
     def explain(
         self, targets: Sequence[Target], method: str, shapes: Sequence[tuple[int, int]]
     ) -> list[LocatedMap]:
-        """One map per target (row, class): the mean of all passes' maps, views undone, scaled to [0, 1].
+        """One map for each target: the mean of the maps of all passes, with views undone, scaled to [0, 1].
 
-        ``shapes`` are the rows and columns of the batch's images. Maps of members that see different parts of
-        the image are put together on the whole of it.
+        If members see different parts of an image, its map covers the whole image.
+
+        Args:
+            targets: (row of the batch, class).
+            method: a key of :data:`inference.running.explanation.METHODS`.
+            shapes: rows and columns of each image of the batch.
         """
-        styles = [one.member.card.preprocessing.style for one in self.passes]
+        styles = [run.member.card.preprocessing.style for run in self.passes]
         fields = [[field_of(style, *shapes[row]) for style in styles] for row, _ in targets]
         total: list[NDArray[np.float32]] = []
-        for number, one in enumerate(self.passes):
-            member = one.member
-            wanted = [(row, member.columns[output]) for row, output in targets]
-            maps = [one.view.undo(m) for m in member.classifier.explain(one.classification, wanted, method)]
+        for number, run in enumerate(self.passes):
+            member = run.member
+            own_targets = [(row, member.columns[output]) for row, output in targets]
+            maps = [
+                run.view.undo(values)
+                for values in member.classifier.explain(run.classification, own_targets, method)
+            ]
             for target, (row, _) in enumerate(targets):
                 if len(set(fields[target])) > 1:
                     grid = (REGION_GRID, REGION_GRID)
                     maps[target] = heatmap_values(maps[target], fields[target][number], shapes[row], grid)
-            shares = [np.float32(one.share) * m for m in maps]
+            weighted = [np.float32(run.share) * values for values in maps]
             total = (
-                shares
+                weighted
                 if not total
-                else [_same_grid(m, t.shape) + t for m, t in zip(shares, total, strict=True)]
+                else [_resampled_to(m, t.shape) + t for m, t in zip(weighted, total, strict=True)]
             )
         if len(self.passes) > 1:
-            total = [(one / max(float(one.max()), 1e-7)).astype(np.float32) for one in total]
+            total = [(values / max(float(values.max()), 1e-7)).astype(np.float32) for values in total]
         return [
-            LocatedMap(values=values, field=seen[0] if len(set(seen)) == 1 else _whole(shapes[row]))
+            LocatedMap(values=values, field=seen[0] if len(set(seen)) == 1 else _whole_image(shapes[row]))
             for values, seen, (row, _) in zip(total, fields, targets, strict=True)
         ]
 
 
 def predict(members: Sequence[Member], inputs: Mapping[InputForm, Images], *, augment: bool) -> Prediction:
-    """Run every member on every size and view and combine.
+    """Run every member on every size and view, and combine the results.
 
-    ``inputs`` has the batch in each form that a member needs. A member's passes are averaged first, as they
-    were when its calibration was fitted, then the members.
+    The passes of a member are averaged first, because its calibration was fitted to their mean; then the members.
+
+    Args:
+        members: at least one.
+        inputs: the batch in each form that a member needs, shape (batch, channels, size, size).
+        augment: whether to use all views of ``AUGMENTATIONS``.
     """
     passes: list[Pass] = []
     logits, probabilities, calibrated, individual = [], [], [], []
-    weight = sum(member.weight for member in members)
+    total_weight = sum(member.weight for member in members)
     for member in members:
         views = AUGMENTATIONS if augment else (ORIGINAL,)
         looks = [(form, view) for form in member.forms for view in views]
-        share = member.weight / weight / len(looks)
-        own: list[Array] = []
+        share = member.weight / total_weight / len(looks)
+        own_logits: list[Array] = []
         for form, view in looks:
             images, scale = inputs[form], SCALES[form.style]
             seen = images if view is ORIGINAL else scale.to_input(view.apply(scale.to_brightness(images)))
             classification = member.classifier.classify(seen)
             passes.append(Pass(member=member, view=view, share=share, classification=classification))
-            own.append(classification.logits.astype(np.float64))
-        said = [member.probabilities(one) for one in own]
-        individual += [member.calibrated(*both)[:, member.columns] for both in zip(own, said, strict=True)]
-        mean_logits, mean_said = np.mean(own, axis=0), np.mean(said, axis=0)
+            own_logits.append(classification.logits.astype(np.float64))
+        own_probabilities = [member.probabilities(values) for values in own_logits]
+        individual += [
+            member.calibrated(*both)[:, member.columns]
+            for both in zip(own_logits, own_probabilities, strict=True)
+        ]
+        mean_logits, mean_probabilities = np.mean(own_logits, axis=0), np.mean(own_probabilities, axis=0)
         logits.append(mean_logits[:, member.columns])
-        probabilities.append(mean_said[:, member.columns])
-        calibrated.append(member.calibrated(mean_logits, mean_said)[:, member.columns])
-    shares = [member.weight / weight for member in members]
+        probabilities.append(mean_probabilities[:, member.columns])
+        calibrated.append(member.calibrated(mean_logits, mean_probabilities)[:, member.columns])
+    shares = [member.weight / total_weight for member in members]
     mean = np.einsum("m,mbc->bc", shares, probabilities)
-    alike = len({member.card.activation for member in members}) == 1
+    same_activation = len({member.card.activation for member in members}) == 1
     return Prediction(
-        # A logit under a sigmoid and one under a softmax mean different things; their mean would mean nothing.
-        logits=np.einsum("m,mbc->bc", shares, logits) if alike else logit(mean),
+        # Logits of a sigmoid and of a softmax mean different things, and their mean would mean nothing.
+        logits=np.einsum("m,mbc->bc", shares, logits) if same_activation else logit(mean),
         probabilities=mean,
         calibrated=np.einsum("m,mbc->bc", shares, calibrated),
         individual=np.stack(individual),
@@ -195,11 +216,13 @@ def predict(members: Sequence[Member], inputs: Mapping[InputForm, Images], *, au
     )
 
 
-def _whole(shape: tuple[int, int]) -> Field:
+def _whole_image(shape: tuple[int, int]) -> Field:
     return Field(row=0, column=0, rows=shape[0], columns=shape[1])
 
 
-def _same_grid(one: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if one.shape == shape:
-        return one
-    return resample(one, triangle_axis(one.shape[0], shape[0]), triangle_axis(one.shape[1], shape[1]))
+def _resampled_to(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if values.shape == shape:
+        return values
+    return resample(
+        values, triangle_axis(values.shape[0], shape[0]), triangle_axis(values.shape[1], shape[1])
+    )

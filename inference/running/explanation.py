@@ -1,14 +1,12 @@
-"""Where a network looked: maps of the parts of an image that speak for an output.
+"""Where a network looked: maps of the parts of an image that support an output.
 
-Grad-CAM has a closed form for networks that end in a global average and a linear layer: the gradients at
-the last feature maps are the linear layer's weights over the number of cells, so that a map is a weighted
-sum of feature maps that the forward pass has already made.
+Grad-CAM has a closed form for networks that end in a global average and a linear layer. The gradients at the
+last feature maps are then the layer's weights divided by the number of cells, and a map is a weighted sum of
+the feature maps, which the forward pass has already computed.
 
-References
-----------
-Selvaraju et al., ICCV 2017 (Grad-CAM); Chattopadhay et al., WACV 2018 (Grad-CAM++); Simonyan et al.,
-2013 (saliency); Abnar and Zuidema, ACL 2020 (attention rollout); Erion et al., 2021 (expected gradients,
-the estimator of SHAP values that the shap library's GradientExplainer uses).
+References: Selvaraju et al., ICCV 2017 (Grad-CAM); Chattopadhay et al., WACV 2018 (Grad-CAM++); Simonyan et al.,
+2013 (saliency); Abnar and Zuidema, ACL 2020 (attention rollout); Erion et al., 2021 (expected gradients, by which
+the shap library's GradientExplainer estimates SHAP values).
 """
 
 from __future__ import annotations
@@ -24,24 +22,31 @@ from inference.errors import EngineMisconfigured
 from inference.networks import Network, TorchvisionNetwork
 
 SMALLEST = 1e-7
-"""Added to the maximum before dividing by it, as pytorch-grad-cam does."""
+"""Added to a map's maximum before dividing by it, as pytorch-grad-cam does."""
 SHAP_SAMPLES = 24
 
 Target = tuple[int, int]
-"""One map to make: which image of the batch, and which output of the network."""
+"""The map to make: (row of the batch, output of the network)."""
 Maps = list[NDArray[np.float32]]
 
 
 def explain(
     network: Network, features: Tensor, images: Tensor, targets: Sequence[Target], method: str = "Grad-CAM"
 ) -> Maps:
-    """One map per target, float32 in [0, 1], on the grid that the method has.
+    """Make one map for each target.
 
-    ``features`` are the network's last ones for the batch ``images``, on the device that inferred; the maps
-    are made there too.
+    Args:
+        network: on the device of ``features`` and ``images``; the maps are computed there.
+        features: the result of :meth:`Network.feature_maps` for ``images``.
+        images: shape (batch, channels, rows, columns).
+        targets: the maps to make.
+        method: a key of ``METHODS``.
+
+    Returns:
+        Maps in [0, 1], on the CPU; their shape depends on the method.
 
     Raises:
-        EngineMisconfigured: there is no such method, or not for this network.
+        EngineMisconfigured: there is no such method, or it is not possible for this network.
     """
     if not targets:
         return []
@@ -49,15 +54,16 @@ def explain(
     if chosen is None:
         raise EngineMisconfigured(f"there is no explanation {method!r}: use one of {', '.join(METHODS)}.")
     return [
-        np.nan_to_num(one).clip(0, 1).astype(np.float32) for one in chosen(network, features, images, targets)
+        np.nan_to_num(values).clip(0, 1).astype(np.float32)
+        for values in chosen(network, features, images, targets)
     ]
 
 
 def grad_cam(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
-    """Grad-CAM at the last feature maps, in closed form where the network has one."""
+    """Grad-CAM at the last feature maps, in closed form if the network allows it."""
     weights = network.output_weights
     if weights is None:
-        return _by_gradient("GradCAM", network, features, targets)
+        return _gradient_maps("GradCAM", network, features, targets)
     rows, outputs = (list(index) for index in zip(*targets, strict=True))
     with torch.no_grad():
         maps = torch.einsum("nf,nfrc->nrc", weights.float()[outputs], features.float()[rows]).relu()
@@ -67,11 +73,11 @@ def grad_cam(network: Network, features: Tensor, images: Tensor, targets: Sequen
 
 def grad_cam_plus_plus(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
     """Grad-CAM++ at the last feature maps."""
-    return _by_gradient("GradCAMPlusPlus", network, features, targets)
+    return _gradient_maps("GradCAMPlusPlus", network, features, targets)
 
 
 def saliency(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
-    """The size of the output's gradient at each pixel, the largest over the channels."""
+    """The absolute gradient of the output at each pixel, the largest over the channels."""
     maps = []
     for row, output in targets:
         pixels = images[row : row + 1].detach().clone().requires_grad_(True)
@@ -83,17 +89,21 @@ def saliency(network: Network, features: Tensor, images: Tensor, targets: Sequen
 
 
 def attention_rollout(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
-    """Attention from the class token to the patches through all layers of a ViT; the same for every output."""
+    """The attention of the class token to the patches through all layers of a ViT, the same for every output.
+
+    Raises:
+        EngineMisconfigured: the network is not a ViT.
+    """
     if not isinstance(network, TorchvisionNetwork) or network.name != "vit_b_16":
         raise EngineMisconfigured("attention rollout needs a Vision Transformer: use Grad-CAM.")
-    rolled = _rollout(network, images)
-    side = round((rolled.shape[1] - 1) ** 0.5)
-    maps = rolled[:, 1:].reshape(-1, side, side)
+    attention = _class_token_attention(network, images)
+    side = round((attention.shape[1] - 1) ** 0.5)
+    maps = attention[:, 1:].reshape(-1, side, side)
     return _scaled(maps[[row for row, _ in targets]])
 
 
 def shap_values(network: Network, features: Tensor, images: Tensor, targets: Sequence[Target]) -> Maps:
-    """SHAP values of the pixels against a uniform grey image: what speaks for the output, channels added up."""
+    """The positive SHAP values of the pixels against a uniform grey image, summed over the channels."""
     import shap
 
     maps = []
@@ -115,23 +125,23 @@ METHODS: dict[str, Callable[[Network, Tensor, Tensor, Sequence[Target]], Maps]] 
     "Attention rollout": attention_rollout,
     "SHAP": shap_values,
 }
-"""Explanations by the name that readers see on overlays."""
+"""Explanations by the names that readers see on overlays."""
 
 
 def _scaled(maps: Tensor) -> Maps:
-    """Each map from its minimum to its maximum, as pytorch-grad-cam scales."""
+    """Scale each map from its minimum and maximum to 0 and 1, as pytorch-grad-cam does."""
     maps = maps.float()
     maps = maps - maps.amin(dim=(1, 2), keepdim=True)
     maps = maps / (maps.amax(dim=(1, 2), keepdim=True) + SMALLEST)
     return list(maps.cpu().numpy())
 
 
-def _by_gradient(kind: str, network: Network, features: Tensor, targets: Sequence[Target]) -> Maps:
-    """A class of pytorch-grad-cam on the end of the network, from features that are there already."""
+def _gradient_maps(class_name: str, network: Network, features: Tensor, targets: Sequence[Target]) -> Maps:
+    """Maps by a class of pytorch-grad-cam, applied to the end of the network from its features on."""
     import pytorch_grad_cam  # loads matplotlib and scikit-learn, which takes seconds
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    method = getattr(pytorch_grad_cam, kind)
+    method = getattr(pytorch_grad_cam, class_name)
     chosen = features.detach().float()[[row for row, _ in targets]].requires_grad_(True)
     head = _Head(network)
     reshape = _token_maps if chosen.ndim == 3 else None
@@ -145,14 +155,14 @@ def _by_gradient(kind: str, network: Network, features: Tensor, targets: Sequenc
 
 
 def _token_maps(tokens: Tensor) -> Tensor:
-    """Patch tokens (batch, 1 + patches, features) as maps (batch, features, rows, columns)."""
+    """Tokens (batch, 1 + patches, features) as maps (batch, features, rows, columns), without the class token."""
     patches = tokens[:, 1:]
     side = round(patches.shape[1] ** 0.5)
     return patches.transpose(1, 2).reshape(tokens.shape[0], -1, side, side)
 
 
-def _rollout(network: TorchvisionNetwork, images: Tensor) -> Tensor:
-    """Attention of the class token after rolling all layers out, heads averaged, shape (batch, tokens)."""
+def _class_token_attention(network: TorchvisionNetwork, images: Tensor) -> Tensor:
+    """The attention of the class token to all tokens, multiplied through the layers, shape (batch, tokens)."""
     inner = network.inner
     with torch.no_grad():
         patches = inner._process_input(images)
@@ -172,7 +182,7 @@ def _rollout(network: TorchvisionNetwork, images: Tensor) -> Tensor:
 
 
 class _Head(nn.Module):
-    """The end of a network as a network of its own, with its input as the layer to look at."""
+    """The end of a network, from its features on, with an identity as the layer to explain."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -184,7 +194,7 @@ class _Head(nn.Module):
 
 
 class _Output(nn.Module):
-    """One output of a network, as a column."""
+    """A network with only one of its outputs, shape (batch, 1)."""
 
     def __init__(self, network: Network, output: int) -> None:
         super().__init__()

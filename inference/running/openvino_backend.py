@@ -1,7 +1,7 @@
-"""OpenVINO as the CPU's backend: the network compiled for this processor, logits and features in one pass.
+"""OpenVINO as the CPU's backend: the network compiled for this processor, with logits and features in one pass.
 
-A network is converted once, by a process of its own, since tracing costs memory that a worker would keep;
-the converted form lies in the model store's cache under the digest of the weights.
+A network is converted once, by a separate process, because a worker would keep the memory that tracing takes.
+The converted form is in the model store's cache, named by the digest of the weights.
 
 Usage of the converter: python -m inference.running.openvino_backend FOLDER-OF-MODEL TARGET.xml
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import InferenceError
-from inference.own_process import failure_of
+from inference.own_process import run_module
 
 if TYPE_CHECKING:
     from inference.store import StoredModel
@@ -32,7 +32,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class CompiledNetwork:
-    """A network compiled for this CPU; batches may have any size. One thread at a time."""
+    """A network compiled for this CPU, for batches of any size; not thread-safe."""
 
     def __init__(self, model: Path, *, bf16: bool = False) -> None:
         import openvino
@@ -45,14 +45,14 @@ class CompiledNetwork:
         self._request: Any = core.compile_model(model, "CPU", properties).create_infer_request()
 
     def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits and features of a batch; the arrays are the caller's own."""
+        """The logits and features of a batch, as arrays that later calls do not change."""
         self._request.infer([np.ascontiguousarray(images)])
         logits, features = (self._request.get_output_tensor(index).data.copy() for index in (0, 1))
         return logits, features
 
 
-def converted(stored: StoredModel) -> Path:
-    """The converted form of a stored model; made now where it is not in the cache yet.
+def converted_model(stored: StoredModel) -> Path:
+    """The path of a stored model's converted form, which is made now if the cache does not have it.
 
     Raises:
         InferenceError: the network cannot be converted.
@@ -68,7 +68,7 @@ def converted(stored: StoredModel) -> Path:
         draft = Path(scratch) / target.name
         arguments = str(stored.weights.parent), str(draft)
         try:
-            failure = failure_of("inference.running.openvino_backend", *arguments, seconds=CONVERT_SECONDS)
+            failure = run_module("inference.running.openvino_backend", *arguments, seconds=CONVERT_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise InferenceError(
                 f"{stored.card.name!r} was not converted in time; use backend torch."
@@ -77,14 +77,14 @@ def converted(stored: StoredModel) -> Path:
             raise InferenceError(
                 f"model {stored.card.name!r} cannot be converted for OpenVINO ({failure}); use backend torch."
             )
-        # The description comes last: where it is, the weights beside it are whole.
+        # The description comes last: if it is there, the weights beside it are complete.
         os.replace(draft.with_suffix(".bin"), target.with_suffix(".bin"))
         os.replace(draft, target)
     return target
 
 
 def convert(folder: Path, target: Path) -> None:
-    """Convert the model in a folder; runs in a process of its own."""
+    """Convert the model in a folder to ``target``; runs in a separate process."""
     import warnings
 
     warnings.simplefilter("ignore")
@@ -96,8 +96,8 @@ def convert(folder: Path, target: Path) -> None:
     from inference.networks import build_network
     from inference.store import ModelStore
 
-    class Both(nn.Module):
-        """A network that gives its logits and its features."""
+    class LogitsAndFeatures(nn.Module):
+        """A network that returns its logits and its features."""
 
         def __init__(self, network: Any) -> None:
             super().__init__()
@@ -115,7 +115,7 @@ def convert(folder: Path, target: Path) -> None:
     shape = (card.input_channels, card.input_size, card.input_size)
     with torch.no_grad():
         model = openvino.convert_model(
-            Both(network.eval()),
+            LogitsAndFeatures(network.eval()),
             example_input=torch.zeros(2, *shape),
             input=[-1, card.input_channels, -1, -1],
         )

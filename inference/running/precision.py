@@ -1,4 +1,4 @@
-"""A reduced precision against fp32: how far the probabilities of any engine may move, on drawn inputs."""
+"""The comparison of a reduced precision with fp32, by an engine's probabilities for phantoms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inference.errors import EngineMisconfigured
 from inference.settings import EngineSettings
 
 PRECISION_TOLERANCE = 0.01
-"""How far a probability in a reduced precision may be from that of fp32."""
+"""Largest difference of a probability in a reduced precision from that in fp32."""
 
 Probabilities = Sequence[NDArray[np.floating]]
 
@@ -19,17 +19,21 @@ Probabilities = Sequence[NDArray[np.floating]]
 def check_precision(
     settings: EngineSettings, model: str, reduced: Probabilities, exact: Probabilities
 ) -> None:
-    """Compare a model's probabilities for the same inputs, of labels or voxel by voxel, with those in fp32.
+    """Compare a model's probabilities in a reduced precision with those in fp32 for the same inputs.
 
-    Raises
-    ------
-    EngineMisconfigured
-        If one is further away than ``PRECISION_TOLERANCE``, or is no number.
+    Args:
+        settings: of the engine, for the message.
+        model: name of the model, for the message.
+        reduced: arrays of probabilities, of labels or of voxels.
+        exact: arrays of the same shapes.
+
+    Raises:
+        EngineMisconfigured: a probability differs by more than ``PRECISION_TOLERANCE``, or is NaN.
     """
-    apart = float(np.max([np.abs(a - b).max() for a, b in zip(reduced, exact, strict=True)]))
-    # Written so that NaN, which fp16 makes of values above 65504, is refused.
-    if not apart <= PRECISION_TOLERANCE:
+    difference = float(np.max([np.abs(a - b).max() for a, b in zip(reduced, exact, strict=True)]))
+    # Written so that NaN is refused too: fp16 makes it of values above 65504.
+    if not difference <= PRECISION_TOLERANCE:
         raise EngineMisconfigured(
             f"engine {settings.name!r}: with precision {settings.precision} the probabilities of model "
-            f"{model!r} are up to {apart:.3f} from those of fp32, more than {PRECISION_TOLERANCE}; use fp32."
+            f"{model!r} are up to {difference:.3f} from those of fp32, more than {PRECISION_TOLERANCE}; use fp32."
         )

@@ -1,4 +1,4 @@
-"""The model store: safetensors with a model card, verified at every load."""
+"""The model store: models as safetensors files with a card, verified each time they are loaded."""
 
 from inference.store.card import ModelCard
 from inference.store.combination import refusal_of_models

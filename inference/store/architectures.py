@@ -1,4 +1,4 @@
-"""Architectures that a model card names, each with the sizes that its network is built from."""
+"""The architectures that a model card can name, and the sizes from which each network is built."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from inference.store.card_parts import CardModel
 
 
 class DenseNetArchitecture(CardModel):
-    """A DenseNet; the defaults are DenseNet-121."""
+    """A DenseNet; the defaults are those of DenseNet-121."""
 
     family: Literal["densenet"] = "densenet"
     block_config: Annotated[tuple[int, ...], Field(strict=False)] = (6, 12, 24, 16)
@@ -35,12 +35,12 @@ class TorchvisionArchitecture(CardModel):
 
 
 class PrototypeArchitecture(CardModel):
-    """A concept prototype network: a backbone, concept maps, and prototypes that it compares regions with."""
+    """A concept prototype network: a backbone, concept maps, and prototypes to which it compares image regions."""
 
     family: Literal["concept_prototype"] = "concept_prototype"
     backbone: Literal["resnet18", "resnet50", "vit_b_16"]
     concepts: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-    """Names in the order of the concept maps."""
+    """Names of the concepts, in the order of the concept maps."""
     prototypes_per_concept: int = Field(gt=0)
 
 
@@ -51,27 +51,27 @@ class PivotArchitecture(CardModel):
     init_features: int = Field(default=32, gt=0)
     depth: int = Field(default=4, gt=0)
     heads: Annotated[tuple[Literal["size", "triage"], ...], Field(strict=False)] = ("size", "triage")
-    """What the network tells beside centres and masks; without ``triage`` nothing is said of malignancy."""
+    """Outputs besides centres and masks. Without ``triage``, malignancy is not reported."""
 
 
 class MetastasisArchitecture(CardModel):
-    """ResNet-50 with one input channel and the head 2048-512-1, one logit for a slice."""
+    """A ResNet-50 with one input channel and the head 2048-512-1, which gives one logit for a slice."""
 
     family: Literal["metastasis"] = "metastasis"
 
 
 class HybridArchitecture(CardModel):
-    """A network for three neighbouring slices, and how its predictions become one of the volume."""
+    """A network for three neighbouring slices, and an aggregator of its predictions over the volume."""
 
     family: Literal["hybrid"] = "hybrid"
     backbone: DenseNetArchitecture | TorchvisionArchitecture = Field(discriminator="family")
     aggregator: Literal["max", "mean", "noisy_or", "attention", "lstm", "transformer"]
     mean_of: Literal["predictions", "logits"] = "predictions"
-    """What the aggregators mean and attention average over the slices."""
+    """What the aggregators ``mean`` and ``attention`` average over the slices."""
 
 
 class UnetResnetArchitecture(CardModel):
-    """MONAI's 3D U-Net for a mask, and MONAI's 3D ResNet for the labels, both on the same windows."""
+    """MONAI's 3D U-Net for a mask and MONAI's 3D ResNet for the labels, on the same windows."""
 
     family: Literal["unet_resnet"] = "unet_resnet"
     unet_channels: Annotated[tuple[int, ...], Field(strict=False)] = (16, 32, 64, 128, 256)
@@ -80,7 +80,7 @@ class UnetResnetArchitecture(CardModel):
 
 
 class NnunetArchitecture(CardModel):
-    """A plain U-Net as nnU-Net's plans describe it, run as MONAI's DynUNet."""
+    """A plain U-Net that nnU-Net's plans describe, run as MONAI's DynUNet."""
 
     family: Literal["nnunet"] = "nnunet"
     features: Annotated[tuple[int, ...], Field(strict=False)]
@@ -96,26 +96,26 @@ class NnunetArchitecture(CardModel):
         "RGBTo01Normalization",
     ]
     intensity: dict[str, float] = Field(default_factory=dict)
-    """Of the training images' foreground: mean, std, percentile_00_5, percentile_99_5."""
+    """Statistics of the foreground of the training images: mean, std, percentile_00_5, percentile_99_5."""
     masked: bool = False
-    """Whether the z-score is that of the voxels which are not 0."""
+    """Whether only voxels that are not 0 are z-scored."""
     mirror_axes: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    """Axes of the network along which test-time augmentation may mirror."""
+    """Axes of the network that test-time augmentation may mirror."""
     canonical: bool = False
-    """Whether images were turned to RAS for the training."""
+    """Whether images were reoriented to RAS for training."""
     transpose: Annotated[tuple[int, int, int], Field(strict=False)] = (0, 1, 2)
     """Order of the image's axes (slice, row, column) in the network."""
     folds: int = Field(default=1, gt=0)
-    """Networks whose logits are averaged; of several, tensors are named ``folds.N.`` and so on."""
+    """Number of networks whose logits are averaged. With several, names of tensors start with ``folds.N.``."""
 
 
 class BundleArchitecture(CardModel):
-    """A MONAI bundle: its configuration lies in the model's folder and says everything."""
+    """A MONAI bundle, whose configuration in the model's folder describes everything else."""
 
     family: Literal["bundle"] = "bundle"
     output: Literal["segmentation", "classification"]
     code_allowed: bool = False
-    """Whether expressions and classes of the bundle that are no configuration of MONAI and torch may run."""
+    """Whether the bundle may run code: expressions, and classes from outside of MONAI and torch."""
 
 
 Architecture = Annotated[

@@ -1,4 +1,4 @@
-"""The configuration of a MONAI bundle: which of it is code, and what of it writes files."""
+"""The configuration of a MONAI bundle: which parts of it run code, and which write files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SAFE_EXPRESSIONS = (
     r"\$torch\.device\('(cpu|cuda(:\d+)?)'( if torch\.cuda\.is_available\(\) else 'cpu')?\)",
     r"\$torch\.device\(\"(cpu|cuda(:\d+)?)\"( if torch\.cuda\.is_available\(\) else \"cpu\")?\)",
 )
-"""Expressions of bundles that only refer to other entries or name a device."""
+"""Expressions that only refer to other entries or name a device."""
 
 _SAFE_TARGET = re.compile(r"(monai\.(networks|transforms|inferers)[\w.]*|torch\.nn\.[\w.]+|[A-Z]\w*)")
 
@@ -33,18 +33,18 @@ def without_writers(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def foreign_code(config: Mapping[str, Any]) -> Iterator[str]:
-    """Expressions and classes that are no plain configuration, in a bundle's parts and all they refer to."""
+    """Expressions and classes that could run any code, in the parts of a bundle and all entries they refer to."""
     pending, seen = list(BUNDLE_PARTS), set[str]()
     while pending:
         name = pending.pop()
         if name in seen or name not in config:
             continue
         seen.add(name)
-        yield from _foreign(config[name])
+        yield from _foreign_entries(config[name])
         pending += re.findall(r"@(\w+)", json.dumps(config[name]))
 
 
-def _foreign(node: Any) -> Iterator[str]:
+def _foreign_entries(node: Any) -> Iterator[str]:
     if isinstance(node, str) and node.startswith("$"):
         if not any(re.fullmatch(pattern, node) for pattern in _SAFE_EXPRESSIONS):
             yield node
@@ -53,7 +53,7 @@ def _foreign(node: Any) -> Iterator[str]:
         if isinstance(target, str) and _SAFE_TARGET.fullmatch(target) is None:
             yield target
         for value in node.values():
-            yield from _foreign(value)
+            yield from _foreign_entries(value)
     elif isinstance(node, Sequence) and not isinstance(node, str):
         for value in node:
-            yield from _foreign(value)
+            yield from _foreign_entries(value)

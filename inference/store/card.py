@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""What a model may be called; a name is also the name of its folder."""
-
+"""Form of a model's name, which is also the name of its folder."""
 
 NUMBERS = {
     "files",
@@ -44,11 +43,11 @@ NUMBERS = {
     "structures",
     "triage_calibration",
 }
-"""Fields of a card that results depend on."""
+"""Fields of a card on which the numbers in results depend."""
 
 
 class ModelCard(CardModel):
-    """Everything that has to be known of a model to run it and to name it in a report."""
+    """Everything that is needed to run a model and to name it in a report."""
 
     name: str = Field(pattern=NAME)
     version: str
@@ -57,11 +56,11 @@ class ModelCard(CardModel):
     manufacturer: str
     licence: str
     origin: str
-    """Where the weights came from: an address, a file's name or the training script."""
+    """Source of the weights: an address, a file's name or a training script."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Digest of the weights file beside the card."""
+    """SHA-256 of the weights file beside the card."""
     files: dict[str, str] = Field(default_factory=dict)
-    """Digests of the other files in the model's folder that it needs, by name."""
+    """SHA-256 of the other files that the model needs, by their names in its folder."""
     demonstration: bool = False
     input_size: int = Field(gt=0)
     input_channels: int = Field(default=1, gt=0)
@@ -69,33 +68,33 @@ class ModelCard(CardModel):
     preprocessing: Preprocessing = Preprocessing()
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     negative_class: str = ""
-    """The label that means that nothing was found, never reported as a finding; one that plainly does needs not
-    be named here."""
+    """The label which means that nothing was found, and which is never reported as a finding. A label whose name
+    says so (``names.is_absence``) need not be named here."""
     calibration: CardCalibration | None = None
-    """Applied to the probabilities of the model, before its operating points."""
+    """Calibration of the model's probabilities, applied before the operating points."""
     modalities: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Modalities whose images the model takes; none: those of its engine kind."""
+    """Modalities that the model accepts; if empty, those of its engine kind."""
     disclaimer: str = ""
-    """A sentence that every object of the model carries."""
+    """A sentence that goes into every object made with the model."""
     labels: Annotated[tuple[CardLabel, ...], Field(strict=False)] = ()
-    """In the order of the network's outputs."""
+    """Labels in the order of the network's outputs."""
     volume: VolumePreprocessing | None = None
     """For models of volumes."""
     structures: Annotated[tuple[CardStructure, ...], Field(strict=False)] = ()
     """For models that segment."""
     triage_calibration: CardCalibration | None = None
-    """For models that judge malignancy: calibration of that logit."""
+    """For models that estimate malignancy: calibration of that logit."""
     training: str = ""
     """What the model was trained on, in a sentence or two."""
     auc: dict[str, float] = Field(default_factory=dict)
     """Area under the ROC curve on held-out data, by label."""
     froc: Annotated[tuple[tuple[float, float], ...], Field(strict=False)] = ()
-    """For models that detect: false positives a scan and sensitivity on held-out data."""
+    """For models that detect: pairs of false positives per scan and sensitivity on held-out data."""
     expects: Expectations | None = None
-    """Which inputs the model is for; None: what its engine kind expects."""
+    """Inputs that the model is meant for; None takes the expectations of its engine kind."""
 
     @model_validator(mode="after")
-    def _finds_something(self) -> ModelCard:
+    def _has_a_finding(self) -> ModelCard:
         if not self.labels and not self.structures:
             raise ValueError("a model needs labels or structures")
         if self.negative_class and self.negative_class not in [label.name for label in self.labels]:
@@ -129,7 +128,7 @@ class ModelCard(CardModel):
 
     @property
     def negative(self) -> int | None:
-        """The output that means that nothing was found: that of ``negative_class``, or one that is called so."""
+        """Index of the output which means that nothing was found: ``negative_class``, or one with such a name."""
         for output, label in enumerate(self.labels):
             if label.name and (
                 label.name == self.negative_class if self.negative_class else is_absence(label.name)
@@ -139,14 +138,14 @@ class ModelCard(CardModel):
 
     @property
     def reported(self) -> dict[int, CardLabel]:
-        """The labels that can be findings by their output: trained, and not the negative class."""
+        """The labels that can be findings, by index of their output: all trained ones but the negative class."""
         negative = self.negative
         return {i: label for i, label in enumerate(self.labels) if label.name and i != negative}
 
     def absence(
         self, logits: NDArray[np.float64], probabilities: NDArray[np.float64], calibrated: NDArray[np.float64]
     ) -> findings.Absence | None:
-        """What a case's outputs, shape (outputs,), say of the negative class; None where there is none."""
+        """The negative class of a case, None if the model has none; all arrays have the shape (outputs,)."""
         output = self.negative
         if output is None:
             return None
@@ -158,18 +157,18 @@ class ModelCard(CardModel):
         )
 
     def output_of(self, name: str) -> int:
-        """The output of a label, however its name is spelt.
+        """Index of a label's output, whatever the spelling of its name (``names.normalised_name``).
 
         Raises:
-            ValueError: there is none.
+            ValueError: the model has no such label.
         """
         return [normalised_name(label.name) for label in self.labels].index(normalised_name(name))
 
     @property
     def numbers_digest(self) -> str:
-        """Digest of all that the card says about numbers: whoever changes a threshold makes another version."""
-        said = self.model_dump_json(include=NUMBERS, exclude_defaults=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:8]
+        """Digest of the fields in ``NUMBERS``, so that changing a threshold makes another version."""
+        numbers = self.model_dump_json(include=NUMBERS, exclude_defaults=True)
+        return hashlib.sha256(numbers.encode()).hexdigest()[:8]
 
     @property
     def identity(self) -> findings.ModelIdentity:

@@ -1,4 +1,4 @@
-"""Model cards on disk: read with every fault named, written synced, and kept in a history that only grows."""
+"""Model cards on disk: read with clear errors, written durably, and kept in a history that only grows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from inference.store.card import ModelCard
 
 CARD = "card.json"
 HISTORY = "history"
-"""Folder with every card that a model has had, numbered."""
+"""Name of the folder with every card that a model has had, numbered."""
 
 
 def read_card(path: Path) -> ModelCard:
     """The card in a file.
 
     Raises:
-        ModelInvalid: it cannot be read, or is wrong, with the place.
+        ModelInvalid: the file cannot be read or is no valid card; the message names the first faulty field.
     """
     try:
         return ModelCard.model_validate_json(path.read_bytes())
@@ -33,12 +33,12 @@ def read_card(path: Path) -> ModelCard:
 
 
 def write_card(card: ModelCard, folder: Path) -> None:
-    """Put a card into a model's folder."""
+    """Write a card into a model's folder, without a sync."""
     (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n")
 
 
-def keep(cards: Sequence[ModelCard], history: Path) -> None:
-    """Add those cards that a history has not; none in it is ever replaced."""
+def add_to_history(cards: Sequence[ModelCard], history: Path) -> None:
+    """Add cards to a history folder, except those that it already has; no card in it is ever replaced."""
     history.mkdir(exist_ok=True)
     files = sorted(history.glob("*.json"))
     kept = [read_card(file) for file in files]
@@ -51,7 +51,7 @@ def keep(cards: Sequence[ModelCard], history: Path) -> None:
 
 
 def write_synced(card: ModelCard, file: Path) -> None:
-    """Replace a card's file so that it survives a cut of power."""
+    """Replace a card's file atomically and durably."""
     temporary = file.with_name(f".{file.name}.part")
     temporary.write_text(card.model_dump_json(indent=2) + "\n")
     sync(temporary)
@@ -60,7 +60,7 @@ def write_synced(card: ModelCard, file: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file or the entries of a folder to the disk."""
+    """Sync a file, or the entries of a folder, to the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

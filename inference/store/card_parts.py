@@ -46,15 +46,16 @@ class Thresholds(CardModel):
 
 
 class CardLabel(CardModel):
-    """One output of the model. An empty ``name``: the output was not trained and is not reported."""
+    """One output of the model. An output with an empty ``name`` was not trained and is not reported."""
 
     name: str
     finding: Code | None = None
     site: Code | None = None
     operating_point: float | None = Field(default=None, gt=0, lt=1)
-    """Probability that becomes 0.5, as torchxrayvision's ``op_threshs``; None leaves probabilities alone."""
+    """Probability that becomes 0.5, as in torchxrayvision's ``op_threshs``; None leaves probabilities unchanged."""
     thresholds: Thresholds | None = None
-    """None: those of the card's engine kind (``inference.store.thresholds``), which a card that was read holds."""
+    """None takes the defaults of the card's engine kind (``inference.store.thresholds``); ``ModelCard`` fills them
+    in."""
 
     def as_finding(self) -> findings.Label:
         """The label as results carry it."""
@@ -71,8 +72,8 @@ class CardLabel(CardModel):
 class VolumePreprocessing(CardModel):
     """How a volume's modality values become the network's input.
 
-    ``spacing`` is (slice, row, column) in mm; None keeps the slices as they were scanned. Values are clipped
-    to ``low`` and ``high`` (Hounsfield units for CT) and scaled to [0, 1], then perhaps z-scored.
+    ``spacing`` is (slice, row, column) in mm; None keeps the slices as they were scanned. Values are clipped to
+    [``low``, ``high``] (Hounsfield units for CT) and scaled to [0, 1]. With ``zscore`` they are then z-scored.
     """
 
     spacing: Annotated[tuple[float, float, float], Field(strict=False)] | None = None
@@ -80,8 +81,8 @@ class VolumePreprocessing(CardModel):
     high: float = 400.0
     normalisation: Literal["minmax", "zscore"] = "minmax"
     resize: Literal["antialias", "linear"] = "antialias"
-    """How slices become ``input_size``: averaged where they shrink, or interpolated between two pixels as OpenCV's
-    INTER_LINEAR."""
+    """How slices are resized to ``input_size``: averaged if they shrink, or always interpolated between two pixels as
+    by OpenCV's INTER_LINEAR."""
 
 
 class CardStructure(CardModel):
@@ -96,25 +97,25 @@ class CardStructure(CardModel):
 class Preprocessing(CardModel):
     """How an image's values become the network's input.
 
-    ``torchxrayvision``: centre square, [-1024, 1024]. ``imagenet``: the whole 8-bit picture by PIL's
-    bilinear resize, three equal channels, ImageNet's mean and standard deviation. ``unit``: the same
-    without the normalisation, in [0, 1].
+    Styles are ``torchxrayvision`` (the centre square, in [-1024, 1024]), ``imagenet`` (the whole 8-bit picture
+    after PIL's bilinear resize, three equal channels, normalised by ImageNet's mean and standard deviation) and
+    ``unit`` (the same without the normalisation, in [0, 1]).
     """
 
     style: Literal["torchxrayvision", "imagenet", "unit"] = "torchxrayvision"
     voi: bool = False
-    """Apply the header's VOI transformation."""
+    """Whether to apply the header's VOI transformation."""
 
 
 class Temperature(CardModel):
-    """Logits are divided by ``temperature`` (Guo et al., ICML 2017)."""
+    """Temperature scaling: logits are divided by ``temperature`` (Guo et al., ICML 2017)."""
 
     method: Literal["temperature"] = "temperature"
     temperature: float = Field(gt=0)
 
 
 class Platt(CardModel):
-    """Logistic regression on each label's logit: sigmoid(slope * logit + intercept) (Platt, 1999)."""
+    """Platt scaling: sigmoid(slope * logit + intercept) for each label (Platt, 1999)."""
 
     method: Literal["platt"] = "platt"
     slopes: Annotated[tuple[float, ...], Field(strict=False)]
@@ -122,7 +123,10 @@ class Platt(CardModel):
 
 
 class Isotonic(CardModel):
-    """A monotone step-wise linear function of each label's probability (Zadrozny and Elkan, KDD 2002)."""
+    """Isotonic regression: a monotone function of each label's probability (Zadrozny and Elkan, KDD 2002).
+
+    It is linear between ``knots``, where it has the given ``values``.
+    """
 
     method: Literal["isotonic"] = "isotonic"
     knots: Annotated[tuple[tuple[float, ...], ...], Field(strict=False)]

@@ -1,4 +1,4 @@
-"""Whether models can be one ensemble: the same findings, whatever else is their own."""
+"""Whether models can form an ensemble: they must have the same labels, all else may differ."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from inference.store.store import ModelStore
 
 
 def refusal_of(cards: Sequence[ModelCard], kind: str) -> str | None:
-    """Why the models of an engine cannot be averaged, as a sentence; None if they can."""
+    """Why models cannot be averaged in an engine of a kind, as a sentence; None if they can."""
     first, *others = cards
-    wanted = _findings(first)
+    first_labels = _label_names(first)
     for card in cards:
         if card.kind != kind:
             return f"model {card.name!r} is for {card.kind} engines, not for {kind}."
     for card in others:
-        found = _findings(card)
-        if found != wanted:
-            apart = ", ".join(sorted(found ^ wanted))
-            return f"models {first.name!r} and {card.name!r} have different labels: {apart}."
+        labels = _label_names(card)
+        if labels != first_labels:
+            differing = ", ".join(sorted(labels ^ first_labels))
+            return f"models {first.name!r} and {card.name!r} have different labels: {differing}."
     return None
 
 
 def refusal_of_models(names: Sequence[str], kind: str, models_dir: Path) -> str | None:
-    """The same of models by name, where all of them are in the store; what is absent is refused when it is loaded."""
+    """Like ``refusal_of``, for models by name; None if a model is absent, since loading it will be refused."""
     store = ModelStore(models_dir)
     try:
         return refusal_of([store.card(name, kind) for name in names], kind)
@@ -35,5 +35,5 @@ def refusal_of_models(names: Sequence[str], kind: str, models_dir: Path) -> str 
         return None
 
 
-def _findings(card: ModelCard) -> set[str]:
+def _label_names(card: ModelCard) -> set[str]:
     return {normalised_name(label.name) for label in card.reported.values()}

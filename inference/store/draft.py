@@ -1,4 +1,4 @@
-"""A model that is about to be in the store: its tensors, and its card but for name and digest."""
+"""A model before it is in the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A model that is not in the store yet: its tensors and everything of its card but name and digest."""
+    """A model before it is in the store: its tensors, and its card except for name, origin and digest."""
 
     tensors: dict[str, Tensor]
     kind: str
@@ -36,10 +36,10 @@ class Draft:
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the card, for models of volumes."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Text files that belong to the model, by name."""
+    """Contents of text files that belong to the model, by name."""
 
     def card(self, *, name: str, origin: str, sha256: str) -> ModelCard:
-        """The card of the model under a name."""
+        """The complete card of the model; ``sha256`` is the digest of its weights file."""
         return ModelCard(
             name=name,
             version=self.version,

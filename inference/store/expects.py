@@ -1,25 +1,22 @@
-"""What a model expects of its inputs, as its card says it."""
+"""The part of a model card that says which inputs the model expects."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 from inference.store.card_parts import CardModel
 from inference.store.measures import MEASURES
 
-if TYPE_CHECKING:
-    pass
-
 Span = Annotated[tuple[float | None, float | None], Field(strict=False)]
-"""From a value to another one, both included; None is open."""
+"""Lowest and highest value, both included; None sets no limit."""
 
 
-def _known(names: Iterable[str]) -> None:
+def _check_measures_exist(names: Iterable[str]) -> None:
     for name in names:
         if name not in MEASURES:
             near = get_close_matches(name, MEASURES, n=1)
@@ -28,12 +25,12 @@ def _known(names: Iterable[str]) -> None:
 
 
 class Limits(CardModel):
-    """Values of one figure: outside of ``refuse`` an input is refused, outside of ``review`` a review is advised."""
+    """Limits of one measure: outside of ``refuse`` an input is refused, outside of ``review`` a review is advised."""
 
     refuse: Span = (None, None)
     review: Span = (None, None)
     meaning: str = ""
-    """What a value outside says of the input, for the reason: "this may be no head of a patient"."""
+    """What a value outside of the limits suggests, for the reason: "this may be no head of a patient"."""
 
     @field_validator("refuse", "review")
     @classmethod
@@ -45,9 +42,10 @@ class Limits(CardModel):
 
 
 class Joint(CardModel):
-    """How figures of the training cases go together: their Mahalanobis distance, above ``most`` review is advised.
+    """How measures of the training cases vary together.
 
-    ``precision`` is the inverse of their correlation matrix, in the order of ``names``.
+    A review is advised if the Mahalanobis distance of an input's measures is above ``most``. ``precision`` is the
+    inverse of their correlation matrix, in the order of ``names``.
     """
 
     names: Annotated[tuple[str, ...], Field(strict=False)]
@@ -57,30 +55,30 @@ class Joint(CardModel):
     most: float = Field(gt=0)
 
     @model_validator(mode="after")
-    def _fits(self) -> Joint:
+    def _has_one_size(self) -> Joint:
         count = len(self.names)
         if {len(self.means), len(self.deviations), len(self.precision), *map(len, self.precision)} != {count}:
             raise ValueError(
                 f"means, deviations and precision have to be for the {count} figures that names lists"
             )
-        _known(self.names)
+        _check_measures_exist(self.names)
         return self
 
 
 class Expectations(CardModel):
-    """Which inputs a model is for; what is not said is not checked (``input_check.py``)."""
+    """Which inputs a model is meant for; what is left out is not checked (``inference.checking.input_check``)."""
 
     modalities: Annotated[tuple[str, ...], Field(strict=False)] = ()
     body_parts: str = ""
-    """Regular expression on the whole of Body Part Examined; an image without one passes."""
+    """Regular expression that must match the whole of Body Part Examined; an image without that attribute passes."""
     views: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """View Positions; an image without one passes."""
+    """Accepted values of View Position; an image without that attribute passes."""
     measures: dict[str, Limits] = Field(default_factory=dict)
-    """Limits by the names of ``measures.MEASURES``."""
+    """Limits by names of ``measures.MEASURES``."""
     joint: Joint | None = None
-    """Written with the review ranges where there are enough cases."""
+    """Computed together with the review ranges if there are enough cases."""
     cases: int = Field(default=0, ge=0)
-    """How many cases the review ranges were computed of; 0: they were written by hand."""
+    """How many cases the review ranges were computed from; 0 if they were written by hand."""
 
     @field_validator("body_parts")
     @classmethod
@@ -94,5 +92,5 @@ class Expectations(CardModel):
     @field_validator("measures")
     @classmethod
     def _are_known(cls, measures: dict[str, Limits]) -> dict[str, Limits]:
-        _known(measures)
+        _check_measures_exist(measures)
         return measures

@@ -1,4 +1,4 @@
-"""The model as reports name it: numbers that settings change have a version of their own."""
+"""The model as reports name it, with a version that also depends on settings that change its numbers."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from typing import Any
 from inference.findings import ModelIdentity
 from inference.store.card import ModelCard
 
-_NUMBERLESS = frozenset({"ensemble", "explanation"})
-"""Options that change no number, or that the members' versions stand for."""
+_OPTIONS_LEFT_OUT = frozenset({"ensemble", "explanation"})
+"""Options that change no number, or that the versions of the ensemble's members already express."""
 _DIGITS = 8
 
 
 def identity_of(cards: Sequence[ModelCard], options: Mapping[str, Any]) -> ModelIdentity:
-    """The models of an engine as one, with the first one's manufacturer.
+    """The models of an engine as one model, with the manufacturer of the first.
 
-    The version is the first model's, with a digest of the other models' versions and of the options where there
-    are any: the same numbers always have the same version, others never.
+    The version is the first model's. If there are other models or options, a digest of their versions and values is
+    added. So equal numbers always have the same version, and different numbers never do.
     """
     identities = [card.identity for card in cards]
     first = identities[0]
-    chosen = {key: value for key, value in options.items() if key not in _NUMBERLESS}
-    if len(cards) == 1 and not chosen:
+    numeric_options = {key: value for key, value in options.items() if key not in _OPTIONS_LEFT_OUT}
+    if len(cards) == 1 and not numeric_options:
         return first
-    settled = json.dumps([[one.version for one in identities[1:]], chosen], sort_keys=True, default=str)
+    version_parts = json.dumps(
+        [[one.version for one in identities[1:]], numeric_options], sort_keys=True, default=str
+    )
     return replace(
         first,
         name=" + ".join(dict.fromkeys(one.name for one in identities)),
-        version=f"{first.version}.{hashlib.sha256(settled.encode()).hexdigest()[:_DIGITS]}",
+        version=f"{first.version}.{hashlib.sha256(version_parts.encode()).hexdigest()[:_DIGITS]}",
         licence=", ".join(dict.fromkeys(one.licence for one in identities)),
         demonstration=any(one.demonstration for one in identities),
     )

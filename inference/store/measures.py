@@ -1,4 +1,4 @@
-"""The figures that a card may set limits to, by their names, and how each is shown to people."""
+"""The measures of an input that a card can limit, and how each is shown to people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """How a figure is shown to people: its words, its unit, the digits after the point."""
+    """How a measure is shown to people; ``digits`` counts those after the point."""
 
     words: str
     unit: str = ""
@@ -15,7 +15,7 @@ class Measure:
     percent: bool = False
 
     def shown(self, value: float) -> str:
-        """A value with its unit."""
+        """A value as text with its unit."""
         number = f"{100 * value if self.percent else value:.{self.digits}f}"
         return f"{number} %" if self.percent else f"{number} {self.unit}".strip()
 
@@ -43,5 +43,5 @@ MEASURES: dict[str, Measure] = {
     "entropy_bits": Measure(words="entropy of the picture's greys", unit="bits", digits=2),
     "symmetry": Measure(words="correlation of the picture with its mirror image", digits=2),
 }
-"""Every figure by its name in a card. Volumes have those in mm and ``slices``, CT also those up to ``noise_hu``;
-single images have the others."""
+"""Every measure by its name in a card. Volumes have the lengths and ``slices``; CT also has ``body`` to ``noise_hu``.
+Single images have the measures from ``brightness`` on."""

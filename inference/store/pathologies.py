@@ -1,7 +1,7 @@
 """Codes and default thresholds of the pathologies that chest X-ray models name.
 
-Only codes that pydicom's dictionary of PS3.16 holds under the fitting concept are listed; a report
-uses its private scheme for the others.
+Listed are only codes that pydicom's dictionary of PS3.16 has for that very concept. For the others, a report uses
+its private scheme.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SITES = {
 
 
 def chest_label(name: str, operating_point: float | None = None) -> CardLabel:
-    """One output of a chest X-ray model; an empty name is an output that was not trained."""
+    """One output of a chest X-ray model; an output with an empty name was not trained."""
     limits = thresholds_for("chest_xray", name)
     return CardLabel(
         name=name,

@@ -1,4 +1,4 @@
-"""The model store: a folder for each model with a card and safetensors weights, and the bundled one."""
+"""The model store: a folder with card and safetensors weights for each model, and the bundled models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from pathlib import Path
 
 from inference.errors import InferenceError, ModelAbsent, ModelInvalid
 from inference.store.card import NAME, ModelCard
-from inference.store.card_files import CARD, HISTORY, keep, read_card, sync, write_card, write_synced
+from inference.store.card_files import (
+    CARD,
+    HISTORY,
+    add_to_history,
+    read_card,
+    sync,
+    write_card,
+    write_synced,
+)
 from inference.store.card_parts import CardCalibration, CardModel
 from inference.store.draft import Draft
 from inference.store.expects import Expectations
@@ -32,12 +40,12 @@ class StoredModel:
     card: ModelCard
     weights: Path
     cache: Path
-    """Folder for what is derived from the weights and can be made again."""
+    """Folder for files that are derived from the weights and can be made again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One card that a model has or has had."""
+    """A card that a model has or had; ``used`` marks the present one."""
 
     card: ModelCard
     used: bool
@@ -45,7 +53,7 @@ class Version:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What verifying one model came to."""
+    """The result of verifying one model."""
 
     name: str
     ok: bool
@@ -53,49 +61,52 @@ class Verdict:
 
 
 Trial = Callable[[Path, str], str | None]
-"""Given a model's folder and kind: why it cannot be used, None where it can."""
+"""Says, given a model's folder and engine kind, why the model cannot be used; None if it can."""
 
 
 def check_name(name: str) -> None:
-    """See that a model may have this name.
+    """Refuse names that a model must not have.
 
     Raises:
-        ModelInvalid: it may not.
+        ModelInvalid: the name is one of them.
     """
     if re.fullmatch(NAME, name) is None or name == DEMONSTRATION:
         raise ModelInvalid(f"{name!r} cannot be a model's name: use letters, digits, dot, dash, underscore.")
 
 
 class ModelStore:
-    """The models below one folder, and ``demo``, which comes with overread."""
+    """The models in a folder, and the demonstration models, called ``demo``, that come with overread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def card(self, reference: str, kind: str | None = None) -> ModelCard:
-        """The card of a model, whose weights are not looked at; raises like :meth:`get`."""
-        return self._found(reference, kind).card
+        """The card of a model, without a look at its weights; raises like :meth:`get`."""
+        return self._look_up(reference, kind).card
 
     def get(self, reference: str, kind: str | None = None) -> StoredModel:
-        """The model of a name, of a folder with a card, or of a weights file beside its card.
+        """The model that a reference names, with weights that were verified.
 
-        ``NAME@VERSION`` is a version of its history, by the whole version or what follows its last dot; ``demo``
-        is the bundled model for engines of ``kind``.
+        Args:
+            reference: a name, ``NAME@VERSION``, the path of a folder with a card, or the path of a weights file
+                beside its card. VERSION is a version in the model's history, or the part after its last dot.
+                ``demo`` is the bundled model for engines of ``kind``.
+            kind: the engine kind; only ``demo`` needs it.
 
         Raises:
-            ModelAbsent: there is no such model yet.
+            ModelAbsent: there is no such model or version.
             ModelInvalid: the card cannot be read, or the weights are not those of the card.
         """
-        stored = self._found(reference, kind)
-        if not _intact(stored):
+        stored = self._look_up(reference, kind)
+        if not _is_intact(stored):
             raise ModelInvalid(
                 f"the weights of model {reference!r} are not those of its card: pull or import it again."
             )
         return stored
 
-    def _found(self, reference: str, kind: str | None) -> StoredModel:
+    def _look_up(self, reference: str, kind: str | None) -> StoredModel:
         name, version = _name_and_version(reference)
-        folder = self._find(name, kind)
+        folder = self._find_folder(name, kind)
         if folder is None and reference == DEMONSTRATION:
             raise ModelAbsent(f"there is no demonstration model for {kind} engines: name another model.")
         if folder is None:
@@ -103,9 +114,9 @@ class ModelStore:
                 f"model {name!r} is not in the store: fetch it with `overread models pull {name}` "
                 f"or put a file there with `overread models import FILE --name {name}`."
             )
-        return self._version(name, version) if version else self._read(folder)
+        return self._read_version(name, version) if version else self._read_folder(folder)
 
-    def _version(self, name: str, version: str) -> StoredModel:
+    def _read_version(self, name: str, version: str) -> StoredModel:
         versions = {one.card.identity.version: one.card for one in self.history(name)}
         found = [card for key, card in versions.items() if version in (key, key.rpartition(".")[2])]
         if len(found) != 1:
@@ -113,27 +124,27 @@ class ModelStore:
                 f"model {name!r} has {'no' if not found else 'more than one'} version {version!r}: "
                 f"see `overread models history {name}`."
             )
-        return replace(self._read(self._own(name)), card=found[0])
+        return replace(self._read_folder(self._folder_in_store(name)), card=found[0])
 
     def entries(self) -> list[StoredModel]:
-        """Every model whose card can be read, the bundled one first."""
+        """Every model whose card can be read, the bundled ones first."""
         found: list[StoredModel] = []
         for folder in self._folders():
             try:
-                found.append(self._read(folder))
+                found.append(self._read_folder(folder))
             except ModelInvalid:
-                continue  # `verify` is what names them
+                continue  # verify() reports it
         return found
 
     def verify(self, trial: Trial | None = None) -> list[Verdict]:
-        """Compare every model's weights with the digest in its card; with a ``trial``, hold it as well."""
+        """Compare the weights of every model with the digest in its card, and run the ``trial`` if there is one."""
         verdicts: list[Verdict] = []
         for folder in self._folders():
             name = folder.name
             try:
-                stored = self._read(folder)
+                stored = self._read_folder(folder)
                 name = stored.card.name
-                if not _intact(stored):
+                if not _is_intact(stored):
                     raise ModelInvalid("the weights are not those of the card")
             except ModelInvalid as error:
                 verdicts.append(Verdict(name=name, ok=False, message=str(error)))
@@ -144,49 +155,50 @@ class ModelStore:
         return verdicts
 
     def set_calibration(self, reference: str, calibration: CardCalibration) -> StoredModel:
-        """Make a version of a model with a calibration; the former version stays in its history.
+        """Make a new version of a model with this calibration; the former version stays in its history.
 
         Raises:
-            InferenceError: the model comes with overread, whose cards are not changed.
+            ModelAbsent: there is no such model.
+            InferenceError: the model is a bundled one, whose card cannot be changed.
         """
-        return self._changed(reference, calibration=calibration)
+        return self._new_version(reference, calibration=calibration)
 
     def set_expectations(self, reference: str, expects: Expectations) -> StoredModel:
-        """Put what a model expects of its inputs into its card; raises like :meth:`set_calibration`."""
-        return self._changed(reference, expects=expects)
+        """Make a new version of a model with these expectations; raises like :meth:`set_calibration`."""
+        return self._new_version(reference, expects=expects)
 
-    def _changed(self, reference: str, **changes: CardModel) -> StoredModel:
-        folder = self._own(reference)
-        self._put(self.get(reference).card.model_copy(update=changes), folder)
-        return self._read(folder)
+    def _new_version(self, reference: str, **changes: CardModel) -> StoredModel:
+        folder = self._folder_in_store(reference)
+        self._replace_card(self.get(reference).card.model_copy(update=changes), folder)
+        return self._read_folder(folder)
 
     def history(self, name: str) -> list[Version]:
-        """Every version that a model of the store has had, the oldest first.
+        """Every version of a model in the store, oldest first.
 
         Raises:
-            ModelAbsent: there is none.
-            InferenceError: the model comes with overread.
+            ModelAbsent: there is no such model.
+            InferenceError: the model is a bundled one.
         """
-        folder = self._own(name)
+        folder = self._folder_in_store(name)
         used = read_card(folder / CARD).identity.version
         cards = [read_card(file) for file in sorted((folder / HISTORY).glob("*.json"))]
         versions = {card.identity.version: card for card in cards}
-        if used not in versions:  # changed by hand, or never changed
+        if used not in versions:  # the card was changed by hand, or never changed
             versions[used] = read_card(folder / CARD)
         return [Version(card=card, used=version == used) for version, card in versions.items()]
 
     def use(self, reference: str) -> StoredModel:
-        """Make a former version, ``NAME@VERSION``, the one that ``NAME`` means.
+        """Use a former version from now on: after ``use("NAME@VERSION")``, ``NAME`` means that version.
 
         Raises:
-            ModelAbsent: the model has no such version, or none at all.
+            ModelAbsent: there is no such model or version.
         """
-        return self._changed(reference)
+        return self._new_version(reference)
 
-    def _own(self, reference: str) -> Path:
-        """The folder of a model that is in the store, of a reference with or without a version."""
+    def _folder_in_store(self, reference: str) -> Path:
+        """The folder of a model in the store, by a reference with or without a version."""
         name = _name_and_version(reference)[0]
-        folder = self._find(name)
+        folder = self._find_folder(name)
         if name == DEMONSTRATION:
             raise InferenceError(
                 f"the card of model {reference!r} cannot be changed: import a copy of the model under another name."
@@ -195,13 +207,17 @@ class ModelStore:
             raise ModelAbsent(f"model {name!r} is not in the store: see `overread models list`.")
         return folder
 
-    def _put(self, card: ModelCard, folder: Path) -> None:
-        """Give a model a card; the present one and the new one are in its history then."""
-        keep([read_card(folder / CARD), card], folder / HISTORY)
+    def _replace_card(self, card: ModelCard, folder: Path) -> None:
+        """Give a model a new card, and add the present card and the new one to its history."""
+        add_to_history([read_card(folder / CARD), card], folder / HISTORY)
         write_synced(card, folder / CARD)
 
     def add(self, draft: Draft, name: str, origin: str, trial: Trial | None = None) -> StoredModel:
-        """Write a model, which takes its place only if it stands the ``trial``."""
+        """Write a model into the store, but only if it passes the ``trial``.
+
+        Raises:
+            ModelInvalid: the model does not pass.
+        """
         from safetensors.torch import save_file
 
         with self._new_folder(name) as folder:
@@ -210,14 +226,14 @@ class ModelStore:
             for file, text in draft.files.items():
                 (folder / file).write_text(text)
             write_card(draft.card(name=name, origin=origin, sha256=digest), folder)
-            _try(folder, draft.kind, trial)
+            _check_loadable(folder, draft.kind, trial)
         return self.get(name)
 
     def add_file(self, weights: Path, card_file: Path, name: str, trial: Trial | None = None) -> StoredModel:
-        """Copy a weights file with its card, under the same condition.
+        """Copy a weights file and its card into the store, but only if the model passes the ``trial``.
 
         Raises:
-            ModelInvalid: the card cannot be read, or is that of another file.
+            ModelInvalid: the card cannot be read or belongs to another file, or the model does not pass.
         """
         card = read_card(card_file)
         if _digest(weights) != card.sha256:
@@ -227,12 +243,12 @@ class ModelStore:
         with self._new_folder(name) as folder:
             shutil.copyfile(weights, folder / WEIGHTS)
             write_card(card.model_copy(update={"name": name}), folder)
-            _try(folder, card.kind, trial)
+            _check_loadable(folder, card.kind, trial)
         return self.get(name)
 
     @contextmanager
     def _new_folder(self, name: str) -> Iterator[Path]:
-        """A folder that takes a model's place once everything in it is written."""
+        """A temporary folder to write to; on success it replaces the model's folder and keeps its history."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
         try:
@@ -240,8 +256,8 @@ class ModelStore:
             place = self.folder / name
             if (place / HISTORY).is_dir():
                 shutil.copytree(place / HISTORY, temporary / HISTORY)
-            with suppress(ModelInvalid):  # where there is no card that could be kept
-                keep([read_card(place / CARD)], temporary / HISTORY)
+            with suppress(ModelInvalid):  # there may be no present card
+                add_to_history([read_card(place / CARD)], temporary / HISTORY)
             for written in temporary.rglob("*"):
                 sync(written)
             if place.exists():
@@ -252,7 +268,7 @@ class ModelStore:
             for left in (temporary, temporary.with_name(temporary.name + ".old")):
                 shutil.rmtree(left, ignore_errors=True)
 
-    def _find(self, reference: str, kind: str | None = None) -> Path | None:
+    def _find_folder(self, reference: str, kind: str | None = None) -> Path | None:
         if reference == DEMONSTRATION:
             folder = DEMONSTRATION_FOLDER / str(kind)
             return folder if (folder / CARD).exists() else None
@@ -262,7 +278,7 @@ class ModelStore:
         folder = path.parent if path.suffix == ".safetensors" else path
         return folder if os.sep in reference and (folder / CARD).exists() else None
 
-    def _read(self, folder: Path) -> StoredModel:
+    def _read_folder(self, folder: Path) -> StoredModel:
         weights = folder / WEIGHTS
         if not weights.exists():
             raise ModelInvalid(f"{folder} has a card but no {WEIGHTS}: pull or import the model again.")
@@ -274,20 +290,20 @@ class ModelStore:
         return [card.parent for card in (*bundled, *own) if not card.parent.name.startswith(".")]
 
 
-def _try(folder: Path, kind: str, trial: Trial | None) -> None:
+def _check_loadable(folder: Path, kind: str, trial: Trial | None) -> None:
     reason = trial(folder, kind) if trial is not None else None
     if reason is not None:
         raise ModelInvalid(f"the model cannot be loaded: {reason}")
 
 
 def _name_and_version(reference: str) -> tuple[str, str]:
-    """The parts of ``NAME@VERSION``; paths may have an @ of their own."""
+    """The parts of ``NAME@VERSION``; a path, which may contain an @, stays whole."""
     name, _, version = reference.partition("@")
     return (name, version) if re.fullmatch(NAME, name) else (reference, "")
 
 
-def _intact(stored: StoredModel) -> bool:
-    """Whether weights and further files are those of the card."""
+def _is_intact(stored: StoredModel) -> bool:
+    """Whether the weights and the other files have the digests in the card."""
     folder = stored.weights.parent
     wanted = {WEIGHTS: stored.card.sha256, **stored.card.files}
     return all(

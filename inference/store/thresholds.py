@@ -1,6 +1,6 @@
-"""Operating thresholds on calibrated probabilities, per engine kind and finding.
+"""Default thresholds on calibrated probabilities, by engine kind and label.
 
-These are the defaults of labels for which a model card holds none of its own.
+They hold for labels without thresholds in their model card.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ THRESHOLDS: Mapping[str, Mapping[str, Thresholds]] = MappingProxyType(
         ),
     }
 )
-"""By modality, then by label, as in seed document 000 section 6.2; ``default`` holds for every other label."""
+"""Thresholds by modality and label, from "Models and Inference Strategy", section 6.2; ``default`` holds for every
+other label."""
 
 _TABLES = {
     "chest_xray": "chest_xray",
@@ -51,18 +52,14 @@ _TABLES = {
     "ct_chest": "ct_chest",
     "brain_mri": "mri_brain",
 }
-"""Which table holds for an engine kind."""
+"""Key of ``THRESHOLDS`` for each engine kind."""
 
 
 def thresholds_for(kind: str, label: str) -> Thresholds:
-    """The default thresholds of a label of an engine kind.
+    """The default thresholds of a label, whatever its spelling (``names.normalised_name``).
 
-    Case, underscores, spaces and hyphens of the label make no difference.
-
-    Raises
-    ------
-    KeyError
-        If there are no thresholds for the kind.
+    Raises:
+        KeyError: the engine kind has no default thresholds.
     """
     table = THRESHOLDS[_TABLES[kind]]
     return next(
@@ -72,17 +69,21 @@ def thresholds_for(kind: str, label: str) -> Thresholds:
 
 
 def has_own_thresholds(kind: str, label: str) -> bool:
-    """Whether the table of an engine kind names a label, in any spelling that ``thresholds_for`` knows."""
+    """Whether the table of an engine kind names a label, whatever its spelling."""
     return normalised_name(label) in {
         normalised_name(name) for name in THRESHOLDS[_TABLES[kind]] if name != _DEFAULT
     }
 
 
 def with_thresholds(labels: Sequence[Label], overridden: Mapping[str, Thresholds]) -> list[Label]:
-    """The labels of a model, with the thresholds of the settings for those that they name.
+    """The labels of a model, with thresholds replaced.
+
+    Args:
+        labels: the labels.
+        overridden: the new thresholds by names of labels, from the settings.
 
     Raises:
-        EngineMisconfigured: they name another one.
+        EngineMisconfigured: ``overridden`` names a label that the model does not have.
     """
     names = [label.name for label in labels]
     for name in overridden:

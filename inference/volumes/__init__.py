@@ -1,1 +1,1 @@
-"""Series of slices as volumes with an exact geometry in patient coordinates."""
+"""Volumes: series of slices with their exact geometry in patient coordinates."""

@@ -1,6 +1,6 @@
-"""Peaks of a heat map as lesions with a size, a shape and an intensity.
+"""Lesions at the peaks of a heat map: their size, shape and intensity.
 
-Axes are (slice, row, column); coordinates of peaks are voxels of the heat map's grid.
+Axes are (slice, row, column). Positions are voxels of the heat map's grid. Spacings are in mm along the axes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """A local maximum of a heat map; ``value`` in [0, 1]."""
+    """A local maximum of a heat map; its ``value`` lies in [0, 1]."""
 
     voxel: tuple[int, int, int]
     value: float
@@ -28,10 +28,10 @@ class Peak:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A peak with the part of the mask around it.
+    """A peak and the part of the segmentation mask that belongs to it.
 
-    ``centre`` is in voxels. ``extent`` are the lengths along the axes in mm. ``mask`` lies at ``corner``; its shape
-    is that of the bounding box.
+    ``centre`` is in voxels. ``extent`` is the size along the axes, in mm. ``mask`` covers the bounding box, whose
+    first voxel is ``corner``. ``sphericity`` is 1 for a ball and smaller for other shapes.
     """
 
     peak: Peak
@@ -44,48 +44,55 @@ class Candidate:
 
     @property
     def diameter_mm(self) -> float:
-        """Of the ball of the same volume."""
+        """Diameter of the ball with the same volume."""
         return float((6 * self.volume_mm3 / pi) ** (1 / 3))
 
 
 def local_maxima(
     heat: NDArray[np.float32], *, threshold: float, min_distance_mm: float, spacing: Spacing
 ) -> list[Peak]:
-    """Peaks at or above a threshold, highest first, none within a distance of a higher one.
+    """Local maxima at or above a threshold, highest first, none too near to a higher one.
 
-    The distance is measured in mm, so that it means the same along and across slices.
+    Args:
+        heat: the heat map, values in [0, 1].
+        threshold: lowest value of a peak.
+        min_distance_mm: smallest distance between two peaks, the same along and across slices.
+        spacing: of the heat map's voxels.
     """
     reach = [max(1, int(min_distance_mm / s / np.sqrt(3))) for s in spacing]
     highest = ndimage.maximum_filter(heat, size=[2 * r + 1 for r in reach], mode="constant", cval=0.0)
     voxels = _highest_first(heat, (heat == highest) & (heat >= threshold))
-    return _peaks(heat, _distant(voxels, min_distance_mm, spacing))
+    return _peaks(heat, _drop_near_voxels(voxels, min_distance_mm, spacing))
 
 
-def suppressed_peaks(
+def peaks_after_suppression(
     heat: NDArray[np.float32], *, threshold: float, min_distance_mm: float, spacing: Spacing
 ) -> list[Peak]:
-    """Non-maximum suppression of all voxels at or above a threshold, highest first.
+    """Voxels that non-maximum suppression leaves of all at or above a threshold, highest first.
 
-    Each one suppresses those nearer than the distance. Unlike ``local_maxima`` a voxel on the slope of a wide
-    peak stays where it is far enough from the top.
+    Each voxel suppresses the lower ones nearer than ``min_distance_mm``. Unlike with ``local_maxima``, a voxel on
+    the slope of a wide peak remains if it is far enough from the top.
     """
-    return _peaks(heat, _distant(_highest_first(heat, heat >= threshold), min_distance_mm, spacing))
+    return _peaks(heat, _drop_near_voxels(_highest_first(heat, heat >= threshold), min_distance_mm, spacing))
 
 
 def filter_maxima(heat: NDArray[np.float32], *, threshold: float, kernel: int) -> list[Peak]:
-    """PIVOT's own definition: voxels above 0 that equal the maximum filter of an odd size, constant border."""
+    """Peaks as the PIVOT system defines them: voxels above 0 that equal the output of a maximum filter.
+
+    ``kernel`` is the odd side of the filter in voxels. Outside of the map, the filter sees 0.
+    """
     highest = ndimage.maximum_filter(heat, size=kernel, mode="constant", cval=0.0)
     return _peaks(heat, _highest_first(heat, (heat == highest) & (heat >= threshold) & (heat > 0)))
 
 
 def _highest_first(heat: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """The chosen voxels in order of their values, shape (n, 3)."""
+    """The chosen voxels by falling value, shape (n, 3)."""
     voxels = np.argwhere(chosen)
     return voxels[np.argsort(-heat[tuple(voxels.T)], kind="stable")]
 
 
-def _distant(voxels: NDArray[np.intp], min_distance_mm: float, spacing: Spacing) -> NDArray[np.intp]:
-    """Voxels in their order without those nearer than a distance to one before that is kept."""
+def _drop_near_voxels(voxels: NDArray[np.intp], min_distance_mm: float, spacing: Spacing) -> NDArray[np.intp]:
+    """Voxels in the given order, without those nearer than a distance to an earlier one that remains."""
     places = voxels * np.array(spacing)
     left = np.arange(len(voxels))
     kept = []
@@ -108,11 +115,18 @@ def candidates(
     level: float = 0.5,
     shared: Literal["split", "whole"] = "split",
 ) -> list[Candidate]:
-    """Each peak with the component of a soft mask that it lies in or touches.
+    """A candidate for each peak: the connected component of a soft mask that the peak lies in or touches.
 
-    Peaks in one component split it, each voxel to the nearest; with ``shared`` "whole", as in PIVOT, each has all
-    of it, so that non-maximum suppression leaves the highest one. A peak without a mask is a ball of one voxel.
-    Volume counts voxels; the surface for the sphericity is that of the soft mask at ``level``.
+    A peak without a component gets a mask of one voxel. The volume is the number of voxels. The sphericity takes
+    the surface of the soft mask at ``level``.
+
+    Args:
+        peaks: the peaks.
+        mask: probabilities in [0, 1], of the heat map's shape.
+        spacing: of the voxels.
+        level: probability from which a voxel belongs to a component.
+        shared: what happens to a component with several peaks. "split": each voxel goes to the nearest peak.
+            "whole": each peak gets the whole component, as in PIVOT, and ``without_overlaps`` leaves the highest.
     """
     if not peaks:
         return []
@@ -121,14 +135,14 @@ def candidates(
     found: list[Candidate] = []
     places = np.array([peak.voxel for peak in peaks]) * np.array(spacing)
     for number, peak in enumerate(peaks):
-        component = _component(labelled, peak.voxel)
+        component = _component_near(labelled, peak.voxel)
         if component == 0:
             found.append(_single_voxel(peak, spacing))
             continue
         part = parts[component - 1]
         own = labelled[part] == component
         corner = tuple(int(p.start) for p in part)
-        if shared == "split" and (rivals := _rivals(labelled, peaks, component, number)).size:
+        if shared == "split" and (rivals := _peaks_sharing(labelled, peaks, component, number)).size:
             grid = np.stack(
                 np.meshgrid(
                     *(np.arange(n) + c for n, c in zip(own.shape, corner, strict=True)), indexing="ij"
@@ -138,12 +152,12 @@ def candidates(
             mine = np.linalg.norm(grid - places[number], axis=-1)
             others = np.min([np.linalg.norm(grid - places[r], axis=-1) for r in rivals], axis=0)
             own &= mine <= others
-        found.append(_described(peak, own, mask[part], corner, spacing, level))
+        found.append(_measured_candidate(peak, own, mask[part], corner, spacing, level))
     return found
 
 
-def _component(labelled: NDArray[np.integer], voxel: tuple[int, int, int]) -> int:
-    """The component at a peak, or the largest one that touches its neighbourhood."""
+def _component_near(labelled: NDArray[np.integer], voxel: tuple[int, int, int]) -> int:
+    """The component at a voxel, else the largest one among the neighbouring voxels, 0 if there is none."""
     here = int(labelled[voxel])
     if here:
         return here
@@ -152,11 +166,11 @@ def _component(labelled: NDArray[np.integer], voxel: tuple[int, int, int]) -> in
     return int(values[np.argmax(counts)]) if len(values) else 0
 
 
-def _rivals(
+def _peaks_sharing(
     labelled: NDArray[np.integer], peaks: Sequence[Peak], component: int, number: int
 ) -> NDArray[np.intp]:
     return np.array(
-        [i for i, p in enumerate(peaks) if i != number and _component(labelled, p.voxel) == component],
+        [i for i, p in enumerate(peaks) if i != number and _component_near(labelled, p.voxel) == component],
         dtype=np.intp,
     )
 
@@ -173,7 +187,7 @@ def _single_voxel(peak: Peak, spacing: Spacing) -> Candidate:
     )
 
 
-def _described(
+def _measured_candidate(
     peak: Peak,
     own: NDArray[np.bool_],
     soft: NDArray[np.float32],
@@ -203,8 +217,11 @@ def _described(
     )
 
 
-def suppressed(found: Sequence[Candidate], *, iou: float) -> list[Candidate]:
-    """Candidates without those whose bounding box overlaps a more certain one's by more than ``iou``."""
+def without_overlaps(found: Sequence[Candidate], *, iou: float) -> list[Candidate]:
+    """Candidates, highest peak first, without those that overlap a higher one too much.
+
+    ``iou`` is the largest intersection over union of two bounding boxes that is allowed.
+    """
     kept: list[Candidate] = []
     for candidate in sorted(found, key=lambda c: -c.peak.value):
         if all(_overlap(candidate, other) <= iou for other in kept):
@@ -221,7 +238,7 @@ def _overlap(one: Candidate, other: Candidate) -> float:
 
 
 def intensity(values: NDArray[np.floating], candidate: Candidate) -> tuple[float, float]:
-    """Mean and standard deviation of a volume's values inside a candidate."""
+    """Mean and standard deviation of a volume's values inside a candidate's mask."""
     part = tuple(slice(c, c + n) for c, n in zip(candidate.corner, candidate.mask.shape, strict=True))
     inside = values[part][candidate.mask]
     return float(inside.mean()), float(inside.std())

@@ -1,4 +1,4 @@
-"""Windows, clipping and normalisation of modality values, by MONAI's transforms."""
+"""Windowing, clipping, normalisation and resizing of modality values, the first three by MONAI's transforms."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ Values = NDArray[np.float32]
 
 
 def clipped(values: NDArray[np.generic], low: float, high: float) -> Values:
-    """Values between two limits as [0, 1]; what lies outside is clipped."""
+    """Values scaled so that ``low`` is 0 and ``high`` is 1, and clipped to [0, 1]."""
     return np.asarray(ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(values), dtype=np.float32)
 
 
 def windowed(values: NDArray[np.generic], centre: float, width: float) -> Values:
-    """Values in a window as [0, 1]: the window 40 / 80 is 0 to 80 Hounsfield units."""
+    """Values in a window scaled to [0, 1]: centre 40 and width 80 are 0 to 80 Hounsfield units."""
     return clipped(values, centre - width / 2, centre + width / 2)
 
 
 def z_scored(values: NDArray[np.floating]) -> Values:
-    """Values less their mean, over their standard deviation; all 0 where they are all the same."""
+    """Values minus their mean, divided by their standard deviation; all 0 if all values are equal."""
     return np.asarray(NormalizeIntensity()(values), dtype=np.float32)
 
 
 def network_input(
     values: NDArray[np.generic], low: float, high: float, normalisation: Literal["minmax", "zscore"]
 ) -> Values:
-    """Values between two limits as [0, 1], then perhaps less their mean and over their standard deviation."""
+    """Values as ``clipped`` gives them, then z-scored if ``normalisation`` says so."""
     scaled = clipped(values, low, high)
     return z_scored(scaled) if normalisation == "zscore" else scaled
 
 
 def resized(picture: Values, size: int, resize: Literal["antialias", "linear"] = "antialias") -> Values:
-    """A slice at size x size pixels by linear interpolation, ``antialias`` with a wider triangle where it shrinks."""
+    """A slice resized to ``size`` x ``size`` pixels by linear interpolation; "antialias" averages if it shrinks."""
     rows, columns = picture.shape
     if (rows, columns) == (size, size):
         return picture

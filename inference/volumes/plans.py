@@ -1,10 +1,8 @@
 """Axes, cropping, normalisation and resampling as nnU-Net's plans define them.
 
-Unless a function says otherwise, axes are those of the network and spacings are in mm in the same order.
+Unless a function says otherwise, axes are those of the network, and spacings are in mm in the same order.
 
-References
-----------
-nnunetv2 2.8.1, ``preprocessing`` and ``imageio``, whose results these equal.
+References: nnunetv2 2.8.1, ``preprocessing`` and ``imageio``; the results here are equal to theirs.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from skimage.transform import resize
 from inference.volumes.volume import Grid
 
 ANISOTROPY = 3.0
-"""A volume whose coarsest spacing is more than this many times its finest may be resampled plane by plane."""
+"""Ratio of the coarsest to the finest spacing above which a volume may be resampled plane by plane."""
 
 Spacing = tuple[float, float, float]
 Box = tuple[slice, slice, slice]
@@ -29,15 +27,19 @@ Box = tuple[slice, slice, slice]
 def arranged(
     values: NDArray[np.float32], grid: Grid, *, canonical: bool, transpose: tuple[int, int, int]
 ) -> tuple[NDArray[np.float32], Grid]:
-    """Values of a grid (slice, row, column) and the grid itself along the axes that a network was trained with.
+    """Values and their grid, reordered to the axes that a network was trained with.
 
-    ``canonical``: slices to the head, rows to the front, columns to the patient's right, as readers that
-    reorient to RAS give them; otherwise as the series is stacked. ``transpose`` then reorders the axes.
+    Args:
+        values: values on ``grid``, axes (slice, row, column).
+        grid: where they lie.
+        canonical: first turn the axes so that slices run to the head, rows to the front and columns to the
+            patient's right, as readers do that reorient to RAS. Otherwise they stay as the series is stacked.
+        transpose: then the order of the axes for the network.
     """
     order, backwards = [0, 1, 2], [False, False, False]
     if canonical:
         ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine[:, [2, 1, 0, 3]]
-        towards = io_orientation(ras)  # for column, row and slice: the axis of RAS, and 1 or -1
+        towards = io_orientation(ras)  # for column, row and slice: the nearest axis of RAS, and 1 or -1
         nearest = [int(np.flatnonzero(towards[:, 0] == axis)[0]) for axis in (2, 1, 0)]
         order = [2 - index for index in nearest]
         backwards = [bool(towards[index, 1] < 0) for index in nearest]
@@ -54,9 +56,9 @@ def arranged(
 
 
 def nonzero(values: NDArray[np.float32]) -> tuple[Box, NDArray[np.bool_]]:
-    """The smallest box around what is not 0, and a mask of it within the box whose holes are filled.
+    """The smallest box around all values that are not 0, and their mask in that box, with holes filled.
 
-    A volume of zeros is its own box.
+    For a volume of zeros, the box is the whole volume.
     """
     mask = binary_fill_holes(values != 0)
     boxes = find_objects(mask.astype(np.uint8))
@@ -70,9 +72,14 @@ def normalised(
     intensity: Mapping[str, float],
     mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
-    """CT: clipped to percentiles of the training data and z-scored with its figures; MR: z-scored by itself.
+    """Values normalised by one of nnU-Net's schemes; an unknown scheme leaves them unchanged.
 
-    With a ``mask`` the z-score is that of the values in it, and values outside of it stay as they are.
+    Args:
+        values: the volume.
+        scheme: nnU-Net's name. "CTNormalization" clips and z-scores by statistics of the training data,
+            "ZScoreNormalization" z-scores by the volume's own.
+        intensity: statistics of the training data: mean, std, percentile_00_5, percentile_99_5.
+        mask: voxels that a volume's own z-score takes and changes; the others stay as they are.
     """
     if scheme == "CTNormalization":
         clipped = np.clip(values, intensity["percentile_00_5"], intensity["percentile_99_5"])
@@ -99,9 +106,16 @@ def resampled(
     shape: tuple[int, int, int] | None = None,
     order: int = 3,
 ) -> NDArray[np.float32]:
-    """Values at another spacing; splines of an order, along an axis that alone is coarse the nearest.
+    """Values resampled to another spacing.
 
-    ``shape`` is the result's, else round(spacing / wanted x n) along each axis.
+    Along a single coarse axis (``ANISOTROPY``) the nearest plane is taken, otherwise splines are used.
+
+    Args:
+        values: the volume.
+        spacing: its spacing.
+        wanted: spacing of the result.
+        shape: shape of the result; None computes round(spacing / wanted x n) along each axis.
+        order: order of the splines.
     """
     target = shape or tuple(
         max(1, round(s / w * n)) for n, s, w in zip(values.shape, spacing, wanted, strict=True)
@@ -124,7 +138,7 @@ def resampled(
 
 
 def _coarse_axis(spacing: Spacing, wanted: Spacing) -> int | None:
-    """The axis that is resampled apart: the only coarsest one of the first spacing that is anisotropic."""
+    """The axis to resample separately: the single coarsest one of the first of two spacings that is anisotropic."""
     for either in (spacing, wanted):
         if max(either) / min(either) > ANISOTROPY:
             coarsest = [axis for axis, mm in enumerate(either) if mm == max(either)]

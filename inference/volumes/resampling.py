@@ -1,8 +1,8 @@
-"""Resampling of a stack onto a regular grid from the true positions of its slices, and back onto them.
+"""Resampling of a stack from the true positions of its slices onto a regular grid, and back.
 
-Slices are parallel, so the grid has their orientation: each slice is shifted and scaled within its plane,
-then planes between two slices are interpolated along the normal. That undoes a tilted gantry (a shear) and
-uneven gaps exactly, with one linear interpolation along each axis.
+Slices are parallel, and the grid has their orientation. Each slice is shifted and scaled within its plane. Then
+planes between two slices are interpolated along the normal. This undoes a tilted gantry (a shear) and uneven gaps
+exactly, with one linear interpolation along each axis.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Cell = TypeVar("Cell", bound=np.generic)
 
 
 def regular_grid(volume: Volume, spacing: tuple[float, float, float] | None = None) -> Grid:
-    """The grid that holds all slices of a volume, in their orientation.
+    """The grid that covers all slices of a volume, in their orientation.
 
-    ``spacing`` is (slice, row, column) in mm; None keeps the slices' own and their median gap.
+    ``spacing`` is (slice, row, column) in mm. None takes the slices' own spacing and their median gap.
     """
     plane = volume.frames[0].plane
     gaps = volume.gaps
@@ -47,7 +47,7 @@ def regular_grid(volume: Volume, spacing: tuple[float, float, float] | None = No
 
 
 def to_grid(volume: Volume, grid: Grid, *, outside: float) -> NDArray[np.float32]:
-    """Values of a volume on a grid of ``regular_grid``; ``outside`` is the value beyond the slices."""
+    """Values of a volume on a grid that ``regular_grid`` made; ``outside`` is the value beyond the slices."""
     plane = volume.frames[0].plane
     start = grid.affine[:3, 3] - np.array(plane.position)
     first = start @ np.array(plane.column_direction), start @ np.array(plane.row_direction)
@@ -63,7 +63,7 @@ def to_grid(volume: Volume, grid: Grid, *, outside: float) -> NDArray[np.float32
         if index not in placed:
             for old in [key for key in placed if key < index - 1]:
                 del placed[old]
-            placed[index] = _in_plane(
+            placed[index] = _sample_in_plane(
                 volume.values[index],
                 (rows - offsets[index, 0]) / plane.spacing[0],
                 (columns - offsets[index, 1]) / plane.spacing[1],
@@ -87,22 +87,22 @@ def to_grid(volume: Volume, grid: Grid, *, outside: float) -> NDArray[np.float32
     return result
 
 
-def _in_plane(
+def _sample_in_plane(
     values: NDArray[np.floating] | NDArray[np.integer],
     rows: NDArray[np.float64],
     columns: NDArray[np.float64],
     outside: float,
 ) -> NDArray[np.float32]:
-    """Bilinear values at the crossings of row and column coordinates (in pixels of the slice)."""
-    along_rows = _linear(np.asarray(values, dtype=np.float32), rows)
-    result = np.ascontiguousarray(_linear(along_rows.T, columns).T)
+    """Bilinear interpolation of a slice at row and column coordinates, which are in its pixels."""
+    along_rows = _interpolate_linearly(np.asarray(values, dtype=np.float32), rows)
+    result = np.ascontiguousarray(_interpolate_linearly(along_rows.T, columns).T)
     result[(rows < -0.5) | (rows > values.shape[0] - 0.5)] = outside
     result[:, (columns < -0.5) | (columns > values.shape[1] - 0.5)] = outside
     return result
 
 
-def _linear(values: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Linear interpolation along the first axis; the ends repeat."""
+def _interpolate_linearly(values: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Linear interpolation at positions along the first axis; beyond the ends, the end values repeat."""
     whole = np.rint(at)
     inside = np.clip(np.where(np.abs(at - whole) < 1e-6, whole, at), 0, len(values) - 1)
     lower = np.minimum(inside.astype(np.intp), max(len(values) - 2, 0))
@@ -116,7 +116,7 @@ def _linear(values: NDArray[np.float32], at: NDArray[np.float64]) -> NDArray[np.
 def to_frames(
     values: NDArray[Cell], affine: Affine, frames: Sequence[Frame], *, order: int = 0
 ) -> NDArray[Cell]:
-    """An array of a grid sampled at the pixels of slices, shape (slices, rows, columns); see ``to_planes``."""
+    """An array on a grid, sampled at the pixels of slices, shape (slices, rows, columns); see ``to_planes``."""
     planes = np.stack([frame.plane.affine for frame in frames])
     return to_planes(values, affine, planes, (frames[0].rows, frames[0].columns), order=order)
 
@@ -129,10 +129,17 @@ def to_planes(
     *,
     order: int = 0,
 ) -> NDArray[Cell]:
-    """An array of a grid sampled on planes as ``Plane.affine`` gives them, shape (planes, rows, columns).
+    """An array on a grid, sampled on planes; shape (planes, rows, columns).
 
-    ``order`` 0 takes the nearest voxel (labels), 1 interpolates (probabilities). 0 outside of the grid, whose edge
-    repeats for one voxel with ``order`` 1: the last slice need not lie on the grid's last plane.
+    Pixels outside of the grid are 0. With ``order`` 1, the grid's edge is repeated for one voxel, since the last slice
+    may lie a little beyond the grid's last plane.
+
+    Args:
+        values: the array on the grid.
+        affine: of the grid, from (slice, row, column, 1) to patient coordinates.
+        planes: matrices as ``Plane.affine`` gives them, shape (planes, 4, 3).
+        shape: rows and columns of each plane.
+        order: 0 takes the nearest voxel (for labels), 1 interpolates linearly (for probabilities).
     """
     inverse = np.linalg.inv(affine)
     last = np.array(values.shape) - 1

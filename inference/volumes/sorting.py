@@ -1,8 +1,8 @@
-"""Slices of a series to stacks: one stack for each volume, in order along the normal, never mixed.
+"""Sorts the slices of a series into stacks: one for each volume, in order along the normal.
 
-A scanner may put several volumes into one series (echoes, phases, b-values, acquisitions). What changes the
-contrast or the geometry always separates; what only counts or times does so where slices would otherwise
-lie on each other, because many scanners number every slice as an acquisition of its own.
+A scanner may put several volumes into one series (echoes, phases, b-values, acquisitions). Slices that differ in
+geometry or contrast always belong to different volumes. Numbers and times, such as Acquisition Number, separate only
+slices at the same position, because many scanners give every slice an acquisition number of its own.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from inference.reading.frame import Frame
 
 SAME_PLACE_MM = 0.01
-"""Slices nearer than this along the normal lie on each other."""
+"""Slices nearer than this along the normal are at the same position."""
 
 _ORIENTATION_DECIMALS = 3
 _SPACING_DECIMALS = 4
 
 _CONTRAST = ("EchoTime", "EchoNumbers", "DiffusionBValue")
-_TIMES = (
+"""Traits that always separate volumes."""
+_TIEBREAKERS = (
     "TemporalPositionIdentifier",
     "TriggerTime",
     "ConvolutionKernel",
@@ -31,6 +32,7 @@ _TIMES = (
     "AcquisitionTime",
     "ImageType",
 )
+"""Traits that separate slices at the same position, tried in this order."""
 _MR_PARTS = frozenset({"M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY"})
 
 
@@ -38,7 +40,7 @@ _MR_PARTS = frozenset({"M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGIN
 class Stack:
     """Parallel slices of one volume, ascending along the normal of the first one.
 
-    ``remarks`` says what was left out.
+    ``remarks`` are sentences about what was left out.
     """
 
     frames: tuple[Frame, ...]
@@ -52,9 +54,9 @@ class Stack:
 
     @property
     def offsets(self) -> NDArray[np.float64]:
-        """How far each slice is shifted within its plane against the first one.
+        """How far each slice is shifted within its plane relative to the first one.
 
-        Shape (slices, 2): mm along the column direction (rows grow) and along the row direction.
+        Shape (slices, 2): mm along the column direction (where the row index grows) and along the row direction.
         """
         plane = self.frames[0].plane
         shift = self._positions() - np.array(plane.position)
@@ -69,14 +71,19 @@ class Stack:
 def stacks_of(
     frames: Sequence[Frame], same_pixels: Callable[[Frame, Frame], bool]
 ) -> tuple[list[Stack], list[str]]:
-    """The volumes of a series, largest first, and why slices belong to none.
+    """The volumes of a series, and why slices belong to none.
 
-    ``same_pixels`` says whether two slices at one place are one and the same image.
+    Args:
+        frames: the slices.
+        same_pixels: says whether two slices at the same position have the same pixels.
+
+    Returns:
+        The stacks, largest first, and the reasons why others were refused.
     """
     stacks: list[Stack] = []
     refused: list[str] = []
     for group in _grouped(frames, _appearance):
-        for part in _apart(group, _TIMES):
+        for part in _separated(group, _TIEBREAKERS):
             stack = _without_repeats(part, same_pixels)
             if isinstance(stack, Stack):
                 stacks.append(stack)
@@ -86,7 +93,7 @@ def stacks_of(
 
 
 def _appearance(frame: Frame) -> Hashable:
-    """What all slices of one volume share."""
+    """Geometry and contrast, which all slices of one volume share."""
     plane = frame.plane
     parts = [part for part in frame.trait("ImageType").split("\\")[2:] if part in _MR_PARTS]
     return (
@@ -107,17 +114,17 @@ def _grouped(frames: Iterable[Frame], key: Callable[[Frame], Hashable]) -> list[
     return list(groups.values())
 
 
-def _apart(frames: Sequence[Frame], names: Sequence[str]) -> list[list[Frame]]:
-    """Slices that lie on each other, separated by the first trait that does."""
+def _separated(frames: Sequence[Frame], names: Sequence[str]) -> list[list[Frame]]:
+    """Slices, separated by the first traits that leave no two at the same position."""
     ordered = _ordered(frames)
-    if not names or not _repeated(ordered):
+    if not names or not _repeated_places(ordered):
         return [ordered]
     groups = _grouped(frames, lambda frame: frame.trait(names[0]))
     rest = names[1:]
-    # A trait with a value of its own for every slice numbers slices, not volumes.
+    # A trait whose value differs for every slice numbers slices, not volumes.
     if len(groups) == 1 or len(groups) == len(frames) > 2 or len({len(group) for group in groups}) > 1:
-        return _apart(frames, rest)
-    return [part for group in groups for part in _apart(group, rest)]
+        return _separated(frames, rest)
+    return [part for group in groups for part in _separated(group, rest)]
 
 
 def _ordered(frames: Sequence[Frame]) -> list[Frame]:
@@ -127,15 +134,16 @@ def _ordered(frames: Sequence[Frame]) -> list[Frame]:
     )
 
 
-def _repeated(ordered: Sequence[Frame]) -> list[int]:
-    """Indices of slices that lie where the one before lies."""
+def _repeated_places(ordered: Sequence[Frame]) -> list[int]:
+    """Indices of slices at the position of the slice before."""
     normal = ordered[0].plane.normal
     heights = np.array([np.array(frame.plane.position) @ normal for frame in ordered])
     return [int(i) + 1 for i in np.flatnonzero(np.diff(heights) < SAME_PLACE_MM)]
 
 
 def _without_repeats(ordered: Sequence[Frame], same_pixels: Callable[[Frame, Frame], bool]) -> Stack | str:
-    repeats = _repeated(ordered)
+    """The stack without slices that were sent twice, or why slices at the same position are not the same."""
+    repeats = _repeated_places(ordered)
     if not repeats:
         return Stack(frames=tuple(ordered))
     if not all(same_pixels(ordered[index - 1], ordered[index]) for index in repeats):

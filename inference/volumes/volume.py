@@ -1,6 +1,6 @@
-"""A volume: modality values on a regular grid in patient coordinates, and the slices that it was made of.
+"""A volume: the modality values of a series' slices, in order, and where each slice lies in the patient.
 
-Array axes are (slice, row, column). An affine takes (slice, row, column, 1) to LPS coordinates in mm.
+Array axes are (slice, row, column). An affine matrix maps (slice, row, column, 1) to LPS coordinates in mm.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from inference.volumes.sorting import Stack, stacks_of
 Affine = NDArray[np.float64]
 
 REGULAR_MM = 0.02
-"""Slices whose positions are within this of a regular grid count as lying on it."""
+"""Slices that are off a regular grid by at most this count as lying on it."""
 
 WIDEST_GAP_MM = 12.0
 WIDEST_GAP_RATIO = 3.5
-"""A gap wider than both, the second against the median gap, means that slices are missing."""
+"""Slices are missing if a gap is wider than ``WIDEST_GAP_MM`` and than this many times the median gap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +44,24 @@ class Grid:
 
     @property
     def voxel_mm3(self) -> float:
+        """Volume of a voxel."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     def to_patient(self, voxels: NDArray[np.floating]) -> NDArray[np.float64]:
-        """LPS coordinates of voxel coordinates, (n, 3) -> (n, 3)."""
+        """LPS coordinates in mm, shape (n, 3), of voxel coordinates (slice, row, column) of the same shape."""
         return np.asarray(np.atleast_2d(voxels) @ self.affine[:3, :3].T + self.affine[:3, 3])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """Modality values of a stack as they were scanned, slices in order; see ``resampled`` for a grid."""
+    """Modality values of a stack's slices as they were scanned; ``resampling.to_grid`` puts them on a grid."""
 
     stack: Stack
     values: Values = field(repr=False)
 
     @property
     def frames(self) -> tuple[Frame, ...]:
+        """The slices, in the order of ``values``."""
         return self.stack.frames
 
     @property
@@ -74,17 +76,17 @@ class Volume:
 
     @property
     def planes(self) -> NDArray[np.float64]:
-        """From (row, column, 1) of each slice to (x, y, z, 1), shape (slices, 4, 3)."""
+        """Matrices from (row, column, 1) of each slice to patient coordinates (x, y, z, 1), shape (slices, 4, 3)."""
         return np.stack([frame.plane.affine for frame in self.frames])
 
     @property
     def tilted(self) -> bool:
-        """Whether slices are shifted within their plane against each other, as with a tilted gantry."""
+        """Whether slices are shifted against each other within their plane, as with a tilted gantry."""
         return bool(np.abs(self.stack.offsets).max() > REGULAR_MM)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was corrected, in sentences for the report."""
+        """What was left out or corrected, as sentences for the report."""
         remarks = list(self.stack.remarks)
         if self.tilted:
             remarks.append("the gantry was tilted; slices were put to their true positions")
@@ -96,14 +98,19 @@ class Volume:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """The volumes of a series, largest first, and why files or slices are in none."""
+    """The volumes of a series, largest first, and why other files or slices were refused."""
 
     volumes: tuple[Volume, ...]
     refused: tuple[str, ...]
 
 
 def read_series(files: Sequence[Path], *, fewest_slices: int = 2, load_pixels: bool = True) -> Series:
-    """Volumes of the files of one series.
+    """Read the volumes of one series.
+
+    Args:
+        files: the files of the series.
+        fewest_slices: stacks with fewer are refused.
+        load_pixels: False leaves the volumes without values.
 
     Raises:
         OSError: a file cannot be opened or read.
@@ -134,7 +141,7 @@ def read_series(files: Sequence[Path], *, fewest_slices: int = 2, load_pixels: b
 
 
 def refusal_of(stack: Stack, fewest_slices: int) -> str | None:
-    """Why a stack is no volume that can be analysed, None where it is."""
+    """Why a stack cannot be analysed as a volume, None if it can."""
     if len(stack.frames) < fewest_slices:
         return f"{len(stack.frames)} slices are no volume; at least {fewest_slices} are needed"
     gaps = np.diff(stack.distances)

@@ -1,8 +1,8 @@
-"""Sliding windows over a volume: where they lie, how they are blended, and augmentation that is undone.
+"""Sliding windows over a volume: where they lie, how they are blended, and test-time augmentation.
 
-Axes are (slice, row, column). Three families of blending weights are offered: those of the seed document
-(``gaussian``: standard deviation as a fraction of the patch; ``linear``; ``average``), those of the
-original PIVOT system (``pivot_gaussian``, ``pivot_linear``) and nnU-Net's (``nnunet``).
+Axes are (slice, row, column). There are three families of blending weights: those of PIVOT's "Inference Guide"
+(``gaussian``, whose standard deviation is a fraction of the patch; ``linear``; ``average``), those of PIVOT's own
+code (``pivot_gaussian``, ``pivot_linear``) and nnU-Net's (``nnunet``).
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from inference.running.batches import in_batches
 Blending = Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear", "nnunet"]
 Size = tuple[int, int, int]
 Predict = Callable[[Tensor], Tensor]
-"""Takes windows (n, 1, slices, rows, columns) on the device, gives maps (n, channels, slices, rows, columns)."""
+"""Maps windows (n, 1, slices, rows, columns) on the device to maps (n, channels, slices, rows, columns)."""
 
 SMALLEST_WEIGHT = 1e-3
-"""Keeps the division defined where only the edge of one window reaches; MONAI's inferer has the same."""
+"""Smallest blending weight, so that no sum of weights is 0 at the edge of a volume; the same as in MONAI's inferer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """A flip along some axes, then a rotation by ``turns`` quarter turns in the plane of two axes."""
+    """A flip along ``flips``, then ``turns`` quarter turns in the plane of two axes; axes are 0 to 2."""
 
     flips: tuple[int, ...] = ()
     plane: tuple[int, int] = (0, 1)
     turns: int = 0
 
     def apply(self, windows: Tensor) -> Tensor:
-        """Augmented windows; axes count from the first of the last three."""
+        """Augmented windows; their last three axes are (slice, row, column)."""
         first = windows.dim() - 3
         flipped = windows.flip([first + axis for axis in self.flips]) if self.flips else windows
         return torch.rot90(flipped, self.turns, [first + axis for axis in self.plane])
 
     def undo(self, maps: Tensor) -> Tensor:
-        """Maps of augmented windows, put back exactly."""
+        """Maps of augmented windows, turned and flipped back exactly."""
         first = maps.dim() - 3
         turned = torch.rot90(maps, -self.turns, [first + axis for axis in self.plane])
         return turned.flip([first + axis for axis in self.flips]) if self.flips else turned
@@ -59,29 +59,33 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "rotate_90_xz": Augmentation(plane=(0, 2), turns=1),
     "rotate_90_yz": Augmentation(plane=(0, 1), turns=1),
 }
-"""By the names of the seed document; x are columns, y rows, z slices. Rotations need cubic windows."""
+"""Augmentations by name, as in PIVOT's "Inference Guide": x are columns, y rows, z slices. Rotations need cubes."""
 
 
-def starts(length: int, patch: int, stride: int) -> list[int]:
-    """Where windows begin along one axis; the last one ends at the end."""
+def window_starts(length: int, patch: int, stride: int) -> list[int]:
+    """Where windows start along one axis; the last one ends at the volume's end."""
     if length <= patch:
         return [0]
     return [*range(0, length - patch, stride), length - patch]
 
 
-def spread_starts(length: int, patch: int) -> list[int]:
-    """Where windows begin along one axis as nnU-Net lays them: evenly, at most half a window apart."""
+def even_window_starts(length: int, patch: int) -> list[int]:
+    """Where nnU-Net's windows start along one axis: evenly spaced, at most half a window apart."""
     steps = max(0, ceil((length - patch) / (patch / 2)))
     return [round((length - patch) / steps * step) for step in range(steps + 1)] if steps else [0]
 
 
 def window_weights(patch: Size, blending: Blending, sigma: float = 0.125) -> NDArray[np.float32]:
-    """Weights of a window's voxels when windows overlap, shape ``patch``, at most 1.
+    """Blending weights of a window's voxels, shape ``patch``, at most 1.
 
-    ``gaussian``: exp(-((i - c) / (sigma n))^2 / 2) per axis with c = (n - 1) / 2. ``linear``: the distance to
-    the nearer end over the largest such distance. ``average``: 1. ``pivot_gaussian``: exp(-0.5 ((i - n/2) /
-    (0.25 n))^2), the product divided by its maximum. ``pivot_linear``: max(0, 1 - |i - n/2| / (n/2)).
-    ``nnunet``: SciPy's Gaussian filter of a peak at n // 2, the product divided by its maximum.
+    Weights are the product of one factor for each axis, with i the voxel and n the length:
+
+    - ``gaussian``: exp(-((i - c) / (sigma n))^2 / 2) with c = (n - 1) / 2.
+    - ``linear``: distance to the nearer end, divided by the largest such distance.
+    - ``average``: 1.
+    - ``pivot_gaussian``: exp(-0.5 ((i - n/2) / (0.25 n))^2); the product is divided by its maximum.
+    - ``pivot_linear``: max(0, 1 - |i - n/2| / (n/2)).
+    - ``nnunet``: SciPy's Gaussian filter of a peak at n // 2; the product is divided by its maximum.
     """
     axes = [_axis_weights(n, blending, sigma) for n in patch]
     weights = axes[0][:, None, None] * axes[1][None, :, None] * axes[2][None, None, :]
@@ -121,35 +125,46 @@ def sliding_window(
 ) -> NDArray[np.float32]:
     """Blended maps of a volume, shape (channels, slices, rows, columns).
 
-    A volume smaller than a window is padded on both sides with zeros, with ``whole_strides`` every volume
-    until all steps are strides (as PIVOT does); else the last step is shorter. ``stride`` of None spreads windows
-    evenly, as nnU-Net does. Each augmentation adds one prediction to the mean. Windows are on the device, the
-    maps here: device memory does not grow with the volume. Where it is too small for ``batch_size`` windows,
-    fewer go at once.
+    A volume smaller than a window is padded with zeros on both sides. Only the windows are on the device, so its
+    memory does not grow with the volume.
+
+    Args:
+        volume: values, axes (slice, row, column).
+        predict: the network.
+        patch: size of a window.
+        stride: distance between windows; None spreads them evenly, as nnU-Net does.
+        batch_size: windows in one pass; fewer are taken if the device's memory is too small.
+        channels: channels of the maps.
+        blending: how overlapping windows are weighted.
+        sigma: of the Gaussian weights, as a fraction of the window.
+        augmentations: each adds one prediction to the mean.
+        device: where windows are predicted.
+        whole_strides: pad the volume until all steps between windows are whole strides, as PIVOT does. Otherwise the
+            last step may be shorter.
     """
     size = [max(n, p) for n, p in zip(volume.shape, patch, strict=True)]
     if whole_strides and stride is not None:
         size = [p + -(-(n - p) // s) * s for n, p, s in zip(size, patch, stride, strict=True)]
-    padded, offset = _padded(volume, size)
+    padded, offset = _pad_to(volume, size)
     weights = window_weights(patch, blending, sigma)
     weights = np.maximum(weights, weights[weights > 0].min() if blending == "nnunet" else SMALLEST_WEIGHT)
     total = np.zeros((channels, *padded.shape), dtype=np.float32)
     norm = np.zeros(padded.shape, dtype=np.float32)
     lengths = zip(padded.shape, patch, strict=True)
-    along = (
-        [spread_starts(n, p) for n, p in lengths]
+    starts_by_axis = (
+        [even_window_starts(n, p) for n, p in lengths]
         if stride is None
-        else [starts(n, p, s) for (n, p), s in zip(lengths, stride, strict=True)]
+        else [window_starts(n, p, s) for (n, p), s in zip(lengths, stride, strict=True)]
     )
-    places = list(product(*along))
-    for chosen, maps in _predicted(padded, places, patch, predict, batch_size, augmentations, device):
+    places = list(product(*starts_by_axis))
+    for chosen, maps in _predict_windows(padded, places, patch, predict, batch_size, augmentations, device):
         for place, window in zip(chosen, maps, strict=True):
             part = tuple(slice(a, a + p) for a, p in zip(place, patch, strict=True))
             total[(slice(None), *part)] += window * weights
             norm[part] += weights
     total /= norm
-    back = tuple(slice(o, o + n) for o, n in zip(offset, volume.shape, strict=True))
-    return total[(slice(None), *back)]
+    original = tuple(slice(o, o + n) for o, n in zip(offset, volume.shape, strict=True))
+    return total[(slice(None), *original)]
 
 
 def whole_volume(
@@ -161,7 +176,11 @@ def whole_volume(
     augmentations: Sequence[Augmentation] = (),
     device: str = "cpu",
 ) -> NDArray[np.float32]:
-    """Maps of a volume in one pass; it is padded so that each axis divides by ``multiple``."""
+    """Maps of a volume in one pass, shape (channels, slices, rows, columns).
+
+    The volume is padded with zeros until each axis is a multiple of ``multiple``. Rotations among the
+    ``augmentations`` pad it to a cube.
+    """
     size = [-(-n // multiple) * multiple for n in volume.shape]
     cubic = any(augmentation.turns for augmentation in augmentations)
     patch = (max(size),) * 3 if cubic else (size[0], size[1], size[2])
@@ -178,7 +197,7 @@ def whole_volume(
     )
 
 
-def _padded(
+def _pad_to(
     volume: NDArray[np.float32], size: Sequence[int]
 ) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
     missing = [wanted - n for n, wanted in zip(volume.shape, size, strict=True)]
@@ -189,7 +208,7 @@ def _padded(
     return np.pad(volume, padding), (before[0], before[1], before[2])
 
 
-def _predicted(
+def _predict_windows(
     volume: NDArray[np.float32],
     places: Sequence[tuple[int, ...]],
     patch: Size,

@@ -1,1 +1,1 @@
-"""The commands of ``overread``, one module for each group."""
+"""The commands of ``overread``, one module for each group of commands."""

@@ -1,4 +1,4 @@
-"""``overread calibrate``: fit a calibration on labelled cases and keep it in the model card where it helps."""
+"""``overread calibrate``: fits a calibration on labelled cases, and keeps it in the model card if it helps."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from node.errors import CommandError, UsageError
 from node.steps.batches import Batches, Failure
 from node.steps.inputs import is_image, select
 
-READERS = 2
-BATCH = 8
+READER_THREADS = 2
+BATCH_SIZE = 8
 
 
 def calibrate(
@@ -46,7 +46,7 @@ def calibrate(
         Path,
         typer.Option(
             help="CSV: a column `input` with a file of each case, its folder or its Series Instance UID, and a column "
-            "of 0, 1 or nothing for each label. Of a path the end will do, as far as it names one case."
+            "of 0, 1 or nothing for each label. The end of a path is enough if it names only one case."
         ),
     ],
     images: Annotated[Path | None, typer.Option(help="Folder of the images that the CSV names.")] = None,
@@ -80,7 +80,9 @@ def calibrate(
         stored = store.get(settings.model, settings.kind)
         truth = _read_labels(labels, stored.card)
         if images is not None:
-            logits = _infer(engine_class(settings.kind).load(settings, store), images, truth, stored.card)
+            logits = _inferred_logits(
+                engine_class(settings.kind).load(settings, store), images, truth, stored.card
+            )
         else:
             assert results is not None
             logits = _stored_logits(results, truth, stored.card)
@@ -110,7 +112,14 @@ def calibrate(
 
 
 def _read_labels(file: Path, card: ModelCard) -> dict[str, list[float]]:
-    """Truth by the path or UID that names a case, in the order of the model's outputs."""
+    """Read the CSV with the true labels.
+
+    Returns:
+        By the path or UID of each case, 0.0, 1.0 or NaN (not known) for each output of the model.
+
+    Raises:
+        CommandError: the file cannot be used.
+    """
     try:
         with file.open(newline="") as opened:
             rows = list(csv.DictReader(opened))
@@ -125,31 +134,33 @@ def _read_labels(file: Path, card: ModelCard) -> dict[str, list[float]]:
     for row in rows:
         values = [str(row.get(label.name) or "").strip() if label.name else "" for label in card.labels]
         if any(value not in ("", "0", "1") for value in values):
-            raise CommandError(f"{file}: the labels of {row['input']} have to be 0, 1 or nothing.")
-        said = [float(value) if value else float("nan") for value in values]
-        if not np.array_equal(truth.setdefault(str(Path(row["input"] or "")), said), said, equal_nan=True):
+            raise CommandError(f"{file}: the labels of {row['input']} have to be 0, 1 or empty.")
+        labels = [float(value) if value else float("nan") for value in values]
+        if not np.array_equal(
+            truth.setdefault(str(Path(row["input"] or "")), labels), labels, equal_nan=True
+        ):
             raise CommandError(f"{file} has {row['input']} twice, with different labels.")
     return truth
 
 
-def _infer(
+def _inferred_logits(
     engine: Engine, images: Path, truth: dict[str, list[float]], card: ModelCard
 ) -> dict[str, list[float]]:
-    """Logits of each case that the labels name; a series is one case."""
-    named = [
+    """Run the engine on each case that the labels name; returns its logits. A series is one case."""
+    cases = [
         (name, item.files)
         for item in select(engine, [path for path in find_files([images]) if is_image(path)])
         if item.refused is None
-        and (name := _name_of(item.files, item.series_instance_uid, truth)) is not None
+        and (name := _case_name(item.files, item.series_instance_uid, truth)) is not None
     ]
-    _check_distinct([name for name, _ in named])
-    at_once = 1 if engine.takes_series else BATCH
+    _check_distinct([name for name, _ in cases])
+    batch_size = 1 if engine.takes_series else BATCH_SIZE
     logits: dict[str, list[float]] = {}
-    with ThreadPoolExecutor(READERS) as readers, Progress(console=errors) as progress:
-        task = progress.add_task("inferring", total=len(named))
-        batches = Batches[tuple[str, Sequence[Path]]](engine, lambda item: item[1], readers, at_once)
-        for (name, _), results in batches.run(named):
-            # Of several volumes of a series the first is the largest.
+    with ThreadPoolExecutor(READER_THREADS) as readers, Progress(console=errors) as progress:
+        task = progress.add_task("inferring", total=len(cases))
+        batches = Batches[tuple[str, Sequence[Path]]](engine, lambda item: item[1], readers, batch_size)
+        for (name, _), results in batches.run(cases):
+            # A series may have several volumes; the first is the largest.
             analysis = results[0]
             if isinstance(analysis, Failure):
                 raise CommandError(f"{name}: {analysis.reason}.")
@@ -157,42 +168,48 @@ def _infer(
                 by_name = {finding.label.name: finding.logit for finding in analysis.findings}
                 if analysis.absence is not None:
                     by_name[analysis.absence.name] = analysis.absence.logit
-                logits[name] = _ordered(by_name, card, name)
+                logits[name] = _in_output_order(by_name, card, name)
             progress.advance(task)
     return logits
 
 
 def _stored_logits(folder: Path, truth: dict[str, list[float]], card: ModelCard) -> dict[str, list[float]]:
+    """Read the logits of each case that the labels name from the results of ``overread infer``."""
     found: list[tuple[str, list[float]]] = []
     for file in sorted(folder.rglob("result.json")):
         document = loads(file.read_text())
-        name = _name_of([Path(document["input"])], document.get("series_instance_uid") or "", truth)
+        name = _case_name([Path(document["input"])], document.get("series_instance_uid") or "", truth)
         if name is None or document["skipped"]:
             continue
         by_name = dict(zip(document["labels"], document["logits"], strict=True))
         absence = document.get("negative_class")
         if absence is not None:
             by_name[absence["label"]] = absence["logit"]
-        found.append((name, _ordered(by_name, card, name)))
+        found.append((name, _in_output_order(by_name, card, name)))
     _check_distinct([name for name, _ in found])
     return dict(found)
 
 
 def _check_distinct(names: Sequence[str]) -> None:
-    """Refuse labels that are those of several cases; series often have files of the same names."""
+    """Refuse labels that fit several cases: files of different series often have the same names.
+
+    Raises:
+        CommandError: a name occurs twice.
+    """
     for name, cases in Counter(names).items():
         if cases > 1:
             raise CommandError(
-                f"The labels of {name} are those of {cases} cases: write more of the path, or the Series Instance UID."
+                f"The labels of {name} fit {cases} cases: write more of the path, or the Series Instance UID."
             )
 
 
-def _name_of(files: Sequence[Path], series_uid: str, truth: dict[str, list[float]]) -> str | None:
-    """Under which name the labels have a case: its series, or the end of the path of its folder or of one of its
-    files; None where they have not.
+def _case_name(files: Sequence[Path], series_uid: str, truth: dict[str, list[float]]) -> str | None:
+    """The name by which the labels have a case, None if they do not have it.
+
+    A case may be named by its Series Instance UID, or by the end of the path of a file or of its folder.
 
     Raises:
-        CommandError: under several, which contradict each other.
+        CommandError: the labels have it by several names and contradict each other.
     """
     known = {series_uid}
     for file in files:
@@ -207,11 +224,11 @@ def _name_of(files: Sequence[Path], series_uid: str, truth: dict[str, list[float
     return names[0] if names else None
 
 
-def _ordered(by_name: dict[str, float], card: ModelCard, case: str) -> list[float]:
-    """The logits in the order of the outputs; 0.0 for one without a name, which has no part in a sigmoid's fit.
+def _in_output_order(by_name: dict[str, float], card: ModelCard, case: str) -> list[float]:
+    """The logits in the order of the model's outputs. An output without a name gets 0.0, which no sigmoid fit uses.
 
     Raises:
-        CommandError: one is missing that the fit needs.
+        CommandError: a logit is missing that the fit needs.
     """
     for label in card.labels:
         if label.name and label.name not in by_name:
@@ -221,8 +238,8 @@ def _ordered(by_name: dict[str, float], card: ModelCard, case: str) -> list[floa
             )
         if not label.name and card.activation == "softmax":
             raise CommandError(
-                f"The card of {card.name} has outputs without a name, whose logits results do not have: "
-                "name them, so that its softmax can be calibrated."
+                f"The card of {card.name} has outputs without a name, and results have no logits of them: "
+                "name them to calibrate the softmax."
             )
     return [by_name.get(label.name, 0.0) for label in card.labels]
 
@@ -257,4 +274,4 @@ def _print(trial: CalibrationTrial, diagram: Path, card: ModelCard, model: str) 
         if model.startswith(f"{card.name}@"):
             console.print(f"The engine has it once its model is {card.name}, not {model}.", markup=False)
     else:
-        console.print("It is no better than none on the held-out cases and was not kept.", markup=False)
+        console.print("The calibration does not help on the held-out cases and was not kept.", markup=False)

@@ -1,4 +1,4 @@
-"""``overread check`` and ``overread explain-route``: is everything in order, and where would this object go."""
+"""``overread check`` looks whether everything works; ``overread explain-route`` says where objects would go."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from node.errors import CommandError, raised_at
 from node.processes.engine_keywords import engine_keywords
 from node.processes.process import make_folders
 from node.steps import routing
-from node.steps.planning import select
+from node.steps.planning import selection_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     ok: bool
@@ -48,7 +48,7 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     configuration = load_configuration(config)
     findings: list[Finding] = []
-    for finding in _findings(configuration):
+    for finding in _checks(configuration):
         findings.append(finding)
         if not json:
             mark = "[green]ok[/]   " if finding.ok else "[red]wrong[/]"
@@ -59,17 +59,17 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-def _findings(configuration: Configuration) -> Iterator[Finding]:
-    """Each thing as soon as it was looked at: engines take seconds, and so do destinations that do not answer."""
+def _checks(configuration: Configuration) -> Iterator[Finding]:
+    """All checks, each as soon as it is done: engines and silent destinations take seconds."""
     yield Finding(subject="configuration", ok=True, message=str(configuration.file))
-    yield from _folders(configuration)
-    yield _database(configuration)
-    yield from _engines(configuration)
-    yield from _destinations(configuration)
+    yield from _check_folders(configuration)
+    yield _check_database(configuration)
+    yield from _check_engines(configuration)
+    yield from _check_destinations(configuration)
 
 
-def _folders(configuration: Configuration) -> Iterator[Finding]:
-    """A folder is writable when something was written to it."""
+def _check_folders(configuration: Configuration) -> Iterator[Finding]:
+    """Check the folders by writing a file to each."""
     try:
         make_folders(configuration)
     except OSError as error:
@@ -88,7 +88,7 @@ def _folders(configuration: Configuration) -> Iterator[Finding]:
         yield Finding(subject=subject, ok=True, message=f"{folder} is writable, {free:.1f} GB free")
 
 
-def _database(configuration: Configuration) -> Finding:
+def _check_database(configuration: Configuration) -> Finding:
     try:
         database = Database.open(configuration.database_settings())
         try:
@@ -106,7 +106,7 @@ def _database(configuration: Configuration) -> Finding:
     return Finding(subject="database", ok=status != "newer", message=messages[status])
 
 
-def _engines(configuration: Configuration) -> Iterator[Finding]:
+def _check_engines(configuration: Configuration) -> Iterator[Finding]:
     store = ModelStore(configuration.models_dir)
     for engine in configuration.engine:
         subject = f"engine {engine.name}"
@@ -116,7 +116,7 @@ def _engines(configuration: Configuration) -> Iterator[Finding]:
         except InferenceError as error:
             yield Finding(subject=subject, ok=False, message=str(error))
         except Exception as error:
-            # Engines run foreign code, which raises what it likes; the other engines are looked at all the same.
+            # Engines run foreign code, which may raise anything; the other engines are checked all the same.
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             message = f"does not load: {type(error).__name__} at {raised_at(error)}: {reason}"
             yield Finding(subject=subject, ok=False, message=message)
@@ -124,7 +124,7 @@ def _engines(configuration: Configuration) -> Iterator[Finding]:
             yield Finding(subject=subject, ok=True, message=f"{loaded.model.version} on {loaded.device}")
 
 
-def _destinations(configuration: Configuration) -> Iterator[Finding]:
+def _check_destinations(configuration: Configuration) -> Iterator[Finding]:
     for destination in configuration.destinations():
         result = echo(destination, configuration.node.ae_title)
         message = (
@@ -153,7 +153,7 @@ def explain_route(
     kinds = [engine.kind for engine in configuration.engine]
     keywords = configuration.receiver_settings(engine_keywords(kinds)).attributes
     for path in find_files(files):
-        instance = _read(path, keywords)
+        instance = _read_instance(path, keywords)
         if instance is not None:
             series[str(instance.attributes.get("SeriesInstanceUID"))].append(instance)
     if not series:
@@ -162,7 +162,9 @@ def explain_route(
         {
             "series_instance_uid": uid,
             "instances": len(instances),
-            "rules": [_explain(configuration, index, instances) for index in range(len(configuration.route))],
+            "rules": [
+                _explain_rule(configuration, index, instances) for index in range(len(configuration.route))
+            ],
         }
         for uid, instances in series.items()
     ]
@@ -180,21 +182,21 @@ def explain_route(
         console.print(table)
 
 
-def _explain(
+def _explain_rule(
     configuration: Configuration, index: int, instances: list[routing.Instance]
 ) -> dict[str, object]:
     route = configuration.route[index]
-    verdict = routing.judge(route, instances)
+    verdict = routing.verdict_of(route, instances)
     engines = []
     for name in route.engines if verdict.takes else ():
-        selection = select(configuration.engine_named(name).kind, verdict.instances)
+        selection = selection_of(configuration.engine_named(name).kind, verdict.instances)
         refused = None if selection.inputs else selection.reasons
         engines.append({"engine": name, "inputs": len(selection.inputs), "refused": refused})
     return {"route": route.name, "takes": verdict.takes, "reason": verdict.reason, "engines": engines}
 
 
-def _read(path: Path, keywords: frozenset[str]) -> routing.Instance | None:
-    """A file as a receiver would index it; None where it is none, or one that a receiver refuses."""
+def _read_instance(path: Path, keywords: frozenset[str]) -> routing.Instance | None:
+    """A file as a receiver would index it; None if it is no DICOM file or a receiver would refuse it."""
     try:
         attributes = scan_file(path, keywords)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the commands share: the configuration option, opening the database, JSON output."""
+"""What several commands use: options, the configuration, the database and JSON output."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ errors = Console(stderr=True, highlight=False)
 
 @contextmanager
 def opened_database(configuration: Configuration) -> Iterator[Database]:
-    """The node's database, which must exist and have the schema of this version.
+    """Open the node's database.
 
     Raises:
-        CommandError: the database is missing, old or newer.
+        CommandError: it does not exist, or its schema is not that of this version.
     """
     settings = configuration.database_settings()
     if settings.url.startswith("sqlite:///") and not Path(settings.url.removeprefix("sqlite:///")).exists():
@@ -54,12 +54,16 @@ def opened_database(configuration: Configuration) -> Iterator[Database]:
 
 
 def load_configuration(file: Path | None) -> Configuration:
-    """The checked configuration that a command works with."""
+    """Read and check the configuration.
+
+    Raises:
+        ConfigurationError: it has faults.
+    """
     return load(file)
 
 
 def engine_settings(configuration: Configuration, name: str) -> EngineSettings:
-    """How the engine of that name is to run.
+    """How to run the engine with this name.
 
     Raises:
         UsageError: the configuration has no such engine.
@@ -73,7 +77,7 @@ def engine_settings(configuration: Configuration, name: str) -> EngineSettings:
 
 
 def job_of_number(database: Database, target: str) -> Job | None:
-    """The job of that number, None where ``target`` is a UID.
+    """The job with this number, None if ``target`` is a UID.
 
     Raises:
         CommandError: there is no such job.

@@ -1,4 +1,4 @@
-"""``overread demo``: the whole loop on a generated study, with a small PACS of its own."""
+"""``overread demo``: sends a generated study through a node to a small PACS, and shows what comes back."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from node.errors import CommandError, UsageError
 from sr_writer import findings_table, render_text
 
 READY_SECONDS = 60.0
+"""How long the node may take to start."""
 RESULT_SECONDS = 120.0
+"""How long the report may take."""
 MARKER = ".overread-demo"
-"""The file that tells a demonstration's folder from all others."""
+"""The file that marks a folder as made by a demonstration."""
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 
 CONFIGURATION = """\
@@ -68,7 +70,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Which generated patient.")] = 7,
 ) -> None:
     """Send a generated chest X-ray through a node to a small PACS and print what comes back."""
-    _empty(out)
+    _prepare_folder(out)
     study = out / "phantom.dcm"
     phantom_dicom(seed).save_as(study, enforce_file_format=True)
     with StorageFolder(out / "pacs", "DEMOPACS") as pacs:
@@ -88,14 +90,14 @@ def demo(
             node.send_signal(signal.SIGTERM)
             node.wait(60)
             log.close()
-    _print(files, out)
+    _print_results(files, out)
 
 
-def _empty(out: Path) -> None:
-    """Make the folder, or remove a former demonstration from it; anything else there is somebody's data.
+def _prepare_folder(out: Path) -> None:
+    """Create the folder, or empty it if an earlier demonstration made it.
 
     Raises:
-        UsageError: there is something else.
+        UsageError: the folder has other data.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).is_file())):
         raise UsageError(
@@ -103,13 +105,13 @@ def _empty(out: Path) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).touch()
-    for former in out.iterdir():
-        if former.name == MARKER:
+    for entry in out.iterdir():
+        if entry.name == MARKER:
             continue
-        if former.is_dir() and not former.is_symlink():
-            shutil.rmtree(former)
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
         else:
-            former.unlink()
+            entry.unlink()
 
 
 def _free_port() -> int:
@@ -141,7 +143,11 @@ def _send(study: Path, port: int) -> None:
 
 
 def _wait_for_report(pacs: StorageFolder, log: Path) -> list[Path]:
-    """The files at the PACS, once the report and all the overlays that it refers to are there."""
+    """Wait until the PACS has the report and all overlays that it refers to; returns the files.
+
+    Raises:
+        CommandError: they did not come in time.
+    """
     deadline = time.monotonic() + RESULT_SECONDS
     count = 1
     while (left := deadline - time.monotonic()) > 0:
@@ -162,7 +168,7 @@ def _wait_for_report(pacs: StorageFolder, log: Path) -> list[Path]:
     raise CommandError(f"No report came back within {RESULT_SECONDS:.0f} seconds: {log} says why.")
 
 
-def _print(files: list[Path], out: Path) -> None:
+def _print_results(files: list[Path], out: Path) -> None:
     pictures: list[Path] = []
     for path in files:
         dataset: Any = pydicom.dcmread(path)
@@ -189,7 +195,7 @@ def _sop_class(path: Path) -> str:
 
 
 def _validate(report: Path) -> str:
-    """What dciodvfy, where this machine has it, says of the report in a line.
+    """Check the report with dciodvfy, if it is installed; returns its verdict in one line.
 
     Raises:
         CommandError: the report has errors.

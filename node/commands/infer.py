@@ -1,4 +1,4 @@
-"""``overread infer``: an engine on files, without a node; the same steps as the node's pipeline."""
+"""``overread infer``: runs an engine on files without a node, by the same steps as in a node."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CSV_COLUMNS = (
     "disclaimer",
     "skipped",
 )
-OF_A_CASE = (
+CASE_FILES = (
     "result.json",
     "sr.dcm",
     "overlay-*.dcm",
@@ -68,23 +68,23 @@ OF_A_CASE = (
     "scan_3d_rendering.html",
     "scan_report.pdf",
 )
-"""The files that are written to the folder of a case, as patterns."""
+"""Patterns of the files that are written to the folder of a case."""
 
 
-class _Folders:
-    """The folders of one run's cases: each case has one of its own, though UIDs and file names may come twice."""
+class _CaseFolders:
+    """Gives each case of a run its own folder, even if UIDs or file names occur twice."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
         self._taken = {CSV}
 
     @property
-    def given(self) -> int:
-        """How many there are."""
+    def count(self) -> int:
+        """How many folders were made."""
         return len(self._taken) - 1
 
     def next_for(self, name: str) -> Path:
-        """Where one more case of that name goes."""
+        """The folder for the next case with this name."""
         chosen, number = name, 1
         while chosen in self._taken:
             number += 1
@@ -92,12 +92,12 @@ class _Folders:
         return self._out / chosen
 
     def make(self, folder: Path) -> None:
-        """Make a case's folder, without what an earlier run wrote there."""
+        """Create the folder of a case, and remove what an earlier run wrote there."""
         self._taken.add(folder.name)
         folder.mkdir(parents=True, exist_ok=True)
-        for pattern in OF_A_CASE:
-            for former in folder.glob(pattern):
-                former.unlink()
+        for pattern in CASE_FILES:
+            for old_file in folder.glob(pattern):
+                old_file.unlink()
 
 
 def infer(
@@ -123,7 +123,7 @@ def infer(
     limit_readers(configuration.reader_limits())
     settings = engine_settings(configuration, engine)
     if roi is not None:
-        settings = replace(settings, options={**settings.options, "roi": _region(roi)})
+        settings = replace(settings, options={**settings.options, "roi": _parse_region(roi)})
     files = [path for path in dict.fromkeys(find_files(paths)) if is_image(path)]
     if not files:
         raise CommandError("There is no DICOM, PNG or JPEG file in what you named.")
@@ -137,32 +137,38 @@ def infer(
     try:
         documents = _run(loaded, files, out, batch_size, workers)
     except DeviceLost as error:
-        raise CommandError(f"Device {error} answers no more: run the command again.") from error
+        raise CommandError(f"Device {error} no longer answers: run the command again.") from error
     for path in paths:
         if path.is_file() and path not in files:
-            strange = Refusal(path=path, reason="it is no DICOM, PNG or JPEG file")
-            documents.append(refusal_document(strange, loaded.settings.name, loaded.model.version))
+            refusal = Refusal(path=path, reason="it is no DICOM, PNG or JPEG file")
+            documents.append(refusal_document(refusal, loaded.settings.name, loaded.model.version))
     _write_csv(documents, out / CSV)
     if json:
         print_json(documents)
     else:
-        _print(documents, out)
+        _print_summary(documents, out)
     if all(document["skipped"] for document in documents):
         raise typer.Exit(1)
 
 
-def _print(documents: Sequence[dict[str, Any]], out: Path) -> None:
+def _print_summary(documents: Sequence[dict[str, Any]], out: Path) -> None:
     skipped = [d for d in documents if d["skipped"]]
-    done = [d for d in documents if not d["skipped"]]
+    analysed = [d for d in documents if not d["skipped"]]
     for document in skipped:
         console.print(f"skipped {document['input']}: {document['skipped']}", markup=False)
-    mean = sum(d["inference_time_ms"] for d in done) / len(done) if done else 0.0
+    mean = sum(d["inference_time_ms"] for d in analysed) / len(analysed) if analysed else 0.0
     console.print(
-        f"{len(done)} cases, {len(skipped)} skipped, {mean:.0f} ms a case; results in {out}", markup=False
+        f"{len(analysed)} cases, {len(skipped)} skipped, {mean:.0f} ms a case; results in {out}", markup=False
     )
 
 
-def _region(text: str) -> list[int]:
+def _parse_region(text: str) -> list[int]:
+    """The region of ``--roi``: x, y, width and height in pixels.
+
+    Raises:
+        CommandError: the file has no region that can be used.
+        UsageError: it is neither a file nor four numbers.
+    """
     if Path(text).is_file():
         try:
             return list(read_region(Path(text)))
@@ -183,35 +189,35 @@ def _run(
     engine: Engine, files: Sequence[Path], out: Path, batch_size: int, workers: int
 ) -> list[dict[str, Any]]:
     documents: list[dict[str, Any]] = []
-    folders = _Folders(out)
+    folders = _CaseFolders(out)
     items = select(engine, files)
-    at_once = 1 if engine.takes_series else batch_size
+    items_per_batch = 1 if engine.takes_series else batch_size
     columns = (TextColumn("inferring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ThreadPoolExecutor(workers) as readers, Progress(*columns, console=errors) as progress:
         task = progress.add_task("infer", total=sum(len(item.files) for item in items))
-        for item, results in Batches(engine, inputs_of, readers, at_once).run(items):
-            documents += [_document(result, engine, folders) for result in results]
+        for item, results in Batches(engine, inputs_of, readers, items_per_batch).run(items):
+            documents += [_write_result(result, engine, folders) for result in results]
             progress.advance(task, len(item.files))
     return documents
 
 
-def _document(result: Result, engine: Engine, folders: _Folders) -> dict[str, Any]:
-    """What ``--json`` prints of one case, whose objects are written."""
+def _write_result(result: Result, engine: Engine, folders: _CaseFolders) -> dict[str, Any]:
+    """Write the objects of one case; returns what ``--json`` prints of it."""
     name, version = engine.settings.name, engine.model.version
-    written = _write(result, name, folders) if isinstance(result, Analysis) else result
+    written = _write_case(result, name, folders) if isinstance(result, Analysis) else result
     if isinstance(written, (Refusal, Failure)):
         return refusal_document(Refusal(path=written.path, reason=written.reason), name, version)
     return written
 
 
-def _write(analysis: Analysis, engine: str, folders: _Folders) -> dict[str, Any] | Refusal | Failure:
-    """Write one case's objects and JSON; the document that ``--json`` prints, or why there is none."""
+def _write_case(analysis: Analysis, engine: str, folders: _CaseFolders) -> dict[str, Any] | Refusal | Failure:
+    """Write the objects and the JSON file of one case; returns the JSON object, or why there is none."""
     folder = folders.next_for(analysis.source.sop_instance_uid)
     context = ReportContext(
         job_seed="|".join((folder.name, engine, analysis.model.version)),
         engine_name=engine,
         content_datetime=datetime.now(UTC),
-        series_number=series_number(folders.given),
+        series_number=series_number(folders.count),
         predecessor=None,
     )
     plain = is_plain_picture(analysis.source.path)

@@ -1,4 +1,4 @@
-"""``overread models``: what is in the model store, fetching, importing and verifying."""
+"""``overread models``: list, fetch, import and verify the models of the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from inference.engine import Case
 from inference.engines import engine_class, engine_kinds
-from inference.engines.expected import checks_inputs, learned
+from inference.engines.expected import checks_inputs, learned_expectations
 from inference.errors import InferenceError, ModelError
 from inference.findings import Refusal
 from inference.importing import nnunet
@@ -112,7 +112,7 @@ def import_command(
     _check_import(file, name, kind, labels, normalisation, published)
     store = _store(config)
 
-    def take(into: ModelStore) -> StoredModel:
+    def import_into(into: ModelStore) -> StoredModel:
         return import_model(
             into,
             file,
@@ -125,18 +125,18 @@ def import_command(
         )
 
     try:
-        former = _former(store, name)
-        if former is None:
-            stored = take(store)
+        present = _present_model(store, name)
+        if present is None:
+            stored = import_into(store)
         else:
             with TemporaryDirectory(prefix="overread-") as scratch:
-                imported = take(ModelStore(Path(scratch)))
-            if not _same(imported.card, store, former):
+                imported = import_into(ModelStore(Path(scratch)))
+            if not _is_version_of(imported.card, store, present):
                 raise CommandError(
                     f"The store has another model {name!r}: choose another --name, or remove or rename "
-                    f"{former.weights.parent} first."
+                    f"{present.weights.parent} first."
                 )
-            stored = former
+            stored = present
     except InferenceError as error:
         raise CommandError(str(error)) from error
     console.print(
@@ -153,10 +153,10 @@ def _check_import(
     normalisation: Normalisation | None,
     published: str | None,
 ) -> None:
-    """Refuse what cannot be meant.
+    """Check the options of an import.
 
     Raises:
-        UsageError: with what to write instead.
+        UsageError: they cannot be meant; the message says what to write instead.
     """
     if not file.exists():
         raise UsageError(f"{file} does not exist.")
@@ -171,30 +171,35 @@ def _check_import(
     options = {"kind": kind, "labels": labels, "normalisation": normalisation, "published": published}
     given = {f"--{option}" for option, value in options.items() if value is not None}
     if file.suffix == ".safetensors" and given:
-        raise UsageError(f"The card beside {file} says what it is: leave {_all(given)} out.")
+        raise UsageError(f"The card beside {file} says what it is: leave {_joined(given)} out.")
     if file.is_dir() and given - {"--kind"}:
-        raise UsageError(f"The files in {file} say what it is: leave {_all(given - {'--kind'})} out.")
+        raise UsageError(f"The files in {file} say what it is: leave {_joined(given - {'--kind'})} out.")
     if published is not None and given != {"--published"}:
-        raise UsageError(f"The weight set {published} is known: leave {_all(given - {'--published'})} out.")
+        raise UsageError(
+            f"The weight set {published} is known: leave {_joined(given - {'--published'})} out."
+        )
     if (file / "plans.json").is_file() and kind not in (None, *nnunet.KINDS):
         raise UsageError(f"{file} is an nnU-Net model: --kind may be {' or '.join(nnunet.KINDS)}.")
 
 
-def _all(options: set[str]) -> str:
+def _joined(options: set[str]) -> str:
     return " and ".join(sorted(options))
 
 
-def _former(store: ModelStore, name: str) -> StoredModel | None:
-    """The model that has the name already; None where there is none or it is damaged, which an import repairs."""
+def _present_model(store: ModelStore, name: str) -> StoredModel | None:
+    """The model that has the name already; None if there is none, or a damaged one, which an import repairs."""
     try:
         return store.get(name)
     except ModelError:
         return None
 
 
-def _same(imported: ModelCard, store: ModelStore, former: StoredModel) -> bool:
-    """Whether a model is one that is there or was, from whatever file; what it expects may have been measured since."""
-    cards = [former.card, *(version.card for version in store.history(former.card.name))]
+def _is_version_of(imported: ModelCard, store: ModelStore, present: StoredModel) -> bool:
+    """Whether an imported model is a version of one in the store.
+
+    The file that it came from does not count, nor what ``models expect`` has measured since.
+    """
+    cards = [present.card, *(version.card for version in store.history(present.card.name))]
     return any(
         imported.model_copy(update={"origin": card.origin, "expects": card.expects}) == card for card in cards
     )
@@ -237,7 +242,7 @@ def use(
     version: Annotated[str, typer.Argument(help="NAME@VERSION, as `overread models history NAME` lists it.")],
     config: ConfigOption = None,
 ) -> None:
-    """Take back a former version of a model; the present one stays in its history."""
+    """Go back to a former version of a model; the present one stays in its history."""
     if "@" not in version:
         raise UsageError(f"Write {version}@VERSION; `overread models history {version}` lists the versions.")
     try:
@@ -254,7 +259,7 @@ def expect(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure images that a model is for, and write into its card what it expects of others."""
+    """Measure images that a model was made for, and write the limits for others into its card."""
     if not images.is_dir():
         raise UsageError(f"{images} is no folder.")
     configuration = load_configuration(config)
@@ -271,10 +276,10 @@ def expect(
         cases = [
             case for one in select(loaded, files) if one.refused is None for case in loaded.prepare(one.files)
         ]
-        taken = [case for case in cases if not isinstance(case, Refusal)]
-        if not taken:
-            raise CommandError(_none_taken(cases, images))
-        expects = learned(loaded, taken)
+        accepted = [case for case in cases if not isinstance(case, Refusal)]
+        if not accepted:
+            raise CommandError(_refusal_message(cases, images))
+        expects = learned_expectations(loaded, accepted)
         store.set_expectations(name, expects)
     except InferenceError as error:
         raise CommandError(str(error)) from error
@@ -286,12 +291,12 @@ def expect(
         table.add_row(measure, *("" if x is None else f"{x:g}" for x in limits.review))
     console.print(table)
     console.print(
-        f"The card of {name} now expects what {len(taken)} cases have; {len(cases) - len(taken)} were refused.",
+        f"The card of {name} now expects what {len(accepted)} cases have; {len(cases) - len(accepted)} were refused.",
         markup=False,
     )
 
 
-def _none_taken(cases: Sequence[Case | Refusal], images: Path) -> str:
+def _refusal_message(cases: Sequence[Case | Refusal], images: Path) -> str:
     reasons = dict.fromkeys(case.reason for case in cases if isinstance(case, Refusal))
     return f"The model takes nothing in {images}: {'; '.join(list(reasons)[:3]) or 'it has no images'}."
 

@@ -1,4 +1,4 @@
-"""``overread queue`` and ``overread show``: what is waiting, running and done, and the whole story of one study."""
+"""``overread queue`` lists jobs; ``overread show`` prints everything about a study, a series or a job."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def queue(
         print_json(jobs)
         return
     if not jobs:
-        narrowed = [f"in state {state}"] * bool(state) + [f"with a delivery that is {delivery}"] * bool(
+        filters = [f"in state {state}"] * bool(state) + [f"with a delivery that is {delivery}"] * bool(
             delivery
         )
-        console.print(f"No jobs {' and '.join(narrowed)}".rstrip() + ".")
+        console.print(f"No jobs {' and '.join(filters)}".rstrip() + ".")
         return
     rows = [_cells(job) for job in jobs]
-    widths = [max(len(row[place]) for row in (HEADINGS, *rows)) for place in range(len(HEADINGS))]
+    widths = [max(len(row[column]) for row in (HEADINGS, *rows)) for column in range(len(HEADINGS))]
     console.print(_line(HEADINGS, widths), style="bold")
     for job, cells in zip(jobs, rows, strict=True):
         console.print(_line(cells, widths), style=STYLES.get(job["state"]), markup=False)
@@ -70,7 +70,7 @@ def queue(
 
 
 def _cells(job: dict[str, Any]) -> tuple[str, ...]:
-    """A job's line; its reason has the next one, so that neither is cut on a narrow terminal."""
+    """The cells of a job. Its reason gets a line of its own, so that a narrow terminal cuts neither."""
     return (
         str(job["id"]),
         job["created_at"][5:16].replace("T", " "),
@@ -113,7 +113,8 @@ def show(
         print_document(document)
 
 
-def _plain(text: str | None) -> str:
+def _escaped(text: str | None) -> str:
+    """Text without meaning to Rich's markup."""
     return (text or "").replace("[", "\\[")
 
 
@@ -129,7 +130,7 @@ def _print_study(study: dict[str, Any]) -> None:
             f"  {series['modality']} {len(series['instances'])} instances {description}", markup=False
         )
     for entry in study["quarantined"]:
-        console.print(f"[bold yellow]Quarantined[/] {entry['sop_instance_uid']}: {_plain(entry['reason'])}")
+        console.print(f"[bold yellow]Quarantined[/] {entry['sop_instance_uid']}: {_escaped(entry['reason'])}")
         console.print(f"  kept as {entry['file']}", markup=False)
     _print_history(study["history"])
     for job in study["jobs"]:
@@ -139,7 +140,9 @@ def _print_study(study: dict[str, Any]) -> None:
 def _print_history(entries: Sequence[dict[str, Any]]) -> None:
     for entry in entries:
         was = f"{entry['from']} -> " if entry["from"] else ""
-        console.print(f"  [dim]{entry['at']}[/] {was}{entry['to']} by {entry['who']}: {_plain(entry['why'])}")
+        console.print(
+            f"  [dim]{entry['at']}[/] {was}{entry['to']} by {entry['who']}: {_escaped(entry['why'])}"
+        )
 
 
 def _print_job(job: dict[str, Any]) -> None:
@@ -150,7 +153,7 @@ def _print_job(job: dict[str, Any]) -> None:
         f"  series {job['series_instance_uid']}, revision {job['revision']}, {len(job['inputs'])} inputs"
     )
     if job["reason"]:
-        console.print(f"  reason: {_plain(job['reason'])}")
+        console.print(f"  reason: {_escaped(job['reason'])}")
     if job["model_version"]:
         console.print(f"  model {job['model_version']}", markup=False)
     if job["review_advised"]:
@@ -168,5 +171,5 @@ def _print_job(job: dict[str, Any]) -> None:
     for entry in job["delivery_history"]:
         console.print(
             f"  [dim]{entry['at']}[/] to {entry['destination']}: {entry['to']} by {entry['who']}: "
-            f"{_plain(entry['why'])}"
+            f"{_escaped(entry['why'])}"
         )

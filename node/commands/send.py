@@ -1,4 +1,4 @@
-"""``overread send`` and ``overread echo``: a sender to any DICOM node, and a look whether one answers."""
+"""``overread send`` sends files to any DICOM node; ``overread echo`` asks whether one answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TlsOption = Annotated[
 
 
 def parse_address(text: str) -> Destination:
-    """``AE@host:port`` as a destination.
+    """Parse ``AE@host:port``.
 
     Raises:
         UsageError: the text has another form.
@@ -43,10 +43,10 @@ def parse_address(text: str) -> Destination:
 
 
 def ae_title_of(text: str) -> str:
-    """An AE title that was typed.
+    """Check an AE title from the command line.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not valid.
     """
     try:
         return checked_ae_title(text)
@@ -55,7 +55,7 @@ def ae_title_of(text: str) -> str:
 
 
 def with_tls(destination: Destination, config: Path | None) -> Destination:
-    """The destination, to be reached with the certificates of the configuration.
+    """The destination with the certificates of the configuration.
 
     Raises:
         CommandError: the configuration has none.
@@ -67,7 +67,7 @@ def with_tls(destination: Destination, config: Path | None) -> Destination:
 
 
 def find_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files among the given paths and below the given folders, in order of their names.
+    """The given files, and all files below the given folders by name. Hidden files in folders are left out.
 
     Raises:
         UsageError: a path does not exist.
@@ -82,7 +82,7 @@ def find_files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def describe_file(path: Path) -> FileToSend | None:
-    """What a sender needs to know of a DICOM file; None where it is none."""
+    """What a sender needs to know of a DICOM file; None if it is not one."""
     try:
         meta = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"])
     except (InvalidDicomError, OSError):
@@ -156,13 +156,13 @@ def echo(
         targets, calling = list(configuration.destinations()), configuration.node.ae_title
     if not targets:
         raise CommandError("The configuration has no [[destination]]: name one as AE@host:port.")
-    silent = 0
+    unanswered = 0
     for target in targets:
         result = send_echo(target, calling)
-        silent += not result.ok
+        unanswered += not result.ok
         answer = (
             f"answers in {result.milliseconds:.0f} ms" if result.ok else f"does not answer: {result.reason}"
         )
         console.print(f"{target.name}: {answer}", markup=False)
-    if silent:
+    if unanswered:
         raise typer.Exit(1)

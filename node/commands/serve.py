@@ -1,4 +1,4 @@
-"""``overread serve``: the node, or one of its roles."""
+"""``overread serve``: runs the node, or one of its roles."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from node.processes.supervisor import SUPERVISOR, Supervisor
 
 log = logging.getLogger("overread.serve")
 
-PRIVATE = 0o027
-"""What is written holds patient data: for the owner and its group alone."""
+UMASK = 0o027
+"""The umask: files hold patient data, so only the owner and its group may read them."""
 
 
 def serve(
@@ -44,16 +44,16 @@ def serve(
     configuration = load_configuration(config)
     configure_log(role or SUPERVISOR, configuration.log.format)
     keep_caches_in_data_folder(configuration)
-    os.umask(PRIVATE)
-    held = hold_data_folder(configuration, whole=role is None) if role in (None, Role.RECEIVER) else None
+    os.umask(UMASK)
+    lock = hold_data_folder(configuration, whole=role is None) if role in (None, Role.RECEIVER) else None
     prepare(configuration, with_spool=role is None)
     audit = AuditTrail(configuration.audit_settings())
     audit.started()
     try:
         if role is None:
             stop = stop_event_on_signals()
-            assert held is not None
-            Supervisor(configuration, held).serve(stop, reload_event_on_signal())
+            assert lock is not None
+            Supervisor(configuration, lock).serve(stop, reload_event_on_signal())
         else:
             kinds = [engine.kind for engine in configuration.engine] if role is Role.RECEIVER else []
             serve_role(configuration, role, engine_keywords=engine_keywords(kinds))
@@ -63,7 +63,15 @@ def serve(
 
 
 def prepare(configuration: Configuration, *, with_spool: bool) -> None:
-    """Make folders, upgrade the database and clear up what interrupted receivers and workers left unfinished."""
+    """Create the folders and upgrade the database.
+
+    Args:
+        configuration: the node's.
+        with_spool: also clear up what interrupted receivers and workers left. No other node may use the folder.
+
+    Raises:
+        CommandError: the database was written by a newer version.
+    """
     make_folders(configuration)
     database = Database.open(configuration.database_settings())
     try:

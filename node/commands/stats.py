@@ -1,4 +1,4 @@
-"""``overread stats``: counts, rates, latencies and disk."""
+"""``overread stats``: prints counts, rates, latencies and disk space."""
 
 from __future__ import annotations
 

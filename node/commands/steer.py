@@ -1,4 +1,4 @@
-"""``overread retry``, ``cancel``, ``prioritize`` and ``reprocess``: steering jobs and studies by hand."""
+"""``overread retry``, ``cancel``, ``prioritize`` and ``reprocess``: control jobs and studies by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TargetArgument = Annotated[str, typer.Argument(metavar="ID", help="A job's numbe
 
 
 def jobs_of(database: Database, target: str) -> list[Job]:
-    """The job of that number, or the jobs of the study's last revisions.
+    """The job with this number, or the jobs of a study that have an engine and are not superseded.
 
     Raises:
         CommandError: there is no such job or study.
@@ -38,13 +38,18 @@ def jobs_of(database: Database, target: str) -> list[Job]:
     ]
 
 
-def _steer(
+def _apply_to_jobs(
     target: str,
     config: ConfigOption,
     states: frozenset[JobState],
-    act: Callable[[Queue, Job], object],
-    done: str,
+    action: Callable[[Queue, Job], object],
+    message: str,
 ) -> None:
+    """Apply an action to the target's jobs in these states, print ``message`` for each, and wake the processes.
+
+    Raises:
+        CommandError: the target has no job in these states.
+    """
     configuration = load_configuration(config)
     with opened_database(configuration) as database:
         jobs = [job for job in jobs_of(database, target) if job.state in states]
@@ -52,8 +57,8 @@ def _steer(
             raise CommandError(f"Nothing to do: {target} has no job that is {' or '.join(sorted(states))}.")
         queue = Queue(database)
         for job in jobs:
-            act(queue, job)
-            console.print(f"job {job.id}: {done}")
+            action(queue, job)
+            console.print(f"job {job.id}: {message}")
     for role in ("worker", "courier", "ticker"):
         notify(configuration.run_dir, role)
 
@@ -88,16 +93,16 @@ def retry(
 
 
 def _retry_jobs(database: Database, target: str) -> None:
-    again = 0
+    retried = 0
     for job in jobs_of(database, target):
         if job.state in states_before(JobEvent.RETRY):
             Queue(database).retry(job.id)
             console.print(f"job {job.id}: queued again")
-            again += 1
+            retried += 1
         elif count := Outbox(database).retry(job.id):
             console.print(f"job {job.id}: {count} deliveries are due now")
-            again += 1
-    if not again:
+            retried += 1
+    if not retried:
         raise CommandError(
             f"Nothing to do: {target} has no failed or cancelled job and no failed or delayed delivery."
         )
@@ -106,7 +111,7 @@ def _retry_jobs(database: Database, target: str) -> None:
 def cancel(target: TargetArgument, config: ConfigOption = None) -> None:
     """Cancel jobs that are not finished."""
     states = states_before(JobEvent.CANCEL)
-    _steer(target, config, states, lambda queue, job: queue.cancel(job.id), "cancelled")
+    _apply_to_jobs(target, config, states, lambda queue, job: queue.cancel(job.id), "cancelled")
 
 
 def prioritize(
@@ -118,14 +123,14 @@ def prioritize(
 ) -> None:
     """Let jobs run before others."""
     states = frozenset({JobState.QUEUED, JobState.WAITING})
-    _steer(
+    _apply_to_jobs(
         target, config, states, lambda queue, job: queue.prioritize(job.id, priority), f"priority {priority}"
     )
 
 
 def reprocess(target: TargetArgument, config: ConfigOption = None) -> None:
     """Run a study again by the present rules, as a new revision whose reports name the former ones."""
-    from node.steps.planning import plan_study  # which loads what judges images
+    from node.steps.planning import plan_study  # imports the engines
 
     configuration = load_configuration(config)
     with opened_database(configuration) as database:

@@ -179,7 +179,7 @@ class Configuration(Table):
         return ReaderLimits(memory_bytes=int(self.reader.memory), seconds=self.reader.seconds)
 
     def engine_settings(self, name: str) -> EngineSettings:
-        """How to run the engine with this name, which must exist. A model that is an existing file is a full path."""
+        """How to run an existing engine. A model that is an existing file gets its full path."""
         engine = self.engine_named(name)
         model = engine.model
         local = self.folder / model

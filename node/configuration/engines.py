@@ -67,7 +67,8 @@ def _option_faults(table: EngineTable, prefix: str) -> list[Fault]:
     given_twice = sorted(own.keys() & table.options.keys())
     if given_twice:
         return [
-            Fault(key=f"{prefix}.options.{key}", message=f"{prefix}.{key} says it too") for key in given_twice
+            Fault(key=f"{prefix}.options.{key}", message=f"{prefix}.{key} is set as well")
+            for key in given_twice
         ]
     try:
         model.model_validate({**own, **table.options})

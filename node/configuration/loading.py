@@ -216,7 +216,12 @@ def _tls_faults(configuration: Configuration) -> list[Fault]:
     if needed and tls.ca is None:
         return [Fault(key="tls.ca", message=f"name the CA that certificates have to chain to: {needed[0]}")]
     if tls.port == configuration.node.port:
-        return [Fault(key="tls.port", message="node.port is another one; leave tls.port out for TLS alone")]
+        return [
+            Fault(
+                key="tls.port",
+                message="choose another port than node.port, or leave tls.port out if node.port is to take only TLS",
+            )
+        ]
     faults = [
         Fault(key=f"tls.{key}", message=f"there is no file {configuration.folder / name}")
         for key in ("certificate", "key", "ca")

@@ -31,7 +31,7 @@ _BARE = re.compile(r'[^\s"=\\]+')
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A parsed log template: the event, and pairs of a key and a conversion such as ``%s`` or fixed text."""
+    """A parsed log template: the event, and pairs of a key and either a conversion such as ``%s`` or fixed text."""
 
     event: str
     pairs: tuple[tuple[str, str], ...]

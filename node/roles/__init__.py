@@ -1,1 +1,1 @@
-"""The roles of a node, a process each: worker, courier, ticker."""
+"""The roles of a node that work on studies, each a process: worker, courier, ticker."""

@@ -1,4 +1,4 @@
-"""Storage commitment with one destination: asking it to commit to results, and telling it what we commit to."""
+"""Storage commitment with one destination: our requests to it, and our answers to its requests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from node.configuration.configuration import Configuration
 log = logging.getLogger("overread.commitment")
 
 REQUEST_SIZE = 500
+"""Results in one request, at most."""
 CLAIM_SECONDS = 300.0
-"""Longer than a peer can take over one report."""
+"""Longer than a peer can take for one report."""
 GIVE_UP_AFTER = timedelta(days=3)
+"""How long a report is tried that a peer does not accept."""
 
 
 class DestinationCommitments:
-    """Works for one destination; used by one thread."""
+    """Handles storage commitment with one destination. Used by one thread."""
 
     def __init__(self, configuration: Configuration, database: Database, destination: Destination) -> None:
         self.destination = destination
@@ -38,42 +40,49 @@ class DestinationCommitments:
         self.index = Index(database)
 
     def step(self, busy: Callable[[], bool]) -> bool:
-        """Send one report and make one request; False where nothing was due. ``busy``: wait for nobody."""
-        reported = self._report()
-        asked = self.destination.commit and self._ask(busy)
+        """Send one report and make one request.
+
+        Args:
+            busy: whether there is other work, so that a request must not wait for the destination's answer.
+
+        Returns:
+            False if nothing was due.
+        """
+        reported = self._send_report()
+        asked = self.destination.commit and self._send_request(busy)
         return reported or asked
 
-    def _ask(self, busy: Callable[[], bool]) -> bool:
+    def _send_request(self, busy: Callable[[], bool]) -> bool:
         request = self.commitments.ask(self.destination.name, REQUEST_SIZE)
         if request is None:
             return False
 
-        def take(report: Report) -> bool:
+        def apply(report: Report) -> bool:
             return self.commitments.apply_report(report.transaction_uid, report.committed, report.failed)
 
-        answer = request_commitment(self.destination, self.calling_ae, request, take, busy)
+        answer = request_commitment(self.destination, self.calling_ae, request, apply, busy)
         if not answer.accepted:
             reason = f"storage commitment could not be asked for: {answer.reason}"
             self.commitments.request_failed(request, reason)
             log.warning("commitment_trouble destination=%s reason=%s", self.destination.name, answer.reason)
         return True
 
-    def _report(self) -> bool:
+    def _send_report(self) -> bool:
         owed = self.owed.claim(self.destination.name, CLAIM_SECONDS)
         if owed is None:
             return False
-        report = judge(owed.transaction_uid, owed.references, self.index, self.files)
+        report = answer_for(owed.transaction_uid, owed.references, self.index, self.files)
         answer = send_report(self.destination, self.calling_ae, report)
         try:
             if answer.accepted:
                 self.owed.sent(owed)
             else:
-                self._later(owed, answer.reason)
+                self._postpone_or_give_up(owed, answer.reason)
         except IllegalTransition:
             log.warning("commitment_report_no_longer_ours report=%d", owed.id)
         return True
 
-    def _later(self, owed: OwedReport, reason: str) -> None:
+    def _postpone_or_give_up(self, owed: OwedReport, reason: str) -> None:
         now = datetime.now(UTC)
         name = self.destination.name
         if now - owed.created_at > GIVE_UP_AFTER:
@@ -84,8 +93,10 @@ class DestinationCommitments:
         log.warning("commitment_report_delayed destination=%s reason=%s", name, reason)
 
 
-def judge(transaction_uid: str, references: Sequence[Reference], index: Index, files: StoredFiles) -> Report:
-    """Which of these instances we hold: those with a row whose file is there at its full size."""
+def answer_for(
+    transaction_uid: str, references: Sequence[Reference], index: Index, files: StoredFiles
+) -> Report:
+    """Our answer to a request: we commit to instances that have a row and a file of the right size."""
     found = index.find_instances([reference.sop_instance_uid for reference in references])
     committed: list[Reference] = []
     failed: dict[Reference, int] = {}
@@ -95,15 +106,15 @@ def judge(transaction_uid: str, references: Sequence[Reference], index: Index, f
             failed[reference] = NO_SUCH_INSTANCE
         elif instance.sop_class_uid != reference.sop_class_uid:
             failed[reference] = CLASS_INSTANCE_CONFLICT
-        elif (reason := _fault(files, instance)) is not None:
+        elif (reason := _file_failure(files, instance)) is not None:
             failed[reference] = reason
         else:
             committed.append(reference)
     return Report(transaction_uid=transaction_uid, committed=tuple(committed), failed=failed)
 
 
-def _fault(files: StoredFiles, instance: Instance) -> int | None:
-    """The Failure Reason that an instance's file gives, None for one that is whole."""
+def _file_failure(files: StoredFiles, instance: Instance) -> int | None:
+    """The Failure Reason if an instance's file is missing, incomplete or unreadable; otherwise None."""
     try:
         return None if files.size(instance.path) == instance.size else NO_SUCH_INSTANCE
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The courier process: takes results out of the outbox to each destination, each on its own thread."""
+"""The courier process: sends the results in the outbox, with one thread for each destination."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from node.roles.commitments import DestinationCommitments
 log = logging.getLogger("overread.courier")
 
 LEASE_SECONDS = 900.0
-"""Longer than the slowest peer can take over one batch."""
+"""Longer than the slowest peer can take for one batch."""
 POLL_SECONDS = 1.0
 BATCH_SIZE = 12
+"""Objects sent over one association, at most."""
 
 
 def outcome_of(result: SendResult, attempts: int) -> DeliveryOutcome:
-    """What a send result means for its delivery."""
+    """The outcome of a delivery whose object was sent ``attempts`` times."""
     if result.delivered:
         return Sent(status=result.status or 0)
     if result.transient:
@@ -39,7 +40,7 @@ def outcome_of(result: SendResult, attempts: int) -> DeliveryOutcome:
 
 
 class DestinationCourier:
-    """Serves one destination; a stuck peer holds up nobody else."""
+    """Sends results to one destination. A peer that hangs delays no other."""
 
     def __init__(
         self,
@@ -58,60 +59,60 @@ class DestinationCourier:
         self.wake = threading.Event()
         self.commitments = DestinationCommitments(configuration, database, destination)
         self._failures = 0
-        """Batches in a row that did not reach the destination."""
+        """How many batches in a row did not reach the destination."""
         self._not_before = 0.0
 
     def serve(self, stop: threading.Event) -> None:
         """Send until ``stop`` is set."""
-        broke_off: str | None = "its sender died"
+        release_reason: str | None = "its sender died"
         while not stop.is_set():
-            self.wake.clear()  # before looking, so that nothing that comes meanwhile is missed
+            self.wake.clear()  # before the step, so that no hint that comes meanwhile is lost
             try:
-                if broke_off is not None:
-                    self.outbox.release_sender(self.name, broke_off)
-                    broke_off = None
+                if release_reason is not None:
+                    self.outbox.release_sender(self.name, release_reason)
+                    release_reason = None
                 sent = time.monotonic() >= self._not_before and (
                     self.step(stop) or self.commitments.step(lambda: stop.is_set() or self.wake.is_set())
                 )
             except DatabaseUnavailable as error:
                 log.error("database_unavailable destination=%s error=%s", self.destination.name, error)
-                broke_off, sent = "the database was away", False
+                release_reason, sent = "the database was away", False
             except Exception as error:
-                # A fault of ours or of a library must not end this thread: nobody else serves the destination.
-                broke_off, sent = self._fault(error), False
-                self._pause_unless(False)
+                # No fault may end this thread, because no other one serves the destination.
+                release_reason, sent = self._log_fault(error), False
+                self._note_contact(reached=False)
             if not sent:
                 self.wake.wait(POLL_SECONDS)
 
     def step(self, stop: threading.Event) -> bool:
-        """Send one batch over one association; False where nothing was due."""
-        # One of them shows whether a destination is back that could not be reached.
+        """Send one batch over one association; False if nothing was due."""
+        # A single object shows whether an unreachable destination is back.
         size = 1 if self._failures else BATCH_SIZE
         deliveries = self.outbox.claim(self.destination.name, self.name, size, LEASE_SECONDS)
         if not deliveries:
             return False
-        files = self._files(deliveries)
+        files = self._files_to_send(deliveries)
         if not files:
             return True
         delivered: list[Delivery] = []
-        answered = False
+        reached = False
         try:
             for delivery, result in self._send(files):
-                answered = answered or result.reached
+                reached = reached or result.reached
                 if result.delivered:
                     delivered.append(delivery)
                 self._settle(delivery, result)
                 if stop.is_set():
                     break
         finally:
-            # Also where the database broke off: the destination has them all the same.
+            # Also if the database failed: the destination has the objects all the same.
             self.audit.sent(self.sender.calling_ae, self.destination, delivered)
-        self._pause_unless(answered)
+        self._note_contact(reached)
         return True
 
-    def _pause_unless(self, answered: bool) -> None:
-        """Leave a destination alone for a while that cannot be reached: every object that waits would try it."""
-        self._failures = 0 if answered else self._failures + 1
+    def _note_contact(self, reached: bool) -> None:
+        """Pause if the destination could not be reached: else every waiting object would try it."""
+        self._failures = 0 if reached else self._failures + 1
         if self._failures:
             self._not_before = time.monotonic() + DESTINATION.pause(self._failures)
 
@@ -129,8 +130,8 @@ class DestinationCourier:
         except StaleLease:
             log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
 
-    def _files(self, deliveries: list[Delivery]) -> list[tuple[Delivery, FileToSend]]:
-        """The deliveries with their files; one whose path is refused fails for good and holds up no other."""
+    def _files_to_send(self, deliveries: list[Delivery]) -> list[tuple[Delivery, FileToSend]]:
+        """The deliveries with their files. A delivery with a path outside the data folder fails for good."""
         found: list[tuple[Delivery, FileToSend]] = []
         for delivery in deliveries:
             try:
@@ -149,29 +150,29 @@ class DestinationCourier:
         return found
 
     def _send(self, files: list[tuple[Delivery, FileToSend]]) -> Iterator[tuple[Delivery, SendResult]]:
-        left = {delivery.sop_instance_uid: (delivery, file) for delivery, file in files}
+        unsent = {delivery.sop_instance_uid: (delivery, file) for delivery, file in files}
         try:
-            for result in self.sender.send([file for _, file in left.values()]):
-                delivery, _ = left.pop(result.file.sop_instance_uid)
+            for result in self.sender.send([file for _, file in unsent.values()]):
+                delivery, _ = unsent.pop(result.file.sop_instance_uid)
                 yield delivery, result
         except Exception as error:
-            # A library's fault on one object must not keep those behind it waiting: these are tried later.
-            reason = self._fault(error)
-            for delivery, file in left.values():
+            # A fault of a library on one object: the remaining ones are tried later.
+            reason = self._log_fault(error)
+            for delivery, file in unsent.values():
                 yield (
                     delivery,
                     SendResult(file=file, delivered=False, transient=True, reason=reason, status=None),
                 )
 
-    def _fault(self, error: Exception) -> str:
-        """Log an error that nobody foresaw; the reason for the database."""
+    def _log_fault(self, error: Exception) -> str:
+        """Log an unexpected error; returns the reason for the database."""
         kind, place = type(error).__name__, raised_at(error)
         log.error("courier_failed destination=%s error=%s place=%s", self.destination.name, kind, place)
         return f"the courier failed ({kind}): see the log"
 
 
 class Courier:
-    """One thread for each destination, woken together."""
+    """Runs one thread for each destination."""
 
     def __init__(self, configuration: Configuration, database: Database, name: str) -> None:
         self.configuration = configuration
@@ -183,7 +184,7 @@ class Courier:
         ]
 
     def serve(self, stop: threading.Event) -> None:
-        """Send until ``stop`` is set; the object in hand is finished first."""
+        """Send until ``stop`` is set. Objects that are being sent are finished first."""
         wakeup = Wakeup(self.configuration.run_dir, "courier")
         threads = [
             threading.Thread(target=courier.serve, args=(stop,), name=f"courier-{courier.destination.name}")

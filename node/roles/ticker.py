@@ -1,4 +1,4 @@
-"""The ticker process: decides when studies are complete and returns lost leases, all from database state."""
+"""The ticker process: plans complete studies, takes back expired leases and removes what is too old."""
 
 from __future__ import annotations
 
@@ -29,24 +29,28 @@ POLL_SECONDS = 0.25
 LEASE_CHECK_SECONDS = 5.0
 RETENTION_SECONDS = 600.0
 SET_BACK_SECONDS = 60.0
-"""Clocks of several machines are closer together than this."""
+"""The clocks of several machines differ by less than this."""
 SINGLE_IMAGE_MODALITIES = frozenset({"CR", "DX", "MG", "PX", "IO"})
-"""Modalities that send all their images in one association: its release completes the study."""
+"""Modalities that send a whole study over one association, so that its release completes the study."""
 
 
 def is_complete(study: StudyProgress, now: datetime, quiet_seconds: float) -> bool:
-    """Whether nothing more is to be expected for a study, by evidence or by silence."""
+    """Whether a study is complete.
+
+    It is if all expected instances are there, if the association that brought it was released and its modalities send a
+    study over one association, or if nothing came for ``quiet_seconds``.
+    """
     if study.expected_instances is not None and study.instance_count >= study.expected_instances:
         return True
     if study.released and study.modalities and SINGLE_IMAGE_MODALITIES.issuperset(study.modalities):
         return True
     waited = (now - study.last_instance_at).total_seconds()
-    # An instance that came long after now came before the clock was set back.
+    # An instance whose time is far in the future arrived before the clock was set back.
     return waited >= quiet_seconds or -waited >= max(quiet_seconds, SET_BACK_SECONDS)
 
 
 class Ticker:
-    """Looks at the database at short intervals, and at once when another process says so."""
+    """Polls the database at short intervals, and at once when another process sends a hint."""
 
     def __init__(self, configuration: Configuration, database: Database) -> None:
         self.configuration = configuration
@@ -61,7 +65,7 @@ class Ticker:
         """Tick until ``stop`` is set."""
         scheduler = BackgroundScheduler(timezone=UTC)
         scheduler.add_job(
-            self.reclaim,
+            self.reclaim_leases,
             "interval",
             seconds=LEASE_CHECK_SECONDS,
             coalesce=True,
@@ -69,7 +73,7 @@ class Ticker:
             misfire_grace_time=60,
         )
         scheduler.add_job(
-            self.forget,
+            self.apply_retention,
             "interval",
             seconds=RETENTION_SECONDS,
             coalesce=True,
@@ -77,8 +81,8 @@ class Ticker:
             misfire_grace_time=None,
             next_run_time=datetime.now(UTC),
         )
-        # Once, and beside the first ticks: it reads tables that grow.
-        scheduler.add_job(self.warn_of_strangers)
+        # Once, in the background: it reads tables that may be long.
+        scheduler.add_job(self.warn_of_unconfigured)
         scheduler.start()
         wakeup = Wakeup(self.configuration.run_dir, "ticker")
         log.info("ticker_started")
@@ -95,7 +99,7 @@ class Ticker:
         log.info("ticker_stopped")
 
     def complete_studies(self) -> int:
-        """Turn every complete study into jobs; the number of studies that were."""
+        """Plan the jobs of every complete study; returns how many studies were complete."""
         now = datetime.now(UTC)
         completed = 0
         for study in self.index.receiving():
@@ -112,8 +116,8 @@ class Ticker:
             notify(self.configuration.run_dir, "worker")
         return completed
 
-    def warn_of_strangers(self) -> None:
-        """Log what waits for a destination or an engine that the configuration does not have (any more)."""
+    def warn_of_unconfigured(self) -> None:
+        """Log deliveries and jobs that wait for a destination or engine which is not in the configuration."""
         destinations = {d.name for d in self.configuration.destination}
         engines = {e.name for e in self.configuration.engine}
         try:
@@ -129,8 +133,8 @@ class Ticker:
             if name not in engines:
                 log.warning("jobs_wait engine=%s count=%d reason=not configured", name, count)
 
-    def reclaim(self) -> None:
-        """Give back what processes that no longer answer had claimed."""
+    def reclaim_leases(self) -> None:
+        """Take back jobs and deliveries whose leases ran out."""
         now = datetime.now(UTC)
         try:
             jobs = self.queue.reclaim_expired(now)
@@ -143,17 +147,17 @@ class Ticker:
             notify(self.configuration.run_dir, "worker")
             notify(self.configuration.run_dir, "courier")
 
-    def forget(self) -> None:
-        """Remove what is older than the configuration keeps: rows first, then files."""
-        kept = self.configuration.retention
+    def apply_retention(self) -> None:
+        """Remove what is older than ``[retention]`` allows: rows first, then files."""
+        retention = self.configuration.retention
         committing = [d.name for d in self.configuration.destination if d.commit]
         now = datetime.now(UTC)
         try:
-            for days, forget in (
-                (kept.received, self.retention.forget_received),
-                (kept.results, partial(self.retention.forget_results, committing=committing)),
+            for days, remove in (
+                (retention.received, self.retention.forget_received),
+                (retention.results, partial(self.retention.forget_results, committing=committing)),
             ):
-                while days is not None and (paths := forget(now - timedelta(days=days))):
+                while days is not None and (paths := remove(now - timedelta(days=days))):
                     for path in paths:
                         self._remove(path)
                     log.info("retention_removed files=%d", len(paths))

@@ -1,4 +1,4 @@
-"""The worker process: models stay loaded, jobs are claimed in batches across studies and run to an outcome."""
+"""The worker process: keeps models loaded, claims jobs in batches across studies, and settles each."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ POLL_SECONDS = 0.5
 MODEL_RETRY_SECONDS = 2.0
 BATCH_SIZE = 8
 WATCH_SECONDS = 1.0
+"""How often leases and deadlines are checked."""
 LOADING_SHARE = 0.1
-"""Most of its time that a worker spends on loading models that do not load."""
+"""The largest share of its time that a worker spends on models that fail to load."""
 
 
 class Worker:
-    """Runs the jobs of some engines on one device until it is told to stop."""
+    """Runs the jobs of some engines, all on one device."""
 
     def __init__(
         self, configuration: Configuration, database: Database, name: str, engines: Sequence[str]
@@ -55,7 +56,7 @@ class Worker:
         self._held_lock = threading.Lock()
 
     def serve(self, stop: threading.Event) -> None:
-        """Work until ``stop`` is set; the batch in hand is finished first."""
+        """Work until ``stop`` is set. The present batch is finished first."""
         released = self.queue.release_worker(self.name)
         log.info("worker_started name=%s released=%d", self.name, released)
         wakeup = Wakeup(self.configuration.run_dir, "worker")
@@ -63,18 +64,18 @@ class Worker:
         renewer.start()
         try:
             readers().warm()
-            broke_off = False
+            jobs_lost = False
             while not stop.is_set():
                 try:
-                    if broke_off:
+                    if jobs_lost:
                         self.queue.release_worker(self.name, "the database was away", blameless=True)
-                        broke_off = False
+                        jobs_lost = False
                     worked = self.step()
                 except DatabaseUnavailable as error:
                     log.error("database_unavailable error=%s", error)
-                    broke_off, worked = True, False
+                    jobs_lost, worked = True, False
                 except DeviceLost as error:
-                    # A new process can use it; what this one held is given back there, and tried again alone.
+                    # A new process can use the device. It releases these jobs, and each is tried again alone.
                     log.critical("device_lost device=%s", error)
                     os._exit(ENDED_ITSELF)
                 if not worked:
@@ -85,7 +86,7 @@ class Worker:
         log.info("worker_stopped name=%s", self.name)
 
     def step(self) -> bool:
-        """Claim and run one batch; False where there was nothing to do."""
+        """Claim and run one batch; False if nothing was due."""
         self._load_models()
         jobs = self.queue.claim(self.name, self.engines, BATCH_SIZE, LEASE_SECONDS)
         if not jobs:
@@ -117,7 +118,7 @@ class Worker:
         return True
 
     def _load_models(self) -> None:
-        """Load what is not loaded yet; engines whose model has arrived get their waiting jobs back."""
+        """Load engines that are not loaded yet, and queue the jobs that waited for their models."""
         for name in self.engines:
             if name in self.loaded or time.monotonic() < self._load_after.get(name, 0.0):
                 continue
@@ -128,17 +129,17 @@ class Worker:
                 pause = max(MODEL_RETRY_SECONDS, seconds / LOADING_SHARE)
                 self._load_after[name] = time.monotonic() + pause
                 continue
-            # First the jobs: where the database is away, the model is loaded again rather than they forgotten.
+            # Jobs first: if the database fails here, the model is loaded again, and no job keeps waiting.
             woken = self.queue.wake_waiting(name)
             self.loaded[name] = engine
             self.absent.pop(name, None)
             log.info("model_loaded engine=%s seconds=%.1f woken=%d", name, seconds, woken)
 
     def _load(self, name: str) -> Engine | None:
-        """Load one engine's model; None, with the reason in ``absent``, where that fails.
+        """Load one engine; None if that fails, with the reason in ``absent``.
 
         Raises:
-            DeviceLost: this process has no use of the device any more.
+            DeviceLost: the device no longer works in this process.
         """
         settings = self.configuration.engine_settings(name)
         try:
@@ -148,7 +149,7 @@ class Worker:
             self._note_absent(name, level, str(error), str(error))
             return None
         except Exception as error:
-            # Loading runs foreign code on the device, which raises what it likes; other engines go on.
+            # Loading runs foreign code, which may raise anything; the other engines go on.
             reason = f"the model cannot be loaded ({type(error).__name__}): see the log"
             if is_out_of_memory(error):
                 reason = "the device has too little memory for the model"
@@ -179,10 +180,9 @@ class Worker:
                 log.warning("lease_not_renewed error=%s", error)
 
     def _end_if_hanging(self, jobs: Sequence[Job], silent: float) -> None:
-        """End this process where no job has come to an outcome for too long.
+        """Exit if no job had an outcome for too long, because nothing else stops native code that hangs.
 
-        Nothing else stops native code that hangs. The supervisor starts a new process, which gives the jobs
-        back, and each is tried again alone.
+        The supervisor starts a new process. It releases these jobs, and each is tried again alone.
         """
         deadline = self.configuration.engine_named(str(jobs[0].engine)).deadline_seconds
         if silent > deadline:

@@ -1,1 +1,1 @@
-"""The steps of a study from the index to its results."""
+"""The steps of a study from the index to its results: routing, planning, inference and reports."""

@@ -1,4 +1,4 @@
-"""Result files: DICOM objects at a place that a rerun finds again, described for the database."""
+"""Result files: writes DICOM objects to paths that are the same in a rerun, and describes them for the database."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sr_writer import WrittenObject, result_attributes
 
 
 def store(written: WrittenObject, job: Job, files: StoredFiles) -> NewResult:
-    """Write one DICOM object to the results folder, synced, and describe it for the database.
+    """Write and sync one DICOM object to the results folder, and describe it for the database.
 
     Raises:
-        OSError: the disk is full or broken; nothing but a temporary file is left behind.
+        OSError: the disk is full or broken. At most a temporary file is left behind.
     """
     dataset = written.dataset
     buffer = BytesIO()

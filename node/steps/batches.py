@@ -1,6 +1,6 @@
-"""One engine at work: inputs are read side by side, cases analysed in batches, and what fails is tried in halves.
+"""Runs inputs through one engine in batches. A batch that fails is tried again in halves.
 
-The worker and ``overread infer`` both run this; they differ in where files come from and where results go.
+The worker and ``overread infer`` both use this; they differ in where files come from and where results go.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Item = TypeVar("Item")
 
 
 class Cause(StrEnum):
-    """What a failure is due to, and so whether it may pass."""
+    """What caused a failure, which decides whether to try again."""
 
     INPUT = "input"
-    """The input, which would fail again."""
+    """The input: it would fail again."""
     ENGINE = "engine"
-    """Something that the engine needs, which may be there soon."""
+    """The engine: something that it needs may be there soon."""
     DISK = "disk"
-    """The disk, which may be away for a while."""
+    """The disk: it may be back later."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why an input has no analysis, though the engine might take it."""
+    """Why a case has no analysis, although the engine did not refuse it."""
 
     path: Path
     reason: str
@@ -47,13 +47,20 @@ class Failure:
 
 
 Result = Analysis | Refusal | Failure
-"""What came of one case."""
+"""The outcome of one case."""
 Inputs = Sequence[Path] | Refusal | Failure
-"""The files of an item, or why there are none."""
+"""The files of an item, or why it has none."""
 
 
 class Batches(Generic[Item]):
-    """Runs items, each the files of one or more cases, through an engine; ``size`` of them make a batch."""
+    """Runs items through an engine. An item has the files of one or more cases.
+
+    Args:
+        engine: a loaded engine.
+        inputs: gives the files of an item; called in a thread of ``readers``.
+        readers: the threads that read and prepare.
+        size: items in a batch.
+    """
 
     def __init__(
         self, engine: Engine, inputs: Callable[[Item], Inputs], readers: ThreadPoolExecutor, size: int
@@ -64,29 +71,30 @@ class Batches(Generic[Item]):
         self._size = max(1, size)
 
     def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, list[Result]]]:
-        """The results of every item in order, as soon as there are some.
+        """Yield each item with the results of its cases, in order, as soon as they are there.
 
         While one batch is analysed, the next one is read.
 
-        Raises
-        ------
-        DeviceLost
-            If the engine's device answers no more; items without results have to run in another process.
+        Raises:
+            DeviceLost: the engine's device no longer works in this process. Items without results have to run in
+                another one.
         """
         batches = [items[start : start + self._size] for start in range(0, len(items), self._size)]
-        reading = self._read(batches[0]) if batches else []
+        reading = self._start_reading(batches[0]) if batches else []
         for number, batch in enumerate(batches):
             read = [future.result() for future in reading]
-            reading = self._read(batches[number + 1]) if number + 1 < len(batches) else []
-            cases = [case for of_item in read for case in of_item if not isinstance(case, (Refusal, Failure))]
-            analyses = self._analysed(cases)
-            for item, of_item in zip(batch, read, strict=True):
-                yield item, [c if isinstance(c, (Refusal, Failure)) else next(analyses) for c in of_item]
+            reading = self._start_reading(batches[number + 1]) if number + 1 < len(batches) else []
+            cases = [
+                case for item_cases in read for case in item_cases if not isinstance(case, (Refusal, Failure))
+            ]
+            analyses = self._analyse(cases)
+            for item, item_cases in zip(batch, read, strict=True):
+                yield item, [c if isinstance(c, (Refusal, Failure)) else next(analyses) for c in item_cases]
 
-    def _read(self, items: Sequence[Item]) -> list[Future[list[Case | Refusal | Failure]]]:
-        return [self._readers.submit(self._prepared, item) for item in items]
+    def _start_reading(self, items: Sequence[Item]) -> list[Future[list[Case | Refusal | Failure]]]:
+        return [self._readers.submit(self._prepare, item) for item in items]
 
-    def _prepared(self, item: Item) -> list[Case | Refusal | Failure]:
+    def _prepare(self, item: Item) -> list[Case | Refusal | Failure]:
         files = self._inputs(item)
         if isinstance(files, (Refusal, Failure)):
             return [files]
@@ -97,7 +105,7 @@ class Batches(Generic[Item]):
             reason = f"the inputs cannot be read: {error.strerror}"
             return [Failure(path=files[0], reason=reason, cause=Cause.DISK)]
         except Exception as error:
-            # Preprocessing runs foreign code on foreign data; one input's fault is its own.
+            # Preprocessing runs foreign code on foreign data; a fault fails only this input.
             kind = type(error).__name__
             log.error(
                 "prepare_failed engine=%s error=%s place=%s",
@@ -108,8 +116,8 @@ class Batches(Generic[Item]):
             reason = f"the inputs cannot be prepared ({kind})"
             return [Failure(path=files[0], reason=reason, cause=Cause.INPUT)]
 
-    def _analysed(self, cases: Sequence[Case]) -> Iterator[Analysis | Failure]:
-        """The analysis of each case or why there is none, in order."""
+    def _analyse(self, cases: Sequence[Case]) -> Iterator[Analysis | Failure]:
+        """The analysis of each case, or why there is none, in order."""
         if not cases:
             return
         engine, cause = self._engine, Cause.INPUT
@@ -120,7 +128,7 @@ class Batches(Generic[Item]):
             log.warning("batch_failed engine=%s cases=%d", engine.settings.name, len(cases))
             reason, cause = str(error), Cause.ENGINE
         except Exception as error:
-            # Engines run foreign code, which raises what it likes; each case gets its own result from that.
+            # Engines run foreign code, which may raise anything.
             kind, place = type(error).__name__, raised_at(error)
             log.error(
                 "inference_failed engine=%s cases=%d error=%s place=%s",
@@ -132,24 +140,24 @@ class Batches(Generic[Item]):
             reason = f"the engine failed on this input ({kind} at {place})"
             if is_out_of_memory(error):
                 reason = TOO_LITTLE_MEMORY
-        # Only here, where the error is gone: its frames hold what the batch has on the device.
+        # Only here, where the error is released: its frames keep the batch's memory on the device.
         check_device(engine.device)
         if len(cases) == 1:
             yield Failure(path=cases[0].source.path, reason=reason, cause=cause)
             return
         middle = len(cases) // 2
-        yield from self._analysed(cases[:middle])
-        yield from self._analysed(cases[middle:])
+        yield from self._analyse(cases[:middle])
+        yield from self._analyse(cases[middle:])
 
 
 def check_device(name: str) -> None:
-    """See that an engine's device still works in this process.
+    """Check that an engine's device still works in this process.
 
     Raises:
-        DeviceLost: it does not.
+        DeviceLost: it no longer does.
     """
-    # Without torch no device but CUDA can have been used here.
+    # If torch is not loaded and the device is not CUDA, no device was used here.
     if name.startswith("cuda") or "torch" in sys.modules:
-        from inference.running.device import check_answers
+        from inference.running.device import check_device
 
-        check_answers(name)
+        check_device(name)

@@ -1,4 +1,4 @@
-"""The cases of files: what an engine selects of them, as a node selects of a study."""
+"""Groups files into inputs of an engine, by the same selection as in a node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_SELECTED = "the engine does not select it"
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """The files of one case, or why the engine is not asked about them."""
+    """The files of one case. ``refused`` is why the engine does not get them."""
 
     files: Sequence[Path]
     series_instance_uid: str = ""
@@ -27,12 +27,12 @@ class Input:
 
 
 def inputs_of(item: Input) -> Inputs:
-    """The files of an input, or its refusal."""
+    """The files of an input, or its refusal, for ``Batches``."""
     return item.files if item.refused is None else Refusal(path=item.files[0], reason=item.refused)
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file says that it is DICOM (PS3.10 section 7.1), PNG or JPEG; what is wrong with it shows later."""
+    """Whether a file begins like DICOM (PS3.10 section 7.1), PNG or JPEG. It may still be damaged."""
     if is_plain_picture(path):
         return True
     try:
@@ -43,9 +43,17 @@ def is_image(path: Path) -> bool:
 
 
 def select(engine: Engine, files: Sequence[Path]) -> list[Input]:
-    """The inputs of an engine, of which it sees only those that it selects by their headers, as in a node.
+    """Group files into inputs of an engine. Those that it does not select by their headers are marked as refused.
 
-    Plain pictures have no header, and damaged files none that can be read: the engine says what is wrong with them.
+    Plain pictures and files with an unreadable header are inputs of their own, since the engine says best what is
+    wrong with them.
+
+    Args:
+        engine: a loaded engine.
+        files: DICOM files and plain pictures.
+
+    Returns:
+        The inputs in the order of their first files. A series is one input if the engine takes series.
     """
     inputs: dict[Path, Input] = {}
     series: dict[str, list[tuple[ImageHeader, Path]]] = {}
@@ -76,7 +84,7 @@ def select(engine: Engine, files: Sequence[Path]) -> list[Input]:
 
 
 def _header(engine: Engine, path: Path) -> ImageHeader | None:
-    """What selection needs of a file; None where its header cannot be read."""
+    """The header of a file for selection; None where it cannot be read."""
     try:
         return read_header(path, engine.header_keywords | {"SeriesInstanceUID"})
     except ImageUnreadable:

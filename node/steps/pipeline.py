@@ -1,4 +1,4 @@
-"""Jobs through their engine: which files go in, what is written of the analyses, and how each job ended."""
+"""Runs jobs through their engine: finds their files, writes their results and decides their outcomes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("overread.pipeline")
 
 
 class Pipeline:
-    """Runs jobs of one data folder and database. Thread-safe where the engine is."""
+    """Runs jobs of one data folder and database. Thread-safe if the engine is."""
 
     def __init__(self, database: Database, data_dir: Path, threads: int = 2) -> None:
         self.index = Index(database)
@@ -38,19 +38,18 @@ class Pipeline:
         self.readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
 
     def run(self, engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Run jobs of one engine in batches of its size; every job gets an outcome, as soon as it has one.
+        """Run jobs of one engine in batches of its size, and yield each job with its outcome as soon as it has one.
 
-        Raises
-        ------
-        DeviceLost
-            If the engine's device answers no more; jobs without an outcome have to run in another process.
+        Raises:
+            DeviceLost: the engine's device no longer works in this process. Jobs without an outcome have to run in
+                another one.
         """
         batches = Batches(engine, self._inputs, self.readers, engine.batch_size)
         for job, results in batches.run(jobs):
             yield job, self._outcome(job, results, engine.model.version)
 
     def _inputs(self, job: Job) -> Inputs:
-        """The files of a job."""
+        """The files of a job. A series with several patients is refused."""
         wanted = set(job.inputs)
         instances = {
             i.sop_instance_uid: i
@@ -62,11 +61,11 @@ class Pipeline:
             reason = f"{len(missing)} of {len(wanted)} inputs are not indexed"
             return Failure(path=self.files.root, reason=reason, cause=Cause.INPUT)
         files = [self.files.local(instances[uid].path) for uid in job.inputs]
-        patients = {_text(instances[uid].attributes.get("PatientID")) for uid in job.inputs}
+        patients = {_value_text(instances[uid].attributes.get("PatientID")) for uid in job.inputs}
         return Refusal(path=files[0], reason=mixed_patients(len(patients))) if len(patients) > 1 else files
 
     def _outcome(self, job: Job, results: Sequence[Result], version: str) -> Outcome:
-        """How a job ended: one failure is that of the job, and refusals count where there is nothing else."""
+        """The outcome of a job. One failure fails it; it is skipped only if all cases were refused."""
         for result in results:
             if isinstance(result, Failure):
                 return outcome_of(result, job.attempts)
@@ -77,6 +76,7 @@ class Pipeline:
         return Skipped(reason="; ".join(reasons), model_version=version)
 
     def _write(self, job: Job, analyses: Sequence[Analysis]) -> Outcome:
+        """Write the results of a job to files."""
         started = time.perf_counter()
         version = analyses[0].model.version
         context = ReportContext(
@@ -115,9 +115,10 @@ class Pipeline:
         return Done(model_version=version, results=results, summary=summary, review_advised=bool(advised))
 
     def _predecessor(self, job: Job) -> PredecessorReport | None:
-        former = job.predecessor_id
-        while former is not None:
-            for result in self.results.of_job(former):
+        """The report of the last predecessor that has one."""
+        predecessor_id = job.predecessor_id
+        while predecessor_id is not None:
+            for result in self.results.of_job(predecessor_id):
                 if result.kind == "sr":
                     return PredecessorReport(
                         study_instance_uid=result.study_instance_uid,
@@ -125,18 +126,19 @@ class Pipeline:
                         sop_class_uid=result.sop_class_uid,
                         sop_instance_uid=result.sop_instance_uid,
                     )
-            before = self.queue.get(former)
-            former = before.predecessor_id if before is not None else None
+            predecessor = self.queue.get(predecessor_id)
+            predecessor_id = None if predecessor is None else predecessor.predecessor_id
         return None
 
 
 def outcome_of(failure: Failure, attempts: int) -> Outcome:
-    """How a job ends that failed: for good, or until it is tried again."""
+    """The outcome of a job with a failure: failed for good, or tried again after a pause."""
     if failure.cause is Cause.INPUT:
         return Failed(reason=failure.reason)
     policy = DISK if failure.cause is Cause.DISK else ENGINE
     return RetryAfter(seconds=policy.pause(attempts), reason=failure.reason)
 
 
-def _text(value: str | list[str] | None) -> str:
+def _value_text(value: str | list[str] | None) -> str:
+    """An attribute's value as DICOM writes it, with backslashes between several."""
     return "" if value is None else "\\".join([value] if isinstance(value, str) else value).strip()

@@ -1,4 +1,4 @@
-"""Planning: what a complete study has to have run on it, one job per series and engine."""
+"""Planning: the jobs of a complete study, one for each series and engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("overread.planning")
 
 
 def plan_study(configuration: Configuration, instances: Sequence[Instance]) -> list[PlannedJob]:
-    """The jobs of a study; a series that no rule takes becomes one that is skipped, with the reason."""
+    """The jobs of a study. A series that no rule takes gets a job that is skipped, with the reason."""
     by_series = attrgetter("series_instance_uid")
     plan: list[PlannedJob] = []
     for _, group in groupby(sorted(instances, key=by_series), key=by_series):
@@ -31,21 +31,21 @@ def plan_study(configuration: Configuration, instances: Sequence[Instance]) -> l
 def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> list[PlannedJob]:
     digests = {instance.sop_instance_uid: instance.sha256 for instance in series}
     series_uid = series[0].series_instance_uid
-    routable = [routed(instance) for instance in series]
+    routable = [routing_instance(instance) for instance in series]
     jobs: dict[str, PlannedJob] = {}
     refusals: list[str] = []
     for route in configuration.route:
-        verdict = routing.judge(route, routable)
+        verdict = routing.verdict_of(route, routable)
         if not verdict.takes:
             refusals.append(f"{route.name}: {verdict.reason}")
             continue
         for name in route.engines:
-            former = jobs.get(name)
-            if former is not None:
-                destinations = tuple(dict.fromkeys(former.destinations + route.destinations))
-                jobs[name] = replace(former, destinations=destinations)
+            planned = jobs.get(name)
+            if planned is not None:
+                destinations = tuple(dict.fromkeys(planned.destinations + route.destinations))
+                jobs[name] = replace(planned, destinations=destinations)
                 continue
-            selection = select(configuration.engine_named(name).kind, verdict.instances)
+            selection = selection_of(configuration.engine_named(name).kind, verdict.instances)
             inputs = selection.inputs or tuple(i.sop_instance_uid for i in verdict.instances)
             jobs[name] = PlannedJob(
                 series_instance_uid=series_uid,
@@ -76,8 +76,8 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
     ]
 
 
-def select(kind: str, instances: Sequence[routing.Instance]) -> Selection:
-    """What an engine takes of a series; nothing where it cannot say."""
+def selection_of(kind: str, instances: Sequence[routing.Instance]) -> Selection:
+    """The images of a series that an engine of this kind takes; none if it fails."""
     headers = [
         ImageHeader(
             sop_class_uid=i.sop_class_uid, sop_instance_uid=i.sop_instance_uid, attributes=i.attributes
@@ -87,15 +87,15 @@ def select(kind: str, instances: Sequence[routing.Instance]) -> Selection:
     try:
         return engine_class(kind).select(headers)
     except Exception as error:
-        # Engines of others raise what they like; one series' fault must not keep all studies waiting.
+        # Plug-ins may raise anything; one series must not keep all studies waiting.
         name = type(error).__name__
         log.error("selection_failed kind=%s error=%s place=%s", kind, name, raised_at(error))
         reason = f"{kind} failed to say whether it takes this series ({name}): see the log"
         return Selection(inputs=(), refused={h.sop_instance_uid: reason for h in headers})
 
 
-def routed(instance: Instance) -> routing.Instance:
-    """An indexed instance as the routing rules see it."""
+def routing_instance(instance: Instance) -> routing.Instance:
+    """An indexed instance as routing rules see it."""
     return routing.Instance(
         sop_instance_uid=instance.sop_instance_uid,
         sop_class_uid=instance.sop_class_uid,
@@ -104,6 +104,11 @@ def routed(instance: Instance) -> routing.Instance:
 
 
 def digest_of(inputs: Sequence[str], digests: dict[str, str]) -> str:
-    """A digest of which instances go in and of their bytes; the same inputs give the same digest."""
+    """A SHA-256 digest of the UIDs and bytes of a job's inputs, the same in any order.
+
+    Args:
+        inputs: SOP Instance UIDs.
+        digests: the SHA-256 digest of each instance's file, by SOP Instance UID.
+    """
     lines = sorted(f"{uid} {digests[uid]}" for uid in inputs)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

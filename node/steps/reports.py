@@ -1,11 +1,11 @@
-"""Analyses to the objects of one report, or why there is none."""
+"""Turns analyses into the objects of one report, or says why there is none."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 
-from inference.checking.plausibility import nothing_left
+from inference.checking.plausibility import reason_nothing_left
 from inference.findings import Analysis, Refusal
 from node.errors import raised_at
 from node.steps.batches import Cause, Failure
@@ -17,13 +17,13 @@ log = logging.getLogger("overread.reports")
 def written_objects(
     analyses: Sequence[Analysis], context: ReportContext
 ) -> list[WrittenObject] | Refusal | Failure:
-    """Everything that is written of the analyses of one report.
+    """The objects of the report on these analyses: refused if nothing plausible is left to report.
 
     Raises:
         OSError: the file of a source image cannot be read now.
     """
     path = analyses[0].source.path
-    reason = nothing_left(analyses)
+    reason = reason_nothing_left(analyses)
     if reason is not None:
         return Refusal(path=path, reason=reason)
     try:
@@ -31,7 +31,7 @@ def written_objects(
     except OSError:
         raise
     except Exception as error:
-        # The report library refuses odd but legal source headers in many ways, each its own case.
+        # The report library refuses some odd but legal source headers, with many kinds of errors.
         kind = type(error).__name__
         log.warning("report_failed engine=%s error=%s place=%s", context.engine_name, kind, raised_at(error))
         reason = f"the report cannot be written from this source ({kind})"
@@ -39,8 +39,9 @@ def written_objects(
 
 
 def series_number(earlier_jobs: int) -> int:
-    """Series Number of a job's report, far from those of modalities; ten for each job of the study.
+    """The Series Number of a job's report: 9000 and up, ten for each job, far from the numbers of modalities.
 
-    ``earlier_jobs`` is how many the study has before it, so that a rerun gets the same.
+    Args:
+        earlier_jobs: how many jobs of the study were created before, so that a rerun gets the same number.
     """
     return 9000 + 10 * earlier_jobs

@@ -1,4 +1,4 @@
-"""Routing rules: which series goes to which engines, and the condition that decided it."""
+"""Routing rules: whether a rule takes a series, and the condition that decided."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCREEN_WORDS = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """What routing needs to know of one received instance."""
+    """A received instance as routing rules see it."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -37,7 +37,7 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
-    """Why an instance is no input by itself, and the keywords by which a rule can ask for it all the same."""
+    """Why an instance is normally no input. A rule with a condition on a ``lifted_by`` keyword still gets it."""
 
     reason: str
     lifted_by: frozenset[str]
@@ -45,7 +45,7 @@ class Exclusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one rule says of one series: taken or not, the condition that decided, and the instances taken."""
+    """Whether a rule takes a series, the condition that decided, and the instances that it takes."""
 
     route: str
     takes: bool
@@ -54,17 +54,18 @@ class Verdict:
 
 
 def values_of(attributes: Mapping[str, AttributeValue], keyword: str) -> list[str]:
-    """The values of an attribute; empty where it is absent or empty."""
+    """The values of an attribute; none if it is absent or empty."""
     value = attributes.get(keyword)
     values = value if isinstance(value, list) else [value]
     return [v.strip() for v in values if v is not None and v.strip()]
 
 
 def exclusion(instance: Instance) -> Exclusion | None:
-    """Why this instance is no input unless a rule asks for it, or None.
+    r"""Why this instance is no input unless a rule asks for it; None for a normal image.
 
-    An X-ray ``DERIVED\\PRIMARY`` is the normal picture for presentation, and lossy compression alone makes
-    an image derived (PS3.3 section C.7.6.1.1.2), so that only ``SECONDARY`` or a named post-processing counts.
+    Image Type ``DERIVED`` alone does not exclude it: X-rays for presentation are ``DERIVED\PRIMARY``, and lossy
+    compression alone makes an image derived (PS3.3 section C.7.6.1.1.2). It has to be ``SECONDARY`` too, or name a
+    post-processing.
     """
     by_class = frozenset({"SOPClassUID", "Modality"})
     name = UID(instance.sop_class_uid).name
@@ -101,7 +102,7 @@ def exclusion(instance: Instance) -> Exclusion | None:
 
 
 def describe(keyword: str, condition: Condition) -> str:
-    """A condition as a person writes it."""
+    """A condition in words."""
     if isinstance(condition, str):
         return f'{keyword} = "{condition}"'
     if isinstance(condition, AbsentCondition):
@@ -114,9 +115,9 @@ def describe(keyword: str, condition: Condition) -> str:
 
 
 def holds(condition: Condition, values: Sequence[str]) -> bool:
-    """Whether the values of one attribute satisfy a condition; of several values one is enough.
+    """Whether at least one value of an attribute satisfies a condition.
 
-    A regular expression is also tried on the whole value with its backslashes.
+    A regular expression is also tried on all values joined by backslashes.
     """
     if isinstance(condition, AbsentCondition):
         return not values
@@ -137,14 +138,14 @@ def _in_range(condition: RangeCondition, text: str) -> bool:
     return above and (condition.max is None or number <= condition.max)
 
 
-def judge(route: RouteTable, series: Sequence[Instance]) -> Verdict:
-    """The verdict of one rule on a series; its first image in order of Instance Number speaks for it."""
-    asked = frozenset(route.match)
+def verdict_of(route: RouteTable, series: Sequence[Instance]) -> Verdict:
+    """The verdict of one rule on a series. Conditions are checked on its first image by Instance Number."""
+    conditioned = frozenset(route.match)
     excluded = {instance.sop_instance_uid: exclusion(instance) for instance in series}
     taken = tuple(
         instance
         for instance in ordered(series)
-        if (why := excluded[instance.sop_instance_uid]) is None or why.lifted_by & asked
+        if (why_not := excluded[instance.sop_instance_uid]) is None or why_not.lifted_by & conditioned
     )
     first = (taken or ordered(series))[0]
     for keyword, condition in route.match.items():
@@ -169,7 +170,7 @@ def judge(route: RouteTable, series: Sequence[Instance]) -> Verdict:
 
 
 def ordered(series: Sequence[Instance]) -> list[Instance]:
-    """The instances by Instance Number, then by UID; those without a number last."""
+    """The instances by Instance Number, then by UID. Those without a number come last."""
 
     def key(instance: Instance) -> tuple[float, str]:
         values = values_of(instance.attributes, "InstanceNumber")

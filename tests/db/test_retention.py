@@ -9,7 +9,7 @@ from db.index import Index
 from db.outbox import Outbox
 from db.plans import CAME_TOO_LATE, Plans
 from db.queue import Queue
-from db.records import DeliveryFailed, Done, Sent, Skipped
+from db.records import DeliveryFailed, Done, Outcome, Sent, Skipped
 from db.results import Results
 from db.retention import Retention
 from db.states import JobState
@@ -58,7 +58,7 @@ def test_late_images_after_retention_leave_what_succeeded_as_it_is(database: Dat
     plan = [planned(i.series_instance_uid, inputs=(i.sop_instance_uid,)) for i in (first, second, third)]
     jobs = Plans(database).complete_study("1.1", 3, plan)
     assert jobs is not None
-    outcomes = (
+    outcomes: tuple[Outcome, ...] = (
         Done(model_version="m", results=()),
         Done(model_version="m", results=()),
         Skipped(reason="few"),

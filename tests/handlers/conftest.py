@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from db.database import Database
 from db.index import Index
@@ -117,7 +117,7 @@ def write_object(path: Path, sop_class: str = CTImageStorage, **attributes: Any)
     dataset.PatientName, dataset.PatientID, dataset.Modality = "Canary^One", "CANARY", "CT"
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
-    dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset.file_meta.MediaStorageSOPClassUID = UID(sop_class)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.save_as(path, enforce_file_format=True)
     return dataset

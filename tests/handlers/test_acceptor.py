@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -160,12 +161,14 @@ def test_association_that_idles_longest_gives_its_place_up(
 ) -> None:
     monkeypatch.setattr("handlers.acceptor.capacity.GRACE_SECONDS", 60.0)
     receiver = start_receiver(maximum_associations=2)
+
+    def idle(number: int) -> bool:
+        return len(receiver.server.capacity._idle_since) == number
+
     with connected(receiver) as first, connected(receiver) as second:
         for number, connection in enumerate((first, second), start=1):
             associated(connection)
-            wait_until(
-                lambda number=number: len(receiver.server.capacity._idle_since) == number, 30, "it idles"
-            )
+            wait_until(partial(idle, number), 30, "it idles")
 
         def let_in() -> bool:
             with connected(receiver) as third:

@@ -137,7 +137,7 @@ def test_line_that_a_full_disk_cut_off_takes_no_other_along(
     write = os.write
     trail.started()
     with monkeypatch.context() as patch:
-        patch.setattr(audit.os, "write", lambda file, data: write(file, data[:100]))
+        patch.setattr(os, "write", lambda file, data: write(file, data[:100]))
         trail.started()
     another = AuditTrail(kept_in(tmp_path))
     another.stopped()
@@ -153,7 +153,7 @@ def test_guessing_peer_holds_up_nobody(start_receiver: StartReceiver, tmp_path: 
     receiver = start_receiver(
         allow_unknown=False, sources=(Source(name="ct", ae_title="MODALITY", hosts=("127.0.0.1",)),)
     )
-    wrong = [program("echoscu"), "-aet", "GUESS", "-aec", "OVERREAD", "127.0.0.1", str(receiver.port)]
+    wrong = [str(program("echoscu")), "-aet", "GUESS", "-aec", "OVERREAD", "127.0.0.1", str(receiver.port)]
     guessing = [subprocess.Popen(wrong, stderr=subprocess.DEVNULL) for _ in range(8)]
     write_object(tmp_path / "1.dcm")
     started = time.monotonic()
@@ -164,12 +164,13 @@ def test_guessing_peer_holds_up_nobody(start_receiver: StartReceiver, tmp_path: 
 
 def test_source_has_only_as_many_associations_as_it_may(start_receiver: StartReceiver) -> None:
     from pynetdicom import AE
+    from pynetdicom.association import Association
 
     receiver = start_receiver(
         sources=(Source(name="ct", ae_title="CT", maximum_associations=2), Source(name="mr", ae_title="MR"))
     )
 
-    def associate(title: str):
+    def associate(title: str) -> Association:
         entity = AE(ae_title=title)
         entity.add_requested_context("1.2.840.10008.1.1")
         return entity.associate("127.0.0.1", receiver.port, ae_title="OVERREAD")

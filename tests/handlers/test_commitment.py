@@ -41,8 +41,12 @@ def receiver(start_receiver: StartReceiver) -> Receiver:
 def associated(receiver: Receiver, ae_title: str = "PACS", *, as_scp: bool = False) -> Iterator[Association]:
     entity = AE(ae_title=ae_title)
     entity.add_requested_context(STORAGE_COMMITMENT)
-    roles = [build_role(STORAGE_COMMITMENT, scp_role=True)] if as_scp else []
-    association = entity.associate("127.0.0.1", receiver.port, ae_title="OVERREAD", ext_neg=roles)
+    association = entity.associate(
+        "127.0.0.1",
+        receiver.port,
+        ae_title="OVERREAD",
+        ext_neg=[build_role(STORAGE_COMMITMENT, scp_role=True)] if as_scp else [],
+    )
     assert association.is_established
     yield association
     association.release()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -28,8 +29,8 @@ def write(path: Path, syntax: str) -> None:
     dataset.DetectorID = "D7"
     dataset.ImageComments = "x" * 5000
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.PrivateInformationCreatorUID = "1.2"
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset.file_meta.PrivateInformationCreatorUID = UID("1.2")
     dataset.file_meta.PrivateInformation = b"private information"
     dataset.save_as(path, enforce_file_format=True)
 

@@ -20,7 +20,7 @@ from handlers.sending.sender import FileToSend, Sender, echo
 from handlers.settings import Destination
 from tests.handlers.conftest import write_object
 from tests.peers.dcmtk import Storescp
-from tests.peers.scripted import TITLE, scripted_pacs
+from tests.peers.scripted import TITLE, instance_of, scripted_pacs
 from tests.peers.waiting import free_port, wait_until
 
 SHORT = Timeouts(connection=1.0, acse=1.0, dimse=1.0, network=1.0)
@@ -160,7 +160,7 @@ def test_object_that_makes_the_peer_abort_does_not_stop_the_others(tmp_path: Pat
     files = objects(tmp_path, 4)
 
     def store(event: evt.Event) -> int:
-        if event.request.AffectedSOPInstanceUID == files[1].sop_instance_uid:
+        if instance_of(event) == files[1].sop_instance_uid:
             event.assoc.abort(block=False)
         return 0x0000
 
@@ -195,7 +195,7 @@ def test_more_classes_than_one_association_has_contexts_for(tmp_path: Path) -> N
 
     def store(event: evt.Event) -> int:
         with lock:
-            received.append(str(event.request.AffectedSOPInstanceUID))
+            received.append(instance_of(event))
         return 0x0000
 
     pacs = AE(ae_title="PACS")

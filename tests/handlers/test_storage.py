@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
@@ -56,12 +57,17 @@ def send_raw(
     request.Priority = 2
     request.DataSet = BytesIO(data)
     association._reactor_checkpoint.clear()
-    association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
+    context = association.accepted_contexts[0].context_id
+    assert context is not None
+    association.dimse.send_msg(request, context)
     _, answer = association.dimse.get_msg(block=True)
     association._reactor_checkpoint.set()
     if association.is_established:
         association.release()
-    return None if answer is None else int(answer.Status)
+    if answer is None:
+        return None
+    assert isinstance(answer, C_STORE) and answer.Status is not None
+    return answer.Status
 
 
 def element(tag: tuple[int, int], vr: bytes, value: bytes) -> bytes:
@@ -82,7 +88,8 @@ def minimal(**changes: bytes | None) -> bytes:
         "instance": b"1.2.3.4",
         "study": b"1.2.3.5",
         "series": b"1.2.3.6",
-    } | changes
+        **changes,
+    }
     tags = {"class_": (8, 0x16), "instance": (8, 0x18), "study": (0x20, 0xD), "series": (0x20, 0xE)}
     return b"".join(element(tags[name], b"UI", value) for name, value in values.items() if value is not None)
 
@@ -164,7 +171,7 @@ def test_native_transfer_syntaxes_are_indexed(
 ) -> None:
     path = tmp_path / "object.dcm"
     dataset = write_object(path, sop_class, Rows=512, ImageType=["ORIGINAL", "PRIMARY"])
-    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     if syntax == DeflatedExplicitVRLittleEndian:
         dataset.save_as(path, enforce_file_format=True)

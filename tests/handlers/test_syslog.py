@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 from xml.etree.ElementTree import fromstring
 
 import pytest
@@ -59,7 +60,7 @@ class Collector:
                 continue
 
     @staticmethod
-    def _length(stream) -> int:
+    def _length(stream: BinaryIO) -> int:
         digits = b""
         while (byte := stream.read(1)).isdigit():
             digits += byte

@@ -48,7 +48,7 @@ def secure_storescu(
     port: int, path: Path, ca: Path, client: Certificate | None, *further: str
 ) -> subprocess.CompletedProcess[str]:
     identity = ["+tla"] if client is None else ["+tls", str(client.key), str(client.certificate)]
-    command = [program("storescu"), *identity, "+cf", str(ca), *further, "-aec", "OVERREAD", "127.0.0.1"]
+    command = [str(program("storescu")), *identity, "+cf", str(ca), *further, "-aec", "OVERREAD", "127.0.0.1"]
     return subprocess.run([*command, str(port), str(path)], capture_output=True, text=True, timeout=60)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from inference.errors import DeviceLost
 from inference.running.batches import in_batches
-from inference.running.device import check_answers
+from inference.running.device import check_device
 
 
 @pytest.mark.parametrize(("fitting", "sizes"), [(9, [8, 2]), (5, [4, 4, 2]), (1, [1] * 10)])
@@ -33,7 +33,7 @@ def test_one_that_does_not_fit_alone_is_an_error() -> None:
 
 
 def test_device_that_is_not_there_does_not_answer() -> None:
-    check_answers("cpu")
-    check_answers("auto")
+    check_device("cpu")
+    check_device("auto")
     with pytest.raises(DeviceLost):
-        check_answers("cuda:99")
+        check_device("cuda:99")

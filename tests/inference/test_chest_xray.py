@@ -121,19 +121,16 @@ def test_heat_maps_equal_pytorch_grad_cam(engine: ChestXrayEngine, original: xrv
             self.last = torch.nn.ReLU()
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
-            return self.classifier(self.last(features).mean(dim=(2, 3)))
-
-    class SmallGradCAM(GradCAM):
-        """Without enlarging the maps to the size of the image."""
-
-        def get_target_width_height(self, input_tensor: torch.Tensor) -> tuple[int, int]:
-            return 7, 7
+            logits: torch.Tensor = self.classifier(self.last(features).mean(dim=(2, 3)))
+            return logits
 
     with torch.no_grad():
         features = original.features(batch)
     features.requires_grad_()
     reference = Head()
-    with SmallGradCAM(model=reference, target_layers=[reference.last]) as cam:
+    with GradCAM(model=reference, target_layers=[reference.last]) as cam:
+        # The maps are not to be enlarged to the size of the image.
+        cam.get_target_width_height = lambda _images: (7, 7)
         for output in range(18):
             expected = cam(features, targets=[ClassifierOutputTarget(output)] * 3)
             np.testing.assert_allclose(ours[:, output], expected, atol=1e-4)
@@ -207,7 +204,8 @@ def test_batch_gives_what_single_images_give(
 ) -> None:
     random = np.random.default_rng(4)
     paths = [write_radiograph(random.integers(0, 255, (300, 260)).astype(np.uint8)) for _ in range(3)]
-    together = engine.infer(engine.prepare(paths))
+    cases = [case for case in engine.prepare(paths) if not isinstance(case, Refusal)]
+    together = engine.infer(cases)
     for path, analysis in zip(paths, together, strict=True):
         alone = analyse(engine, path)
         np.testing.assert_allclose(

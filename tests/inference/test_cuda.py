@@ -19,7 +19,7 @@ from inference.errors import EngineMisconfigured
 from inference.findings import Analysis
 from inference.importing.imports import import_model
 from inference.running.batches import in_batches
-from inference.running.device import check_answers
+from inference.running.device import check_device
 from inference.running.recorded import RecordedPasses
 from inference.settings import EngineSettings
 from inference.store import ModelStore
@@ -73,7 +73,8 @@ def assert_same(ours: Analysis, reference: Analysis, tolerance: float = SAME_PRO
         if b.heatmap is not None:
             assert a.heatmap is not None
             assert np.abs(a.heatmap.values - b.heatmap.values).mean() < SAME_HEAT
-    for c, d in zip(ours.detections, reference.detections, strict=True):
+    assert (ours.detections is None) == (reference.detections is None)
+    for c, d in zip(ours.detections or (), reference.detections or (), strict=True):
         assert c.centre == pytest.approx(d.centre, abs=0.1)
         assert c.malignancy == pytest.approx(d.malignancy, abs=1e-3)
     assert (ours.segmentation is None) == (reference.segmentation is None)
@@ -112,7 +113,9 @@ def test_image_engines_agree_with_the_cpu(
 def test_explanations_agree_with_the_cpu(
     store: ModelStore, write_radiograph: WriteRadiograph, network: str, method: str
 ) -> None:
-    seeded_model(store, "image_classifier", architecture=TorchvisionArchitecture(network=network))
+    seeded_model(
+        store, "image_classifier", architecture=TorchvisionArchitecture.model_validate({"network": network})
+    )
     path = radiograph(write_radiograph)
     ours, reference = (
         analyse(loaded(store, "image_classifier", "seeded", device, explanation=method), path)
@@ -153,6 +156,7 @@ def test_nodules_are_those_of_the_cpu_or_the_precision_is_refused(
     if precision == "auto":
         assert_same(ours, reference)
     else:
+        assert ours.detections is not None and reference.detections is not None
         assert [d.voxel[0] for d in ours.detections] == [d.voxel[0] for d in reference.detections]
 
 
@@ -214,7 +218,7 @@ def test_maps_of_a_bundle_are_put_together_on_the_cpu_where_memory_is_short(
     def maps() -> torch.Tensor:
         inferer = SlidingWindowInferer(roi_size=(32, 32, 32), sw_batch_size=2, overlap=0.25)
         with torch.inference_mode():
-            found: torch.Tensor = engine.inferred(inferer, image)
+            found: torch.Tensor = engine.run_inferer(inferer, image)
         return found.cpu()
 
     expected = maps()
@@ -232,7 +236,8 @@ def test_windows_go_in_smaller_batches_where_memory_is_short(
     volume = np.random.default_rng(1).random((64, 64, 256), dtype=np.float32)
 
     def predict(windows: torch.Tensor) -> torch.Tensor:
-        return convolution(windows).relu().mean(dim=1, keepdim=True)
+        means: torch.Tensor = convolution(windows).relu().mean(dim=1, keepdim=True)
+        return means
 
     def maps() -> np.ndarray:
         size = (64, 64, 64)
@@ -253,7 +258,7 @@ def test_input_that_is_too_large_alone_says_so(little_memory: Callable[[int], No
     little_memory(64 * 2**20)
     with pytest.raises(torch.OutOfMemoryError):
         list(in_batches([1, 2], 2, lambda _: torch.ones(64 * 2**20, device="cuda")))
-    check_answers("cuda:0")
+    check_device("cuda:0")
 
 
 def test_recorded_passes_are_those_of_the_network() -> None:
@@ -284,21 +289,21 @@ def test_pass_that_waits_for_the_device_runs_unrecorded(caplog: pytest.LogCaptur
         assert found.tolist() == [[3 * value, 3 * value]]
     assert caplog.text.count("passes_not_recorded") == 1
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
-    check_answers("cuda:0")
+    check_device("cuda:0")
 
 
 ASSERTION = """
 import torch
-from inference.running.device import check_answers
+from inference.running.device import check_device
 from inference.errors import DeviceLost
-check_answers("cuda:0 a name")
+check_device("cuda:0 a name")
 try:
     torch.ones(4, device="cuda")[torch.tensor([9], device="cuda")].cpu()
 except RuntimeError as error:
     print(type(error).__name__)
 for _ in range(2):
     try:
-        check_answers("cuda:0 a name")
+        check_device("cuda:0 a name")
     except DeviceLost:
         print("lost")
 """

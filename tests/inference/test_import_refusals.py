@@ -18,7 +18,7 @@ from torch import nn
 from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.engines import engine_class
 from inference.errors import ModelAbsent, ModelInvalid
-from inference.importing.anatomy import structure
+from inference.importing.anatomy import card_structure
 from inference.importing.imports import draft_of, import_model
 from inference.importing.metastasis import metastasis_model
 from inference.importing.torchxrayvision import published, published_model
@@ -74,7 +74,8 @@ def test_normalisation_of_a_known_layout_is_not_to_be_said(store: ModelStore, tm
 def resnet_tensors(channels: int) -> dict[str, torch.Tensor]:
     network = torchvision.models.resnet50(weights=None, num_classes=18)
     network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-    return network.state_dict()
+    tensors: dict[str, torch.Tensor] = network.state_dict()
+    return tensors
 
 
 def test_picture_size_of_a_resnet_goes_with_its_normalisation() -> None:
@@ -244,9 +245,9 @@ def test_verify_can_load(store: ModelStore, tmp_path: Path) -> None:
 
 
 def test_every_rib_has_a_code_of_its_own() -> None:
-    ribs = [structure(n, f"rib_{side}_{n}") for side in ("left", "right") for n in range(1, 13)]
+    ribs = [card_structure(n, f"rib_{side}_{n}") for side in ("left", "right") for n in range(1, 13)]
     codes = {rib.type.value for rib in ribs if rib.type is not None}
     assert len(codes) == 12
     assert ribs[6].type is not None and ribs[6].type.meaning == "Seventh rib"
-    vertebrae = {structure(n, f"vertebrae_L{n}").type for n in range(1, 6)}
+    vertebrae = {card_structure(n, f"vertebrae_L{n}").type for n in range(1, 6)}
     assert len(vertebrae) == 5 and None not in vertebrae

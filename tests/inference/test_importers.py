@@ -81,10 +81,10 @@ def test_pneumonia_checkpoint_gives_the_originals_probabilities(tmp_path: Path, 
     assert analysis.absence is not None
     said = [analysis.absence.probability, analysis.findings[0].probability]
     np.testing.assert_allclose(said, expected, atol=1e-4)
-    assert analysis.prediction == (
-        ("Normal", "Pneumonia")[int(expected.argmax())],
-        pytest.approx(expected.max(), abs=1e-4),
-    )
+    assert analysis.prediction is not None
+    name, probability = analysis.prediction
+    assert name == ("Normal", "Pneumonia")[int(expected.argmax())]
+    assert probability == pytest.approx(expected.max(), abs=1e-4)
     assert list(analysis.heatmaps) == ["Pneumonia"]
     assert "Clinical correlation required" in analysis.disclaimer
     assert (analysis.review_advised is not None) == (expected.max() < 0.7)
@@ -133,7 +133,7 @@ class VitBackbone(nn.Module):
         self.vit = VisionTransformer()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        tokens = self.vit(images)[:, 1:]
+        tokens: torch.Tensor = self.vit(images)[:, 1:]
         return tokens.transpose(1, 2).reshape(len(images), 768, 14, 14)
 
 

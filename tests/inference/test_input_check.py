@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from inference.checking.expectations import CHEST_RADIOGRAPH, HEAD_CT, with_cases
+from inference.checking.expectations import CHEST_RADIOGRAPH, HEAD_CT, with_learned_ranges
 from inference.checking.input_check import InputCheck, header_refusal
 from inference.checking.measurement import measures_of_hounsfield, measures_of_picture
 from inference.demo.phantoms import chest_phantom, phantom_dicom
@@ -181,7 +181,7 @@ def test_header_is_checked_where_it_says_something(attributes: dict[str, str], r
 
 def test_ranges_are_those_of_the_cases_with_a_margin() -> None:
     base = Expectations(measures={"bone": Limits(refuse=(0.02, None), review=(0.1, None), meaning="no head")})
-    found = with_cases(base, [{"bone": 0.15, "tissue_hu": 30.0}, {"bone": 0.25, "tissue_hu": 31.0}])
+    found = with_learned_ranges(base, [{"bone": 0.15, "tissue_hu": 30.0}, {"bone": 0.25, "tissue_hu": 31.0}])
     assert found.measures["bone"] == Limits(refuse=(0.02, None), review=(0.1, 0.3), meaning="no head")
     assert found.measures["tissue_hu"].review == (26.9, 34.1)
     assert found.cases == 2
@@ -190,14 +190,14 @@ def test_ranges_are_those_of_the_cases_with_a_margin() -> None:
     assert check.refusal is None
     assert check.review is not None and check.review.startswith("unlike the 2 cases of the model card: ")
     with pytest.raises(ValueError, match="no cases"):
-        with_cases(base, [])
+        with_learned_ranges(base, [])
 
 
 def test_figures_that_do_not_go_together_are_noticed() -> None:
     random = np.random.default_rng(1)
     brightness = random.uniform(0.3, 0.7, 100)
     cases = [{"brightness": b, "contrast": b / 2 + random.normal(0, 0.002)} for b in brightness]
-    found = with_cases(Expectations(), cases)
+    found = with_learned_ranges(Expectations(), cases)
     assert isinstance(found.joint, Joint)
     assert all(InputCheck.of(found, case).review is None for case in cases)
     review = InputCheck.of(found, {"brightness": 0.4, "contrast": 0.3}).review
@@ -220,7 +220,7 @@ def test_figures_that_do_not_go_together_are_noticed() -> None:
     ],
 )
 def test_plastic_head_is_refused(
-    tmp_path: Path, store: ModelStore, kind: str, material: dict[str, float], reason: str
+    tmp_path: Path, store: ModelStore, kind: str, material: dict[str, Any], reason: str
 ) -> None:
     files = written(tmp_path / "in", plastic_head(**material))
     assert re.search(reason, refused(engine(store, kind), files))

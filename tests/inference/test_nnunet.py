@@ -24,7 +24,7 @@ from inference.store import ModelStore
 from inference.store.draft import Draft
 from inference.volumes.resampling import regular_grid
 from inference.volumes.volume import read_series
-from inference.volumes.windows import spread_starts, window_weights
+from inference.volumes.windows import even_window_starts, window_weights
 from tests.volume_models import nnunet_folder
 
 LABELS = {"background": 0, "spleen": 1, "liver": 2, "kidney": 4, "aorta": 3}
@@ -39,8 +39,8 @@ pytestmark = [
 def texture(shape: tuple[int, int, int], *, stripped: bool = False) -> NDArray[np.float64]:
     """Smooth whole values with contrast in every direction; ``stripped`` is 0 around a ball and in a hole of it."""
     random = np.random.default_rng(41)
-    values = sum(gaussian_filter(random.normal(0, 1, shape), s) * s * 90 for s in (1.0, 2.5))
-    values = np.rint(values + np.linspace(-150, 300, shape[1])[None, :, None])
+    noise = sum(gaussian_filter(random.normal(0, 1, shape), s) * s * 90 for s in (1.0, 2.5))
+    values: NDArray[np.float64] = np.rint(noise + np.linspace(-150, 300, shape[1])[None, :, None])
     if stripped:
         z, y, x = (np.linspace(-1.2, 1.3, n) for n in shape)
         radius = np.sqrt(z[:, None, None] ** 2 + y[None, :, None] ** 2 + x[None, None, :] ** 2)
@@ -58,7 +58,7 @@ def sagittal(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -
 def run(store: ModelStore, model: str, paths: list[Path], **options: Any) -> Analysis:
     kind = store.get(model).card.kind
     settings = EngineSettings(name="x", kind=kind, model=model, device="cpu", options=options)
-    loaded: Any = engine_class(kind).load(settings, store)
+    loaded = engine_class(kind).load(settings, store)
     (analysis,) = loaded.infer(loaded.prepare(paths))
     return analysis
 
@@ -83,7 +83,8 @@ def their_labels(folder: Path, paths: list[Path], scratch: Path, *, mirroring: b
 
     (volume,) = read_series(paths).volumes
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ regular_grid(volume).affine[:, [2, 1, 0, 3]]
-    image = nibabel.Nifti1Image(np.asarray(volume.values, dtype=np.float32).transpose(2, 1, 0), affine)
+    cells = np.asarray(volume.values, dtype=np.float32).transpose(2, 1, 0)
+    image = nibabel.Nifti1Image(cells, affine)  # type: ignore[no-untyped-call]
     nibabel.save(image, scratch / "image.nii.gz")
     predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), use_folds=None)
@@ -91,7 +92,9 @@ def their_labels(folder: Path, paths: list[Path], scratch: Path, *, mirroring: b
     values, properties = reader.read_images([str(scratch / "image.nii.gz")])
     labels = predictor.predict_single_npy_array(values, properties)
     reader.write_seg(labels, str(scratch / "labels.nii.gz"), properties)
-    return np.asarray(nibabel.load(scratch / "labels.nii.gz").dataobj).transpose(2, 1, 0)
+    written = nibabel.load(scratch / "labels.nii.gz")
+    assert isinstance(written, nibabel.Nifti1Image)
+    return np.asarray(written.dataobj).transpose(2, 1, 0)
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -142,7 +145,7 @@ def test_label_map_is_nnunetv2s(tmp_path: Path, store: ModelStore, case: str) ->
 def test_windows_lie_where_nnunetv2_lays_them(length: int, patch: int) -> None:
     theirs = pytest.importorskip("nnunetv2.inference.sliding_window_prediction", reason="not installed")
     expected = theirs.compute_steps_for_sliding_window((length,), (patch,), 0.5)
-    assert spread_starts(length, patch) == expected[0]
+    assert even_window_starts(length, patch) == expected[0]
 
 
 def test_windows_are_weighted_as_nnunetv2_weights_them() -> None:

@@ -51,6 +51,7 @@ def test_detections_have_the_schema(written: Written) -> None:
         "low_risk_count",
         "processing_time_seconds",
     }
+    assert analysis.detections is not None
     for number, detection in enumerate(document["detections"]):
         assert detection["id"] == number
         assert set(detection["properties"]) >= {"volume_mm3", "mean_intensity", "std_intensity"}
@@ -69,6 +70,7 @@ def test_detections_have_the_schema(written: Written) -> None:
 def test_heat_map_lies_on_the_series(written: Written) -> None:
     folder, series, _ = written
     heat = nibabel.load(folder / "scan_heatmap.nii.gz")
+    assert isinstance(heat, nibabel.Nifti1Image)
     assert heat.shape == (110, 100, 48)
     values = np.asarray(heat.dataobj)
     assert 0 <= values.min() and 0.5 < values.max() <= 1
@@ -100,10 +102,11 @@ def test_heat_map_of_an_irregular_series_lies_on_every_slice(tmp_path: Path, kin
     grid = case.prepared.grid
     voxels = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1).reshape(-1, 3)
     heat = (0.25 + grid.to_patient(voxels) @ gradient).reshape(grid.shape).astype(np.float32)
-    engine.maps = lambda image: (heat, np.zeros_like(heat))  # type: ignore[method-assign]
+    engine.maps = lambda image: (heat, np.zeros_like(heat))
     (analysis,) = engine.infer([case])
     write_nodule_files(analysis, tmp_path)
     written = nibabel.load(tmp_path / "scan_heatmap.nii.gz")
+    assert isinstance(written, nibabel.Nifti1Image)
     values = np.asarray(written.dataobj)
     assert values.shape == (34, 30, 12)
     pixels = np.stack(np.meshgrid(np.arange(34), np.arange(30), np.arange(12), indexing="ij"), -1)

@@ -80,10 +80,10 @@ def same(ours: StoredImage, reference: StoredImage) -> None:
     assert replace(ours, values=0, display=0) == replace(reference, values=0, display=0)  # type: ignore[arg-type]
     one, other = grey_image(ours), grey_image(reference)
     np.testing.assert_array_equal(one.values, other.values)
-    shown = [image.windowed(image.values) for image in (one, other)]
-    assert (shown[0] is None) == (shown[1] is None)
-    if shown[0] is not None:
-        np.testing.assert_array_equal(*shown)
+    shown, reference_shown = (image.windowed(image.values) for image in (one, other))
+    assert (shown is None) == (reference_shown is None)
+    if shown is not None and reference_shown is not None:
+        np.testing.assert_array_equal(shown, reference_shown)
 
 
 def test_every_real_file_is_read_as_in_this_process(real_data: Path) -> None:

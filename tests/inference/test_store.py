@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -205,7 +206,7 @@ def test_no_former_card_is_lost(store: ModelStore, seeded: StoredModel) -> None:
 def test_thresholds_of_the_configuration_make_a_version(store: ModelStore, kind: str) -> None:
     label = next(iter(store.get("demo", kind).card.reported.values())).name
 
-    def version(options: dict[str, object]) -> str:
+    def version(options: Mapping[str, object]) -> str:
         settings = EngineSettings(name="e", kind=kind, model="demo", options=options)
         return engine_class(kind).load(settings, store).model.version
 

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from inference.engines import engine_class
 from inference.engines.image import ImageEngine
 from inference.errors import EngineMisconfigured
+from inference.findings import Refusal
 from inference.images.preprocessing import InputForm
 from inference.networks.aggregation import (
     MEANS,
@@ -84,6 +85,7 @@ def test_attention_is_a_softmax_over_slices() -> None:
     with torch.no_grad():
         weights = pool(torch.from_numpy(features))[:, 0]
     first, last = pool.attention[0], pool.attention[2]
+    assert isinstance(first, torch.nn.Linear) and isinstance(last, torch.nn.Linear)
     hidden = np.tanh(features @ first.weight.detach().numpy().T + first.bias.detach().numpy())
     scores = (hidden @ last.weight.detach().numpy().T + last.bias.detach().numpy())[:, 0]
     expected = np.exp(scores - scores.max())
@@ -156,7 +158,8 @@ def test_augmentation_is_the_mean_over_its_views(
     path = radiograph(write_radiograph)
     engine = load(store)
     (case,) = engine.prepare([path])
-    brightness = (case.inputs[InputForm(size=224)] / 1024 + 1) / 2  # type: ignore[union-attr]
+    assert not isinstance(case, Refusal)
+    brightness = (case.inputs[InputForm(size=224)] / 1024 + 1) / 2
     views = [brightness, brightness[..., ::-1], np.minimum(brightness * 1.1, 1), brightness * 0.9]
     expected = np.stack(
         [
@@ -169,7 +172,8 @@ def test_augmentation_is_the_mean_over_its_views(
     analysis = analyse(load(store, tta=True), path)
     assert analysis.tta_applied
     np.testing.assert_allclose([f.probability for f in analysis.findings], expected.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose([f.ensemble_std for f in analysis.findings], expected.std(axis=0), atol=1e-5)
+    deviations = np.array([f.ensemble_std for f in analysis.findings], dtype=float)
+    np.testing.assert_allclose(deviations, expected.std(axis=0), atol=1e-5)
 
 
 def test_flips_are_undone_on_heat_maps_before_they_are_averaged(store: ModelStore) -> None:

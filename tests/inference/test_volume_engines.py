@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from inference.engines import engine_class, engine_kinds
 from inference.engines.nodule_options import NoduleOptions
 from inference.engines.slice_wise import slice_name
 from inference.errors import EngineMisconfigured, ModelAbsent, ModelInvalid, ModelUntrusted
-from inference.findings import Analysis, Presence, Refusal, Severity
+from inference.findings import Analysis, Detection, Presence, Refusal, Severity
 from inference.importing.imports import import_model
 from inference.importing.metastasis import metastasis_model
 from inference.networks.volumetric import dynunet, fill_dynunet
@@ -76,8 +76,14 @@ def head_series(folder: Path, seed: int = 10_000_007, **arguments: Any) -> tuple
 def analysed(loaded: Any, paths: list[Path]) -> Analysis:
     (case,) = loaded.prepare(paths)
     assert not isinstance(case, Refusal), case
-    (analysis,) = loaded.infer([case])
+    analyses: list[Analysis] = loaded.infer([case])
+    (analysis,) = analyses
     return analysis
+
+
+def detected(analysis: Analysis) -> tuple[Detection, ...]:
+    assert analysis.detections is not None
+    return analysis.detections
 
 
 def segmented(analysis: Analysis, folder: Path) -> tuple[highdicom.seg.Segmentation, Path]:
@@ -151,19 +157,19 @@ def test_pivot_network_takes_sizes_that_do_not_halve() -> None:
 def test_planted_nodules_are_found_and_measured(tmp_path: Path, store: ModelStore) -> None:
     phantom, paths = lung_series(tmp_path / "in", nodules=3)
     analysis = analysed(engine(store, "lung_nodule", "demo"), paths)
-    assert len(analysis.detections) == len(phantom.nodules)
+    assert len(detected(analysis)) == len(phantom.nodules)
     first = np.array(pydicom.dcmread(paths[0]).ImagePositionPatient, dtype=float)
     for nodule in phantom.nodules:
         z, y, x = nodule.centre
         truth = first + np.array([x, y, z])
-        nearest = min(analysis.detections, key=lambda d: float(np.linalg.norm(np.array(d.centre) - truth)))
+        nearest = min(detected(analysis), key=lambda d: float(np.linalg.norm(np.array(d.centre) - truth)))
         assert np.linalg.norm(np.array(nearest.centre) - truth) < 1.5
         assert nearest.diameter_mm == pytest.approx(nodule.diameter, rel=0.1)
         assert nearest.voxel[0] == pytest.approx(z / phantom.spacing[0], abs=1.01)
         assert 0 <= (nearest.malignancy or 0) <= 1
     assert analysis.findings[0].presence is Presence.PRESENT
-    assert [image.detection for image in analysis.key_images] == [d.number for d in analysis.detections]
-    for detection, image in zip(analysis.detections, analysis.key_images, strict=True):
+    assert [image.detection for image in analysis.key_images] == [d.number for d in detected(analysis)]
+    for detection, image in zip(detected(analysis), analysis.key_images, strict=True):
         shown = pydicom.dcmread(image.source.path, stop_before_pixels=True)
         named = f"nodule {detection.number}, image {shown.InstanceNumber}, z "
         assert image.title.startswith(named), image.title
@@ -216,8 +222,8 @@ def test_nodule_is_as_certain_as_the_best_one_reported(tmp_path: Path, store: Mo
     size = {"min_diameter": 3, "max_diameter": limit}
     analysis = analysed(engine(store, "lung_nodule", "demo", size_filter=size), paths)
     (finding,) = analysis.findings
-    assert 0 < len(analysis.detections) < len(phantom.nodules)
-    assert finding.calibrated_probability == analysis.detections[0].certainty
+    assert 0 < len(detected(analysis)) < len(phantom.nodules)
+    assert finding.calibrated_probability == detected(analysis)[0].certainty
     assert finding.image is not None
     assert finding.image.sop_instance_uid == analysis.key_images[0].source.sop_instance_uid
 
@@ -236,7 +242,7 @@ def test_segmentation_of_nodules_lies_on_the_source_frames(tmp_path: Path, store
     found, truth = pixels > 0, phantom.mask
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85
     volume = found.sum() * float(np.prod(phantom.spacing))
-    assert sum(d.volume_mm3 for d in analysis.detections) == pytest.approx(volume, rel=0.03)
+    assert sum(d.volume_mm3 for d in detected(analysis)) == pytest.approx(volume, rel=0.03)
 
 
 def test_whole_volume_and_augmented_windows_agree_with_plain_windows(
@@ -251,7 +257,7 @@ def test_whole_volume_and_augmented_windows_agree_with_plain_windows(
     ):
         other = analysed(engine(store, "lung_nodule", "demo", **options), paths)
         assert len(phantom.nodules) == 1
-        one, two = plain.detections[0], other.detections[0]
+        one, two = detected(plain)[0], detected(other)[0]
         assert np.linalg.norm(np.array(one.centre) - np.array(two.centre)) < 1.5
 
 
@@ -297,7 +303,7 @@ def test_every_way_to_peaks_and_padding_finds_the_nodule(tmp_path: Path, store: 
         {"peak_detection": {"method": "nms"}, "padding": "stride"},
         {"peak_detection": {"method": "maximum_filter", "kernel": 3}, "components": "whole"},
     ):
-        first = analysed(engine(store, "lung_nodule", "demo", **options), paths).detections[0]
+        first = detected(analysed(engine(store, "lung_nodule", "demo", **options), paths))[0]
         assert first.diameter_mm == pytest.approx(nodule.diameter, rel=0.15)
 
 
@@ -308,8 +314,14 @@ def test_network_sees_the_normalisation_of_its_card(tmp_path: Path, store: Model
     loaded = engine(store, kind, "demo" if kind == "lung_nodule" else "chest")
     wanted = loaded.card.volume.model_copy(update={"normalisation": "zscore"})
     loaded.card = loaded.card.model_copy(update={"volume": wanted})
-    run, seen = loaded.run, []
-    loaded.run = lambda windows: seen.append(windows) or run(windows)
+    run: Callable[[Tensor], Any] = loaded.run
+    seen: list[Tensor] = []
+
+    def noted(windows: Tensor) -> Any:
+        seen.append(windows)
+        return run(windows)
+
+    loaded.run = noted
     analysed(loaded, paths)
     windows = torch.cat(seen)
     assert windows.min() < -0.5 and windows.max() > 1
@@ -407,8 +419,8 @@ def add_hybrid(
     from inference.store.draft import Draft
 
     torch.manual_seed(3)
-    sizes = {"block_config": (1, 1), "growth_rate": 4, "init_features": 4, "bottleneck": 2}
-    backbone = DenseNet(**sizes, input_channels=3, outputs=2)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"block_config": (1, 1), "growth_rate": 4, "init_features": 4, "bottleneck": 2}
+    backbone = DenseNet(**sizes, input_channels=3, outputs=2)
     features = backbone.classifier.in_features
     tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
     learned: dict[str, torch.nn.Module] = {
@@ -603,7 +615,9 @@ def test_maps_of_a_bundle_that_do_not_fit_on_the_device_are_put_together_on_the_
     def short_of_memory(self: SlidingWindowInferer, *arguments: Any) -> Tensor:
         if self.device is None:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, *arguments)
+        found = whole(self, *arguments)
+        assert isinstance(found, Tensor)
+        return found
 
     monkeypatch.setattr(SlidingWindowInferer, "__call__", short_of_memory)
     found = analysed(loaded, paths).segmentation

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import UID
 
 from inference.demo.volume_phantoms import SliceGeometry, straight_geometry, write_ct_series
 from inference.reading.slices import frames_of_files
@@ -58,7 +59,7 @@ def centroid(
 
 
 def straight_series(folder: Path, values: NDArray[np.floating] | None = None) -> list[Path]:
-    ramp = np.arange(np.prod(SHAPE)).reshape(SHAPE) % 3000 - 1000
+    ramp = np.arange(np.prod(SHAPE), dtype=float).reshape(SHAPE) % 3000 - 1000
     return write_ct_series(
         folder, ramp if values is None else values, straight_geometry(SHAPE, SPACING), body_part="CHEST"
     )
@@ -87,7 +88,7 @@ def test_slices_are_sorted_along_the_normal_and_rescaled(tmp_path: Path) -> None
 
 
 def test_zeros_on_slices_stay_zeros(tmp_path: Path) -> None:
-    values = np.random.default_rng(3).integers(0, 2, (18, 6, 5)) * 700
+    values = np.random.default_rng(3).integers(0, 2, (18, 6, 5)) * 700.0
     paths = write_ct_series(
         tmp_path, values, straight_geometry(values.shape, (3.3, 2.6, 3.7)), body_part="HEAD"
     )
@@ -210,7 +211,12 @@ def test_distances_are_true_on_a_tilted_head_with_uneven_gaps(tmp_path: Path, re
     # The same slices simply piled up, as if the gantry were upright and the gaps even, are far off.
     piled = np.diag([float(np.median(volume.gaps)), *geometry.spacing, 1.0])
     naive = [
-        centroid(values, piled, np.array(np.unravel_index(np.argmax(part), SHAPE3)) @ piled[:3, :3], 18.0)
+        centroid(
+            values,
+            piled,
+            np.array(np.unravel_index(np.argmax(part), SHAPE3), dtype=float) @ piled[:3, :3],
+            18.0,
+        )
         for SHAPE3, part in (
             (values.shape, np.where(np.arange(len(values))[:, None, None] < 12, values, 0)),
             (values.shape, np.where(np.arange(len(values))[:, None, None] >= 12, values, 0)),
@@ -259,7 +265,7 @@ def test_enhanced_multi_frame_is_the_same_volume(tmp_path: Path) -> None:
     paths = straight_series(tmp_path / "classic")
     (classic,) = read_series(paths).volumes
     enhanced = pydicom.dcmread(paths[0])
-    enhanced.SOPClassUID = enhanced.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    enhanced.SOPClassUID = enhanced.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2.1")
     enhanced.NumberOfFrames = len(paths)
     shared, per_frame = Dataset(), []
     measures, orientation, rescale = Dataset(), Dataset(), Dataset()

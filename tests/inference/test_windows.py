@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.inferers import sliding_window_inference
+from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from inference.volumes.detection import (
@@ -15,15 +15,15 @@ from inference.volumes.detection import (
     filter_maxima,
     intensity,
     local_maxima,
-    suppressed,
-    suppressed_peaks,
+    peaks_after_suppression,
+    without_overlaps,
 )
 from inference.volumes.windows import (
     AUGMENTATIONS,
     Augmentation,
     sliding_window,
-    starts,
     whole_volume,
+    window_starts,
     window_weights,
 )
 
@@ -96,10 +96,10 @@ def test_weights_follow_their_formulas() -> None:
 @pytest.mark.parametrize("length", [5, 16, 17, 40])
 def test_windows_cover_every_voxel(length: int) -> None:
     covered = np.zeros(max(length, 16), dtype=int)
-    for start in starts(length, 16, 8):
+    for start in window_starts(length, 16, 8):
         covered[start : start + 16] += 1
     assert covered.min() >= 1
-    assert starts(length, 16, 8)[-1] + 16 == max(length, 16)
+    assert window_starts(length, 16, 8)[-1] + 16 == max(length, 16)
 
 
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
@@ -173,7 +173,8 @@ def points_of(shape: tuple[int, int, int], spacing: Spacing) -> np.ndarray:
 
 def ball(shape: tuple[int, int, int], centre: np.ndarray, radius: float, spacing: Spacing) -> np.ndarray:
     distance = np.linalg.norm(points_of(shape, spacing) - centre, axis=-1)
-    return np.clip(radius + 0.5 - distance, 0, 1).astype(np.float32)
+    filled: np.ndarray = np.clip(radius + 0.5 - distance, 0, 1).astype(np.float32)
+    return filled
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 0.7, 0.7)])
@@ -222,7 +223,7 @@ def test_plain_suppression_keeps_slopes_that_are_far_enough_from_the_top() -> No
     places = points_of((8, 40, 40), spacing)
     heat = (0.9 - 0.02 * np.linalg.norm(places - (8, 20, 20), axis=-1)).astype(np.float32)
     assert len(local_maxima(heat, threshold=0.6, min_distance_mm=10, spacing=spacing)) == 1
-    peaks = suppressed_peaks(heat, threshold=0.6, min_distance_mm=10, spacing=spacing)
+    peaks = peaks_after_suppression(heat, threshold=0.6, min_distance_mm=10, spacing=spacing)
     kept = np.array([places[peak.voxel] for peak in peaks])
     assert peaks[0].voxel == (4, 20, 20)
     assert [peak.value for peak in peaks] == sorted((peak.value for peak in peaks), reverse=True)
@@ -244,8 +245,8 @@ def hook(corner: int, end: int) -> Candidate:
 def test_suppression_compares_the_bounding_boxes() -> None:
     one, other = hook(0, 0), hook(4, 13)
     overlap = 6 / 14
-    assert len(suppressed([one, other], iou=overlap - 0.01)) == 1
-    assert len(suppressed([one, other], iou=overlap + 0.01)) == 2
+    assert len(without_overlaps([one, other], iou=overlap - 0.01)) == 1
+    assert len(without_overlaps([one, other], iou=overlap + 0.01)) == 2
     assert one.extent == (20, 10, 10)
 
 
@@ -256,10 +257,10 @@ def test_peaks_in_one_component_split_it_or_share_it() -> None:
     split = candidates(peaks, mask, spacing=(1, 1, 1))
     assert [c.mask.shape for c in split] == [(8, 8, 12), (8, 8, 15)]
     assert [c.corner for c in split] == [(2, 2, 2), (2, 2, 13)]
-    assert len(suppressed(split, iou=0.3)) == 2
+    assert len(without_overlaps(split, iou=0.3)) == 2
     whole = candidates(peaks, mask, spacing=(1, 1, 1), shared="whole")
     assert [c.mask.shape for c in whole] == [(8, 8, 26)] * 2
-    assert suppressed(whole, iou=0.3) == [whole[0]]
+    assert without_overlaps(whole, iou=0.3) == [whole[0]]
 
 
 def test_overlapping_candidates_are_suppressed() -> None:
@@ -276,4 +277,4 @@ def test_overlapping_candidates_are_suppressed() -> None:
     whole = candidates(
         local_maxima(heat, threshold=0.85, min_distance_mm=1, spacing=spacing), mask, spacing=spacing
     )
-    assert len(suppressed([*whole, *whole], iou=0.3)) == 1
+    assert len(without_overlaps([*whole, *whole], iou=0.3)) == 1

@@ -15,7 +15,7 @@ from inference.engines import engine_class
 from inference.offline.output import case_document
 from inference.settings import EngineSettings
 from inference.store import ModelStore
-from node.commands.calibrate import _infer, _ordered, _read_labels, _stored_logits
+from node.commands.calibrate import _in_output_order, _inferred_logits, _read_labels, _stored_logits
 from node.errors import CommandError
 from tests.inference.test_engine_contract import analyse, seeded_model
 
@@ -42,12 +42,12 @@ def test_series_is_one_case_by_folder_uid_or_file(series: Path, tmp_path: Path) 
     card = store.get("demo", "brain_metastasis").card
     file = next((series / "case2").iterdir()).name
     truth = {"case0": [1.0], uid_of(series / "case1"): [0.0], f"case2/{file}": [0.0]}
-    logits = _infer(engine, series, truth, card)
+    logits = _inferred_logits(engine, series, truth, card)
     assert logits.keys() == truth.keys()
-    with pytest.raises(CommandError, match="are those of 3 cases"):  # each series has a file of that name
-        _infer(engine, series, {file: [1.0]}, card)
+    with pytest.raises(CommandError, match="fit 3 cases"):  # each series has a file of that name
+        _inferred_logits(engine, series, {file: [1.0]}, card)
     with pytest.raises(CommandError, match="call one case"):
-        _infer(engine, series, {"case0": [1.0], uid_of(series / "case0"): [0.0]}, card)
+        _inferred_logits(engine, series, {"case0": [1.0], uid_of(series / "case0"): [0.0]}, card)
 
 
 def test_stored_series_are_told_apart_by_folder_or_uid(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_stored_series_are_told_apart_by_folder_or_uid(tmp_path: Path) -> None:
         (folder / "result.json").write_text(json.dumps(document))
     truth = {"scans/1": [0.0], "1.2.2": [1.0]}
     assert _stored_logits(tmp_path / "out", truth, card) == {"scans/1": [1.0], "1.2.2": [2.0]}
-    with pytest.raises(CommandError, match="are those of 2 cases"):
+    with pytest.raises(CommandError, match="fit 2 cases"):
         _stored_logits(tmp_path / "out", {"0001.dcm": [0.0]}, card)
 
 
@@ -92,13 +92,13 @@ def test_negative_class_takes_part_in_a_fit_and_nothing_is_made_up(tmp_path: Pat
     assert analysis.absence is not None
     expected = {"a.png": [analysis.absence.logit, analysis.findings[0].logit]}
     truth = {"a.png": [1.0, 0.0]}
-    assert _infer(engine, picture.parent, truth, card) == expected
+    assert _inferred_logits(engine, picture.parent, truth, card) == expected
     (tmp_path / "result.json").write_text(json.dumps(case_document(analysis, "x", tmp_path, [])))
     assert _stored_logits(tmp_path, truth, card) == expected
     with pytest.raises(CommandError, match="has no logit of NORMAL"):
-        _ordered({"Pneumonia": 1.0}, card, "a.png")
+        _in_output_order({"Pneumonia": 1.0}, card, "a.png")
     unnamed = card.model_copy(
         update={"labels": (card.labels[0].model_copy(update={"name": ""}), card.labels[1])}
     )
     with pytest.raises(CommandError, match="outputs without a name"):
-        _ordered({"Pneumonia": 1.0}, unnamed, "a.png")
+        _in_output_order({"Pneumonia": 1.0}, unnamed, "a.png")

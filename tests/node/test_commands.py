@@ -313,7 +313,7 @@ def test_demo_takes_the_folder_of_a_former_one(
         raise CommandError("as far as the test goes")
 
     monkeypatch.setattr(demo, "_wait_until_ready", fail)
-    monkeypatch.setattr(demo.subprocess, "Popen", lambda *_, **__: MagicMock())
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: MagicMock())
     for _ in range(2):
         status, _, message = call("demo", "--out", "shown")
         assert (status, message) == (1, "as far as the test goes\n")
@@ -403,7 +403,9 @@ def test_models_import_overwrites_no_other_model(call: Call, model: Path, tmp_pa
 def test_models_expect_writes_what_the_images_have(call: Call, model: Path, tmp_path: Path) -> None:
     assert call("models", "import", "mine.safetensors", "--name", "mine")[0] == 0
     store = ModelStore(tmp_path / "var" / "models")
-    refuse = store.get("mine").card.expects.measures["contrast"].refuse
+    kinds = store.get("mine").card.expects
+    assert kinds is not None
+    refuse = kinds.measures["contrast"].refuse
     (tmp_path / "in").mkdir()
     greys = np.linspace(0, 255, 256, dtype=np.uint8)
     for number, contrast in enumerate((0.5, 0.6)):
@@ -412,6 +414,7 @@ def test_models_expect_writes_what_the_images_have(call: Call, model: Path, tmp_
     status, output, _ = call("models", "expect", "mine", "--images", "in", "--json")
     assert status == 0
     expects = store.get("mine").card.expects
+    assert expects is not None
     assert json.loads(output) == expects.model_dump(mode="json")
     assert expects.cases == 2
     assert expects.measures["brightness"].review == pytest.approx((0.22, 0.33), abs=0.01)

@@ -80,6 +80,7 @@ def test_case_that_fails_leaves_the_others_of_its_batch_alone() -> None:
         batches = Batches[int](cast("Engine", engine), lambda _item: [Path("image.dcm")], readers, 3)
         results = [result for _, (result,) in batches.run(range(3))]
     assert [getattr(result, "cause", None) for result in results] == [None, Cause.INPUT, None]
+    assert isinstance(results[1], Failure)
     assert results[1].reason.startswith("the engine failed on this input (ValueError at ")
 
 

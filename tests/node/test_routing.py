@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from db.records import AttributeValue
 from node.configuration.tables import AbsentCondition, Condition, RangeCondition, RouteTable
-from node.steps.routing import AttributeValue, Instance, exclusion, holds, judge
+from node.steps.routing import Instance, exclusion, holds, verdict_of
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -44,7 +45,7 @@ def test_condition(condition: Condition, values: list[str], expected: bool) -> N
 
 
 def test_verdict_names_the_condition_that_decided() -> None:
-    verdict = judge(
+    verdict = verdict_of(
         route(Modality=("CR", "DX"), BodyPartExamined="CHEST"),
         [instance(Modality="CR", BodyPartExamined="HIP")],
     )
@@ -57,13 +58,13 @@ def test_first_image_by_number_speaks_for_the_series() -> None:
         instance(uid="1.1", InstanceNumber="2", BodyPartExamined="HIP"),
         instance(uid="1.2", InstanceNumber="1", BodyPartExamined="CHEST"),
     ]
-    assert judge(route(BodyPartExamined="CHEST"), series).takes
+    assert verdict_of(route(BodyPartExamined="CHEST"), series).takes
 
 
 def test_instances_counts_the_series() -> None:
     series = [instance(uid=f"1.{n}", sop_class=CT, Modality="CT") for n in range(30)]
-    assert judge(route(instances=RangeCondition(min=20)), series).takes
-    assert not judge(route(instances=RangeCondition(min=31)), series).takes
+    assert verdict_of(route(instances=RangeCondition(min=20)), series).takes
+    assert not verdict_of(route(instances=RangeCondition(min=31)), series).takes
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_no_input_by_itself(item: Instance, word: str) -> None:
     why = exclusion(item)
     assert why is not None
     assert word in why.reason
-    assert not judge(route(), [item]).takes
+    assert not verdict_of(route(), [item]).takes
 
 
 @pytest.mark.parametrize(
@@ -101,4 +102,4 @@ def test_normal_images_are_input(item: Instance) -> None:
 
 def test_a_rule_can_ask_for_what_is_no_input() -> None:
     localizer = instance(CT, Modality="CT", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    assert judge(route(ImageType=".*LOCALIZER.*"), [localizer]).takes
+    assert verdict_of(route(ImageType=".*LOCALIZER.*"), [localizer]).takes

@@ -85,6 +85,6 @@ def test_what_waits_for_names_that_are_not_configured_is_in_the_log(
     Queue(database).settle(job, Done(model_version="m", results=(new_result("1.1"),)))
     queued_job(database, "1.2", engine="renamed")
     with caplog.at_level(logging.WARNING):
-        Ticker(configuration, database).warn_of_strangers()
+        Ticker(configuration, database).warn_of_unconfigured()
     assert "deliveries_wait destination=gone count=1" in caplog.text
     assert "jobs_wait engine=renamed count=1" in caplog.text

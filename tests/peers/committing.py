@@ -15,6 +15,7 @@ from pynetdicom.presentation import build_role
 from db.records import Reference
 from handlers.dimse.commitment import Report, read_request, write_report
 from handlers.dimse.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from tests.peers.scripted import instance_of
 from tests.peers.waiting import free_port
 
 
@@ -93,13 +94,17 @@ class CommittingPacs:
     def _associate(self, port: int, *, scp: bool) -> Association:
         entity = AE(ae_title=self.ae_title)
         entity.add_requested_context(STORAGE_COMMITMENT)
-        roles = [build_role(STORAGE_COMMITMENT, scp_role=True)] if scp else []
-        association = entity.associate("127.0.0.1", port, ae_title="OVERREAD", ext_neg=roles)
+        association = entity.associate(
+            "127.0.0.1",
+            port,
+            ae_title="OVERREAD",
+            ext_neg=[build_role(STORAGE_COMMITMENT, scp_role=True)] if scp else [],
+        )
         assert association.is_established
         return association
 
     def _store(self, event: Event) -> int:
-        self.stored.append(str(event.request.AffectedSOPInstanceUID))
+        self.stored.append(instance_of(event))
         return 0x0000
 
     def _asked(self, event: Event) -> tuple[int, Dataset | None]:

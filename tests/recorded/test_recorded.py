@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -159,7 +160,7 @@ def test_node_writes_what_was_recorded(place: Place, configuration: Path, image:
     queue = worker.queue
     done = queue.get(jobs[0].id)
     assert done is not None
-    said = {"state": done.state, "reason": done.reason, "version": done.model_version}
+    said: dict[str, Any] = {"state": done.state, "reason": done.reason, "version": done.model_version}
     said["summary"] = outputs.document(done.summary, settings.data_dir)
     for number, result in enumerate(Results(database).of_job(done.id), start=1):
         said[f"{number}-{result.kind}"] = {

@@ -34,7 +34,9 @@ def groups(report: Dataset) -> list[Dataset]:
 
 
 def child(group: Dataset, code: str) -> Dataset:
-    found = [i for i in group.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == code]
+    found: list[Dataset] = [
+        i for i in group.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == code
+    ]
     assert len(found) == 1, f"{len(found)} content items {code}"
     return found[0]
 

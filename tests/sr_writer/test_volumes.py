@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -26,7 +27,7 @@ from inference.findings import (
 )
 from inference.importing import anatomy
 from sr_writer import ReportContext, overlay, render_text, write_results
-from sr_writer.overlay_picture import Legend
+from sr_writer.overlay_picture import Legend, draw_overlay
 from sr_writer.segmentation import laterality, type_code
 from sr_writer.shown import ShownPicture
 from tests.sr_writer.conftest import MODEL, THRESHOLDS
@@ -71,7 +72,7 @@ def segmentation(slices: list[SourceImage], structures: tuple[Structure, ...]) -
     return Segmentation(images=tuple(slices), labels=labels, structures=structures)
 
 
-def volume(slices: list[SourceImage], **fields: object) -> Analysis:
+def volume(slices: list[SourceImage], **fields: Any) -> Analysis:
     header = pydicom.dcmread(slices[0].path, stop_before_pixels=True)
     analysis = Analysis(
         source=slices[2],
@@ -158,11 +159,10 @@ def test_panel_of_a_lesion_says_what_the_report_says(
     nodules: Analysis, context: ReportContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Legend] = []
-    draw = overlay.draw_overlay
 
     def noted(shown: ShownPicture, legend: Legend) -> np.ndarray:
         drawn.append(legend)
-        return draw(shown, legend)
+        return draw_overlay(shown, legend)
 
     monkeypatch.setattr(overlay, "draw_overlay", noted)
     text = render_text(of_kind(nodules, context, "sr")[0])
@@ -222,7 +222,7 @@ def test_ribs_are_written_with_their_number_and_side() -> None:
     names = [f"rib_{side}_{number}" for side in ("left", "right") for number in range(1, 13)]
     ribs = []
     for value, name in enumerate(names, start=1):
-        of_card = anatomy.structure(value, name)
+        of_card = anatomy.card_structure(value, name)
         assert of_card.type is not None
         rib = Structure(
             value=value,

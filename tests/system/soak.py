@@ -148,9 +148,9 @@ class Soak:
             path.write_bytes(bytes(data))
             self._try(path)
         else:
-            dataset = write_radiograph(path, self.number)
+            written = write_radiograph(path, self.number)
             self._send(path)
-            self.tally.acknowledged[str(dataset.SOPInstanceUID)] = path
+            self.tally.acknowledged[str(written.SOPInstanceUID)] = path
 
     def _send(self, path: Path) -> None:
         """Send until it is acknowledged, as a modality does."""

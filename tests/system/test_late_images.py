@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,12 +84,10 @@ def test_lateral_view_changes_nothing(site: Site, first: tuple[str, str], tmp_pa
     assert job["revision"] == 1
 
 
-def wait_for_study(
-    site: Site, study: str, jobs: int, instances: int | None = None
-) -> list[dict[str, object]]:
+def wait_for_study(site: Site, study: str, jobs: int, instances: int | None = None) -> list[dict[str, Any]]:
     """The jobs of a study, oldest first, once it is complete again and has that many."""
 
-    def done() -> list[dict[str, object]] | None:
+    def done() -> list[dict[str, Any]] | None:
         shown = site.node.study(study)
         if shown is None:
             return None

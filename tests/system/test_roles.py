@@ -39,7 +39,7 @@ def test_worker_alone_beside_a_node_serves_the_engines_of_every_device(tmp_path:
                 "--role",
                 "worker",
                 "-c",
-                node.configuration,
+                str(node.configuration),
             ]
             alone = subprocess.Popen(command, stderr=output, cwd=Path(__file__).parents[2])
         try:

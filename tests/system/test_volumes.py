@@ -133,8 +133,9 @@ def test_nodules_of_a_chest_come_back(volumes: Site, tmp_path: Path) -> None:
     made = returned(volumes, study, tmp_path / "out")
     assert lies_on_sources(made[SEGMENTATION][0][0], files) > 0
     ((_, report),) = made[COMPREHENSIVE_3D_SR]
-    volumetric = highdicom.sr.srread(made[COMPREHENSIVE_3D_SR][0][0])
-    groups = volumetric.content.get_volumetric_roi_measurement_groups()
+    content = highdicom.sr.srread(made[COMPREHENSIVE_3D_SR][0][0]).content
+    assert isinstance(content, highdicom.sr.MeasurementReport)
+    groups = content.get_volumetric_roi_measurement_groups()
     assert len(groups) == 2
     assert {str(g.reference_type.meaning) for g in groups} == {"Volume Surface"}
     assert report.StudyInstanceUID == study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pydicom
@@ -31,6 +32,10 @@ def compressed_radiograph(witness: Witness, word: str) -> tuple[Path, str]:
     dataset.compress(RLELossless)
     dataset.save_as(path)
     return path, str(dataset.StudyInstanceUID)
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
 
 
 def readers_of(worker: int) -> list[int]:
@@ -65,4 +70,4 @@ def test_decoders_that_fail_cost_their_studies_and_not_the_worker(tmp_path: Path
         assert readers
     assert "process_died" not in node.log
     for pid in readers:
-        wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 10, "the readers end with the node")
+        wait_until(partial(gone, pid), 10, "the readers end with the node")

@@ -87,10 +87,15 @@ def objects(folder: Path) -> dict[str, tuple[list[Path], str | None]]:
 
         study(f"slope {slope.decode()}", "Rescale Slope and Rescale Intercept", rescale)
     study("deep nesting", "sequences are nested more than 64 deep", lambda d: d.update(nested(80)))
+
+    def escapes(dataset: Dataset) -> None:
+        raw(dataset, "PatientName", "PN", ESCAPES)
+        raw(dataset, "StudyDescription", "LO", ESCAPES)
+
     study(
         "control characters",
         None,
-        lambda d: (raw(d, "PatientName", "PN", ESCAPES), raw(d, "StudyDescription", "LO", ESCAPES)),
+        escapes,
     )
     study(
         "wrong character set",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ class Studies:
         )
         self.otherwise: dict[str, str] = {}
 
-    def run(self, *words: str) -> tuple[dict[str, dict[str, object]], str]:
+    def run(self, *words: str) -> tuple[dict[str, dict[str, Any]], str]:
         """Send one study for each word; the ended jobs by word and number, and what was logged meanwhile."""
         witness = self.witness
         seen = len(witness.node.log)
