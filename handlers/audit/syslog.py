@@ -18,7 +18,7 @@ from enum import IntEnum
 from db.retry import SYSLOG
 from handlers.errors import TlsMisconfigured
 from handlers.settings import Syslog
-from handlers.upper_layer.tls import client_context, explain
+from handlers.upper_layer.tls import client_context, failure_reason
 
 log = logging.getLogger("overread.syslog")
 
@@ -91,7 +91,7 @@ class SyslogSender:
                 continue
             except (OSError, TlsMisconfigured) as error:
                 self._disconnect()
-                reason = explain(error) if isinstance(error, OSError) else error
+                reason = failure_reason(error) if isinstance(error, OSError) else error
                 log.warning("syslog_unreachable server=%s reason=%s", self.settings.host, reason)
                 failures += 1
                 self._closing.wait(SYSLOG.pause(failures))

@@ -84,4 +84,4 @@ class Storage:
 
     def association_ended(self, peer: Peer, *, released: bool) -> None:
         """Note that an association over which instances were stored has ended."""
-        self.intake.end(peer, released=released)
+        self.intake.association_ended(peer, released=released)

@@ -1,1 +1,1 @@
-"""The spool: received datasets on disk and in the index, durable before they are acknowledged."""
+"""The spool: received instances, durable on disk and in the index before they are acknowledged."""

@@ -1,7 +1,7 @@
-"""The spool: received datasets as Part 10 files under names of our own, synced before they count.
+"""The spool's files: received datasets as Part 10 files, synced before they are indexed.
 
-Files lie in ``<spool>/<two hex digits>/``. They are made in advance, empty, many with one sync of their folder, so
-that a received dataset needs a sync of its bytes only. One that is not whole lacks the prefix ``DICM``.
+Files are in ``<spool>/<two hex digits>/`` and have random names. Empty files are made in advance, many with one sync
+of their folder, so that receiving a dataset needs only a sync of its bytes. Incomplete files lack the prefix ``DICM``.
 
 References: PS3.10 section 7.1 (preamble, prefix, file meta information).
 """
@@ -30,13 +30,13 @@ log = logging.getLogger("overread.spool")
 FOLDERS = tuple(f"{number:02x}" for number in range(256))
 PREFIX_AT = 128
 PREFIX = b"DICM"
-NAMES = 32
-"""So many files are made at a time. A receiver that dies leaves them to ``reconcile``."""
-WRITE_OUT_BYTES = 1_048_576
-"""The disk is set to work on a file each time so much of it has come."""
+FILES_AT_ONCE = 32
+"""How many empty files are made together. If the receiver dies, ``reconcile`` removes them."""
+WRITEBACK_BYTES = 1_048_576
+"""After each so many bytes of a file, the system is told to start writing them to disk."""
 
 
-def _element(group_element: tuple[int, int], vr: bytes, value: bytes) -> bytes:
+def _encode_element(group_element: tuple[int, int], vr: bytes, value: bytes) -> bytes:
     padding = (b"\0" if vr in (b"UI", b"OB") else b" ") * (len(value) % 2)
     head = struct.pack("<HH2s", *group_element, vr)
     size = len(value) + len(padding)
@@ -44,66 +44,68 @@ def _element(group_element: tuple[int, int], vr: bytes, value: bytes) -> bytes:
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae: str) -> bytes:
-    """Preamble and file meta information, without the prefix in between, which ``SpoolFile.complete`` sets."""
+    """Preamble and file meta information, with zeros for the prefix, which ``SpoolFile.complete`` writes."""
     meta = (
-        _element((2, 1), b"OB", b"\0\1")
-        + _element((2, 2), b"UI", sop_class_uid.encode())
-        + _element((2, 3), b"UI", sop_instance_uid.encode())
-        + _element((2, 0x10), b"UI", transfer_syntax_uid.encode())
-        + _element((2, 0x12), b"UI", IMPLEMENTATION_CLASS_UID.encode())
-        + _element((2, 0x13), b"SH", IMPLEMENTATION_VERSION_NAME.encode())
-        + _element((2, 0x16), b"AE", source_ae.encode("ascii", "replace"))
+        _encode_element((2, 1), b"OB", b"\0\1")
+        + _encode_element((2, 2), b"UI", sop_class_uid.encode())
+        + _encode_element((2, 3), b"UI", sop_instance_uid.encode())
+        + _encode_element((2, 0x10), b"UI", transfer_syntax_uid.encode())
+        + _encode_element((2, 0x12), b"UI", IMPLEMENTATION_CLASS_UID.encode())
+        + _encode_element((2, 0x13), b"SH", IMPLEMENTATION_VERSION_NAME.encode())
+        + _encode_element((2, 0x16), b"AE", source_ae.encode("ascii", "replace"))
     )
-    return bytes(PREFIX_AT + len(PREFIX)) + _element((2, 0), b"UL", struct.pack("<I", len(meta))) + meta
+    return (
+        bytes(PREFIX_AT + len(PREFIX)) + _encode_element((2, 0), b"UL", struct.pack("<I", len(meta))) + meta
+    )
 
 
 def make_folders(spool: Path) -> None:
-    """Create the spool's folders, once at the start."""
+    """Create the spool's folders durably; called once at the start."""
     make_durable(spool.parent, *(spool / name for name in FOLDERS))
 
 
 class Spool:
-    """One receiver's way into the spool. Thread-safe."""
+    """Provides the files of one receiver process. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._free: list[str] = []
+        self._unused: list[str] = []
         self._lock = threading.Lock()
         self._random = random.SystemRandom()
 
     def file(self, head: bytes) -> SpoolFile:
-        """A file for one dataset, its name durable.
+        """A file for one dataset; its name is durable already.
 
         Raises:
-            OSError: no file can be made.
+            OSError: no file can be created.
         """
         with self._lock:
-            if not self._free:
-                self._free = self._make_files()
-            relative = self._free.pop()
+            if not self._unused:
+                self._unused = self._make_files()
+            relative = self._unused.pop()
         return SpoolFile(self.folder, relative, head)
 
     def _make_files(self) -> list[str]:
         chosen = self._random.choice(FOLDERS)
         made: list[str] = []
         try:
-            for _ in range(NAMES):
+            for _ in range(FILES_AT_ONCE):
                 relative = f"{chosen}/{uuid.uuid4().hex}.dcm"
                 os.close(os.open(self.folder / relative, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
                 made.append(relative)
             sync_folder(self.folder / chosen)
         except OSError:
-            self._remove(made)
+            self._remove_files(made)
             raise
         return made
 
     def close(self) -> None:
-        """Remove the files that were not needed."""
+        """Remove the unused empty files."""
         with self._lock:
-            self._remove(self._free)
-            self._free = []
+            self._remove_files(self._unused)
+            self._unused = []
 
-    def _remove(self, unused: list[str]) -> None:
+    def _remove_files(self, unused: list[str]) -> None:
         try:
             for relative in unused:
                 (self.folder / relative).unlink()
@@ -112,10 +114,10 @@ class Spool:
 
 
 class SpoolFile:
-    """One file on its way into the spool. Every method may raise OSError; then call ``discard``.
+    """A spool file being written. Any method may raise OSError; then call ``discard``.
 
     Raises:
-        OSError: the head could not be written; nothing is left of the file.
+        OSError: the head could not be written; the file has been removed.
     """
 
     def __init__(self, spool: Path, relative: str, head: bytes) -> None:
@@ -123,7 +125,7 @@ class SpoolFile:
         self.path = spool / relative
         self._head_length = len(head)
         self._digest = hashlib.sha256()
-        self._written_out = 0
+        self._writeback_started = 0
         self.size = 0
         self._file = -1
         try:
@@ -144,28 +146,30 @@ class SpoolFile:
         """Add a fragment of the dataset."""
         self._digest.update(data)
         self._write(data)
-        if self.size - self._written_out >= WRITE_OUT_BYTES:
-            self._write_out()
+        if self.size - self._writeback_started >= WRITEBACK_BYTES:
+            self._start_writeback()
 
     def complete(self) -> None:
-        """All of the dataset has come: the file is a Part 10 file from now on, and not durable yet."""
+        """Mark the dataset as complete: the file is now a Part 10 file, but not durable yet."""
         os.pwrite(self._file, PREFIX, PREFIX_AT)
-        self._write_out()
+        self._start_writeback()
 
-    def _write_out(self) -> None:
-        """Set the disk to work on what has come, without waiting, so that the sync has less to do."""
-        # Of pages that are not on the disk yet, this advice starts the writing.
-        os.posix_fadvise(self._file, self._written_out, self.size - self._written_out, os.POSIX_FADV_DONTNEED)
-        self._written_out = self.size
+    def _start_writeback(self) -> None:
+        """Start writing the new bytes to disk without waiting, so that the sync has less to do."""
+        # For dirty pages, this advice starts writeback.
+        os.posix_fadvise(
+            self._file, self._writeback_started, self.size - self._writeback_started, os.POSIX_FADV_DONTNEED
+        )
+        self._writeback_started = self.size
 
     @property
     def sha256(self) -> str:
-        """The digest of the dataset's bytes so far, without preamble and file meta information."""
+        """Hexadecimal digest of the dataset's bytes so far, without preamble and file meta information."""
         return self._digest.hexdigest()
 
     @contextmanager
     def dataset(self) -> Iterator[memoryview]:
-        """The dataset's bytes as they lie in the file."""
+        """The dataset's bytes, mapped from the file; valid only within the ``with`` block."""
         if self.size == self._head_length:
             yield memoryview(b"")
             return
@@ -179,7 +183,7 @@ class SpoolFile:
                 whole.release()
 
     def sync(self) -> None:
-        """Make the bytes durable; what is synced already is not synced again."""
+        """Make the bytes durable and close the file; calling it again does nothing."""
         if self._file >= 0:
             os.fsync(self._file)
             self._close()
@@ -196,10 +200,10 @@ class SpoolFile:
 
 
 def reconcile(spool: Path, database: Database) -> None:
-    """Clear up what a crash left in the spool. Only while no receiver runs.
+    """Clean up the spool after a crash. Call it only while no receiver runs.
 
-    Files that no row knows were never acknowledged. Those that are not whole are removed; the others go to the
-    folder ``orphans`` beside the spool, since only a person may delete.
+    Files without a row in the index were never acknowledged. Incomplete ones are removed; complete ones are moved
+    to the folder ``orphans`` beside the spool, because only a person may delete them.
     """
     make_folders(spool)
     known = Index(database).known_paths()
@@ -224,6 +228,6 @@ def reconcile(spool: Path, database: Database) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether all of a file's dataset has come."""
+    """Whether a spool file contains the whole dataset, which its prefix shows."""
     with path.open("rb") as file:
         return file.read(PREFIX_AT + len(PREFIX))[PREFIX_AT:] == PREFIX

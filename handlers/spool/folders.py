@@ -1,4 +1,4 @@
-"""Folders that survive a cut of power: a name is on the disk only once the folder that holds it was synced."""
+"""Folders that survive a power cut: a name is on disk only after the folder that contains it has been synced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder's entries."""
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -16,13 +16,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_durable(root: Path, *folders: Path) -> None:
-    """Create ``root`` and folders below it, and sync their names.
+    """Create ``root`` and the folders below it, and make their names durable.
 
-    The names of folders that are there already are synced too, since whoever made them may have died before.
+    Folders that exist already are synced too: their creator may have died before syncing them.
     """
     holding = {folder.parent for folder in folders}
     changed = {
-        above for folder in holding for above in (folder, *folder.parents) if above.is_relative_to(root)
+        ancestor
+        for folder in holding
+        for ancestor in (folder, *folder.parents)
+        if ancestor.is_relative_to(root)
     }
     changed |= {folder.parent for folder in (root, *root.parents) if not folder.exists()}
     for folder in (root, *folders):

@@ -1,9 +1,9 @@
-"""Group commit: the instances of many associations go into the index in one transaction.
+"""Group commit: the instances of many associations are indexed in one transaction.
 
-A commit costs about the same for one row as for thirty. There is no thread of its own: an association whose file is
-safe commits for all whose files are safe by then, after a moment for those that are being synced; the others wait for
-it, and one of those that came meanwhile commits next. Where a single instance waits and no other process wants the
-database, its association writes the rows while the disk works on its bytes.
+A commit of thirty rows costs about as much as one of a single row. No extra thread is needed: an association that has
+synced its file waits a moment for files that are being synced, and commits for all whose files are synced by then. The
+others wait; afterwards one of those that have come in the meantime commits the next group. An instance that is alone,
+while no other process is waiting for the database, is inserted while the disk syncs its file.
 """
 
 from __future__ import annotations
@@ -22,34 +22,38 @@ from db.records import NewInstance, StoreVerdict
 log = logging.getLogger("overread.group_commit")
 
 GATHER_SECONDS = 0.002
-"""So long a group waits for instances that are being synced; most syncs take less."""
+"""How long a group waits for files that are being synced; most syncs take less."""
 
 
-class Received(Protocol):
-    """A file that is whole and not yet durable."""
+class SyncableFile(Protocol):
+    """A complete file that is not durable yet."""
 
     def sync(self) -> None:
-        """Make its bytes durable, or raise OSError. May be called again, where a transaction is tried again."""
+        """Make the bytes durable; called again when a transaction is retried.
+
+        Raises:
+            OSError: they could not be made durable.
+        """
 
 
-def _taken() -> threading.Lock:
+def _acquired_lock() -> threading.Lock:
     lock = threading.Lock()
     lock.acquire()
     return lock
 
 
 @dataclass(kw_only=True, eq=False)
-class _Entry:
+class _PendingInstance:
     instance: NewInstance
-    safe: bool = False
-    """The file is durable."""
-    turn: threading.Lock = field(default_factory=_taken)
-    """Released when the instance is committed, or when its association is to commit the next group."""
+    synced: bool = False
+    """Whether the file is durable."""
+    turn: threading.Lock = field(default_factory=_acquired_lock)
+    """Released when the instance has been committed, or when its association must commit the next group."""
     verdict: StoreVerdict | None = None
     error: Exception | None = None
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         return self.verdict is not None or self.error is not None
 
 
@@ -58,22 +62,22 @@ class GroupCommit:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._waiting: list[_Entry] = []
-        """In order of arrival; those whose files are being synced among them."""
+        self._waiting: list[_PendingInstance] = []
+        """In order of arrival, including instances whose files are still being synced."""
         self._committing = False
         self._changed = threading.Condition()
-        """Guards both. Notified for whoever gathers a group."""
+        """Guards the two fields above; notified when a waiting instance is synced or has failed."""
 
-    def commit(self, instance: NewInstance, file: Received) -> StoreVerdict:
-        """Make an instance's file durable, and then its row.
+    def commit(self, instance: NewInstance, file: SyncableFile) -> StoreVerdict:
+        """Make an instance's file durable, and index the instance.
 
         Raises:
             DatabaseError: nothing was indexed.
             OSError: the file is not durable; nothing was indexed.
         """
-        entry = _Entry(instance=instance)
+        entry = _PendingInstance(instance=instance)
         with self._changed:
-            # Nobody waits for the database while this instance's rows and its sync hold it.
+            # If it is alone, nobody waits while its transaction stays open during the sync.
             alone = not (self._waiting or self._committing or self._index.database.contended())
             if alone:
                 self._committing = True
@@ -81,15 +85,15 @@ class GroupCommit:
                 self._waiting.append(entry)
         if alone:
             self._commit([entry], file.sync)
-        elif self._must_lead(entry, file):
-            self._commit(self._gather())
+        elif self._sync_and_wait(entry, file):
+            self._commit(self._gather_group())
         if entry.error is not None:
             raise entry.error
         assert entry.verdict is not None
         return entry.verdict
 
-    def _must_lead(self, entry: _Entry, file: Received) -> bool:
-        """Sync the file and wait; False when another association has committed the instance."""
+    def _sync_and_wait(self, entry: _PendingInstance, file: SyncableFile) -> bool:
+        """Sync the file and wait; True if this association must commit, False if another has committed the instance."""
         try:
             file.sync()
         except BaseException:
@@ -98,28 +102,30 @@ class GroupCommit:
                 self._changed.notify()
             raise
         with self._changed:
-            entry.safe = True
+            entry.synced = True
             if not self._committing:
                 self._committing = True
                 return True
             self._changed.notify()
         entry.turn.acquire()
-        return not entry.over
+        return not entry.finished
 
-    def _gather(self) -> list[_Entry]:
-        """All that is safe, after a moment for what is being synced."""
+    def _gather_group(self) -> list[_PendingInstance]:
+        """The synced instances, after waiting up to ``GATHER_SECONDS`` for files that are being synced."""
         until = time.monotonic() + GATHER_SECONDS
         with self._changed:
-            while not all(entry.safe for entry in self._waiting):
+            while not all(entry.synced for entry in self._waiting):
                 left = until - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            group = [entry for entry in self._waiting if entry.safe]
-            self._waiting = [entry for entry in self._waiting if not entry.safe]
+            group = [entry for entry in self._waiting if entry.synced]
+            self._waiting = [entry for entry in self._waiting if not entry.synced]
         return group
 
-    def _commit(self, group: Sequence[_Entry], before_commit: Callable[[], None] = lambda: None) -> None:
+    def _commit(
+        self, group: Sequence[_PendingInstance], before_commit: Callable[[], None] = lambda: None
+    ) -> None:
         try:
             verdicts = self._index.record([entry.instance for entry in group], before_commit)
             for entry, verdict in zip(group, verdicts, strict=True):
@@ -130,21 +136,21 @@ class GroupCommit:
             log.error("not_committed instances=%d error=%s", len(group), error)
             self._fail(group, error)
         except Exception as error:
-            # A fault of ours must not end the association that others wait for; values stay out of the log.
+            # An unexpected error must reach all who wait; values stay out of the log.
             log.error("commit_failed instances=%d error=%s", len(group), type(error).__name__)
-            self._fail(group, DatabaseError("The index failed in an unforeseen way: see the log."))
+            self._fail(group, DatabaseError("The index failed unexpectedly: see the log."))
         finally:
             self._hand_over(group)
 
     @staticmethod
-    def _fail(group: Sequence[_Entry], error: Exception) -> None:
+    def _fail(group: Sequence[_PendingInstance], error: Exception) -> None:
         for entry in group:
             entry.error = error
 
-    def _hand_over(self, group: Sequence[_Entry]) -> None:
-        """Wake those that are committed, and first the one that commits what has become safe meanwhile."""
+    def _hand_over(self, group: Sequence[_PendingInstance]) -> None:
+        """Wake the association that must commit the next group, if any, then those of this group."""
         with self._changed:
-            successor = next((entry for entry in self._waiting if entry.safe), None)
+            successor = next((entry for entry in self._waiting if entry.synced), None)
             self._committing = successor is not None
         if successor is not None:
             successor.turn.release()

@@ -1,6 +1,6 @@
-"""Taking instances in: bytes go to the spool and the index, and are durable in both before anybody says so.
+"""Intake of instances: they are written to the spool and the index, durably, before they are acknowledged.
 
-It knows nothing of the way by which they come: C-STORE, or another one.
+It is independent of how instances arrive, by C-STORE or otherwise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REQUIRED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOP
 
 @dataclass(frozen=True, kw_only=True)
 class Announced:
-    """What a peer says an instance is, before its dataset comes."""
+    """The UIDs that a peer announces for an instance before it sends the dataset."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -46,23 +46,23 @@ class Cause(Enum):
     """Why an instance is refused."""
 
     OUT_OF_RESOURCES = "out of resources"
-    """Disk or database cannot take it now; it may be sent again."""
+    """The disk or the database cannot store it now; the peer may send it again."""
     DOES_NOT_MATCH = "does not match"
-    """The dataset is another instance than the one announced, or lacks what names it."""
+    """The dataset has other UIDs than announced, or lacks required ones."""
     NOT_UNDERSTOOD = "not understood"
-    """The bytes are no dataset of that transfer syntax."""
+    """The bytes are not a dataset in the announced transfer syntax."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """Nothing is kept of an instance, or nobody knows; ``reason`` has no patient data."""
+    """An instance was not stored, or it is unknown whether it was; ``reason`` contains no patient data."""
 
     cause: Cause
     reason: str
 
 
-class _NotTaken(Exception):
-    """Ends the taking of one instance."""
+class _InstanceRefused(Exception):
+    """Ends the intake of one instance."""
 
     def __init__(self, cause: Cause, reason: str) -> None:
         super().__init__(reason)
@@ -70,7 +70,7 @@ class _NotTaken(Exception):
 
 
 class Intake:
-    """The one way into spool and index, for all peers of one process. Thread-safe."""
+    """Stores instances in the spool and the index, for all associations of one process. Thread-safe."""
 
     def __init__(
         self,
@@ -87,28 +87,32 @@ class Intake:
         self.spool = Spool(settings.spool)
         self._group_commit = GroupCommit(self.index)
         self._received: dict[str, dict[str, StudyTally]] = {}
-        """What came, by the association that brings it and by study."""
+        """What was received, by association identifier and Study Instance UID."""
 
     def take(self, announced: Announced, dataset: Iterable[memoryview], peer: Peer) -> StoreVerdict | Refused:
-        """Take one instance; with a verdict it is durable, and known under its UID unless it is a conflict.
+        """Store one instance.
 
         Args:
-            announced: what the instance is said to be; its UIDs are well formed.
-            dataset: its bytes in fragments, each of which is valid until the next. Whatever the iterator raises
-                passes through, and nothing is kept then.
-            peer: who sends it.
+            announced: the UIDs announced by the peer, which must be well formed.
+            dataset: the bytes in fragments, each valid until the next is read. Exceptions of the iterator are
+                passed on; nothing is stored then.
+            peer: the sender.
+
+        Returns:
+            The verdict of the index; the instance is then durable, in quarantine if it is a conflict. Otherwise
+            the reason for the refusal.
         """
         try:
-            return self._take(announced, dataset, peer)
-        except _NotTaken as refused:
+            return self._store(announced, dataset, peer)
+        except _InstanceRefused as refused:
             return Refused(cause=refused.cause, reason=str(refused))
 
-    def _take(self, announced: Announced, dataset: Iterable[memoryview], peer: Peer) -> StoreVerdict:
+    def _store(self, announced: Announced, dataset: Iterable[memoryview], peer: Peer) -> StoreVerdict:
         file: SpoolFile | None = None
         kept = False
         try:
             if self.disk.full():
-                raise _NotTaken(Cause.OUT_OF_RESOURCES, "the disk is nearly full")
+                raise _InstanceRefused(Cause.OUT_OF_RESOURCES, "the disk is nearly full")
             file = self.spool.file(
                 file_head(
                     announced.sop_class_uid,
@@ -120,11 +124,11 @@ class Intake:
             for fragment in dataset:
                 file.append(fragment)
             file.complete()
-            attributes = self._understand(file, announced)
-            instance = self._instance(announced, file, attributes, peer)
+            attributes = self._read_attributes(file, announced)
+            instance = self._new_instance(announced, file, attributes, peer)
             verdict = self._group_commit.commit(instance, file)
             kept = verdict is not StoreVerdict.DUPLICATE
-            self._count(instance)
+            self._count_for_audit(instance)
             if verdict is StoreVerdict.CONFLICT:
                 log.warning(
                     "quarantined association=%s reason=%s", peer.association, "same UID, other content"
@@ -132,38 +136,38 @@ class Intake:
             return verdict
         except OSError as error:
             log.error("spool_failed association=%s error=%s", peer.association, error.strerror)
-            raise _NotTaken(Cause.OUT_OF_RESOURCES, "the spool cannot be written") from error
+            raise _InstanceRefused(Cause.OUT_OF_RESOURCES, "the spool cannot be written") from error
         except OutcomeUnknown as error:
-            # The row may be there, so the file stays; the start-up check moves it away if it is not.
+            # The row may exist, so the file stays; if not, the check at the next start sets the file aside.
             kept = True
-            raise _NotTaken(Cause.OUT_OF_RESOURCES, "the index broke off") from error
+            raise _InstanceRefused(Cause.OUT_OF_RESOURCES, "the index failed during the commit") from error
         except DatabaseError as error:
-            raise _NotTaken(Cause.OUT_OF_RESOURCES, "the index cannot be written") from error
+            raise _InstanceRefused(Cause.OUT_OF_RESOURCES, "the index cannot be written") from error
         finally:
             if file is not None and not kept:
                 file.discard()
 
-    def _understand(self, file: SpoolFile, announced: Announced) -> dict[str, AttributeValue]:
+    def _read_attributes(self, file: SpoolFile, announced: Announced) -> dict[str, AttributeValue]:
         attributes: dict[str, AttributeValue] = {}
-        complaint = None
+        problem = None
         with file.dataset() as data:
             try:
                 attributes = scan(data, announced.transfer_syntax_uid, self.settings.attributes)
             except ScanError as error:
-                # Not raised on from here: its traceback would hold the mapped file open.
-                complaint = str(error)
-        if complaint is not None:
-            raise _NotTaken(Cause.NOT_UNDERSTOOD, complaint)
+                # Not raised here: its traceback would keep the file mapped.
+                problem = str(error)
+        if problem is not None:
+            raise _InstanceRefused(Cause.NOT_UNDERSTOOD, problem)
         for keyword in REQUIRED_UIDS:
             value = attributes.get(keyword)
             if not isinstance(value, str) or not is_uid(value):
-                raise _NotTaken(Cause.DOES_NOT_MATCH, f"{keyword} is missing or malformed")
+                raise _InstanceRefused(Cause.DOES_NOT_MATCH, f"{keyword} is missing or malformed")
         found = (attributes["SOPInstanceUID"], attributes["SOPClassUID"])
         if found != (announced.sop_instance_uid, announced.sop_class_uid):
-            raise _NotTaken(Cause.DOES_NOT_MATCH, "the dataset is another SOP class or instance")
+            raise _InstanceRefused(Cause.DOES_NOT_MATCH, "the dataset is another SOP class or instance")
         return attributes
 
-    def _instance(
+    def _new_instance(
         self, announced: Announced, file: SpoolFile, attributes: dict[str, AttributeValue], peer: Peer
     ) -> NewInstance:
         return NewInstance(
@@ -183,7 +187,7 @@ class Intake:
             attributes=attributes,
         )
 
-    def _count(self, instance: NewInstance) -> None:
+    def _count_for_audit(self, instance: NewInstance) -> None:
         studies = self._received.setdefault(instance.association, {})
         uid = instance.study_instance_uid
         if uid not in studies:
@@ -193,8 +197,11 @@ class Intake:
             )
         studies[uid].sop_classes[instance.sop_class_uid] += 1
 
-    def end(self, peer: Peer, *, released: bool) -> None:
-        """No more comes by a peer's association: the ticker learns of it, and whether it was ended in order."""
+    def association_ended(self, peer: Peer, *, released: bool) -> None:
+        """Note that an association has ended: audit what it brought, and tell the ticker.
+
+        If the peer released it, the index records that.
+        """
         received = self._received.pop(peer.association, {})
         self.audit.received(peer, received.values())
         if released:
@@ -205,5 +212,5 @@ class Intake:
         notify(self.run_directory, "ticker")
 
     def close(self) -> None:
-        """Give back what the spool holds ready."""
+        """Remove the empty files that the spool has made in advance."""
         self.spool.close()

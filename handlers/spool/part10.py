@@ -1,4 +1,4 @@
-"""A DICOM file as a receiver would get it: the transfer syntax of its file meta information, and its dataset's bytes.
+"""Scanning a Part 10 file: the attributes that a receiver would index if it received the file's dataset.
 
 References: PS3.10 section 7.1 (preamble, prefix, file meta information in explicit VR little endian).
 """
@@ -22,34 +22,34 @@ TRANSFER_SYNTAX = 0x00020010
 
 
 def scan_file(path: Path, extra: Iterable[str] = ()) -> dict[str, AttributeValue] | None:
-    """The attributes of a file that a receiver would index; None for a file that is no Part 10 file.
+    """The attributes of a file that a receiver would index, and those in ``extra``; None for other than Part 10 files.
 
     Raises:
-        OSError: it cannot be read.
-        ScanError: a receiver would refuse it.
+        OSError: the file cannot be read.
+        ScanError: a receiver would refuse the dataset.
     """
     if path.stat().st_size <= DATASET_AT:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         if mapped[PREFIX_AT:DATASET_AT] != b"DICM":
             return None
-        complaint = None
+        problem = None
         attributes: dict[str, AttributeValue] = {}
         with memoryview(mapped) as view:
             try:
-                transfer_syntax, start = _meta(view)
+                transfer_syntax, start = _read_meta_information(view)
                 with view[start:] as dataset:
                     attributes = scan(dataset, transfer_syntax, extra)
             except ScanError as error:
-                # Not raised on from here: its traceback would hold the mapped file open.
-                complaint = str(error)
-    if complaint is not None:
-        raise ScanError(complaint)
+                # Not raised here: its traceback would keep the file mapped.
+                problem = str(error)
+    if problem is not None:
+        raise ScanError(problem)
     return attributes
 
 
-def _meta(data: memoryview) -> tuple[str, int]:
-    """The transfer syntax, and where the dataset begins; the group's length may be missing or wrong."""
+def _read_meta_information(data: memoryview) -> tuple[str, int]:
+    """The transfer syntax, and where the dataset begins; a missing or wrong group length does no harm."""
     headers = ElementHeaders(data, EXPLICIT_LITTLE)
     position, transfer_syntax = DATASET_AT, ""
     while bytes(data[position : position + 2]) == META_GROUP:

@@ -1,4 +1,4 @@
-"""The attributes of a received instance that go into the index, read from its bytes."""
+"""Scanning a dataset's bytes for the attributes to index."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ USUAL_KEYWORDS = frozenset(
 def scan(
     data: bytes | memoryview, transfer_syntax_uid: str, extra: Iterable[str] = ()
 ) -> dict[str, AttributeValue]:
-    """The usual attributes of an encoded dataset, and those whose keywords are ``extra``, up to its pixel data.
+    """The values of ``USUAL_KEYWORDS`` and ``extra`` keywords in an encoded dataset, read up to its pixel data.
 
     Raises:
-        ScanError: it is not a dataset of that transfer syntax, or nested too deeply.
+        ScanError: the bytes are not a dataset in that transfer syntax, or it is nested too deeply.
     """
     return read_attributes(data, transfer_syntax_uid, USUAL_KEYWORDS.union(extra))

@@ -1,7 +1,7 @@
-"""One association that a peer opens: its request and our answer, then presentation data values until its end.
+"""An association that a peer opens: its request, our answer, and then presentation data values.
 
-The acceptor is our own because it is the hot path and faces every peer: bytes go from the socket to
-their service without a copy more than needed.
+We have our own implementation because this is the hot path and faces every peer: bytes go from the socket to the
+service with as few copies as possible.
 
 References: PS3.8 section 9.2 (state machine).
 """
@@ -24,17 +24,17 @@ from handlers.upper_layer.connection import Connection
 from handlers.upper_layer.rejections import Rejection
 
 ARTIM_SECONDS = 2.0
-"""How long a rejected peer has to close the connection (ARTIM timer, PS3.8 section 9.1.5)."""
+"""How long we wait for a rejected peer to close the connection (ARTIM timer, PS3.8 section 9.1.5)."""
 SEND_LENGTH = 131_072
 LEAST_SEND_LENGTH = 256
 
 DataValue = tuple[int, int, memoryview]
-"""A presentation data value: context, message control header, and the fragment, which is valid until the next."""
+"""A presentation data value: context identifier, message control header, fragment (valid until the next read)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PresentationContext:
-    """An accepted presentation context. ``peer_is_scp``: the peer also accepts requests of this class."""
+    """An accepted presentation context; ``peer_is_scp`` says whether the peer also accepts requests of this class."""
 
     identifier: int
     abstract_syntax: str
@@ -44,14 +44,14 @@ class PresentationContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance:
-    """The answer to a request that lets the peer in: every proposed context answered, and those accepted."""
+    """The positive answer to a request: one answer per proposed context, and the accepted ones by identifier."""
 
     answers: Sequence[pdu.AnsweredContext]
     contexts: Mapping[int, PresentationContext]
 
 
 class Association:
-    """An association on a connected socket, used by one thread."""
+    """An association on a connected socket. For one thread only, except ``abort``."""
 
     def __init__(
         self,
@@ -66,20 +66,24 @@ class Association:
         self.peer = Peer(calling_ae="", called_ae="", address=address, association=uuid.uuid4().hex)
         self.contexts: Mapping[int, PresentationContext] = {}
         self.fragment_length = SEND_LENGTH - pdu.PDV.size
-        """Most bytes of one fragment that the peer takes."""
+        """Most bytes in one fragment that the peer accepts."""
         self._tls = tls
         self._buffer = bytearray(settings.maximum_pdu_length)
         self._values: list[DataValue] = []
 
     @property
     def identifier(self) -> str:
-        """What the log and the index call this association."""
+        """The identifier of this association in the log and the index."""
         return self.peer.association
 
     # Establishing
 
     def read_request(self) -> pdu.AssociateRequest:
-        """Shake hands where there is TLS, and read the A-ASSOCIATE-RQ; from then on we know the peer's titles."""
+        """Do the TLS handshake, if any, and read the A-ASSOCIATE-RQ, which sets the AE titles of ``peer``.
+
+        Raises:
+            HandshakeFailed, ProtocolViolation, PeerTimeout, AssociationAborted: there is no valid request.
+        """
         deadline = time.monotonic() + self.settings.acse_timeout_seconds
         if self._tls is not None:
             self.connection.secure(self._tls, self.settings.acse_timeout_seconds)
@@ -97,7 +101,7 @@ class Association:
         return request
 
     def accept(self, request: pdu.AssociateRequest, acceptance: Acceptance) -> None:
-        """Answer with an A-ASSOCIATE-AC: the association is established."""
+        """Answer with an A-ASSOCIATE-AC, which establishes the association."""
         if request.maximum_length:
             length = max(min(request.maximum_length, SEND_LENGTH), LEAST_SEND_LENGTH)
             self.fragment_length = length - pdu.PDV.size
@@ -117,7 +121,7 @@ class Association:
         self._send(pdu.encode_reject(rejection.result, rejection.source, rejection.reason))
 
     def wait_for_close(self) -> None:
-        """Let a rejected peer read the answer: it closes the connection, or we do when its time is up (Sta13)."""
+        """Wait until a rejected peer closes the connection, at most ``ARTIM_SECONDS`` (Sta13)."""
         deadline = time.monotonic() + ARTIM_SECONDS
         try:
             while True:
@@ -131,15 +135,15 @@ class Association:
         """The next presentation data value.
 
         Raises:
-            AssociationReleased: the peer is done; the release was answered.
-            AssociationAborted, ProtocolViolation, PeerTimeout: the association is over.
+            AssociationReleased: the peer released the association, and we answered.
+            AssociationAborted, ProtocolViolation, PeerTimeout: the association cannot go on.
         """
         while not self._values:
             self._read_data()
         return self._values.pop()
 
     def has_pending_data(self) -> bool:
-        """Whether a value, or a part of one, has come already; does not wait."""
+        """Whether a value, or part of one, has already arrived."""
         return bool(self._values) or self.connection.readable()
 
     def send_value(self, context_id: int, data: bytes, *, command: bool, last: bool) -> None:
@@ -147,7 +151,7 @@ class Association:
         self._send(pdu.encode_data(context_id, data, command=command, last=last))
 
     def abort(self, *, by_user: bool = False) -> None:
-        """Tell the peer that it is over, as far as it still listens."""
+        """Send an A-ABORT without waiting; never raises. Callable from any thread."""
         self.connection.send_at_once(pdu.ABORT_BY_USER if by_user else pdu.ABORT_BY_PROVIDER)
 
     def _read_data(self) -> None:
@@ -169,7 +173,7 @@ class Association:
             raise ProtocolViolation(f"a PDU of type {kind:02X} was not expected")
 
     def _read_header(self, deadline: float | None) -> tuple[int, int]:
-        """Read the six bytes of a PDU's head; without a deadline the first may take the idle time."""
+        """Read a PDU's type and length; without a deadline the idle timeout applies to the first byte."""
         head = memoryview(bytearray(pdu.HEADER.size))
         got = 0
         if deadline is None:

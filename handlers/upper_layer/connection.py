@@ -1,6 +1,6 @@
-"""A peer's connection, in clear or with TLS: bytes come and go within deadlines.
+"""A peer's connection, with or without TLS, on which every read and write has a deadline.
 
-No length or silence of a peer can hold it for long. It is used by one thread; others may only end it.
+A silent or slow peer cannot block it for long. It is used by one thread; other threads may only end it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import threading
 import time
 
 from handlers.errors import AssociationAborted, HandshakeFailed, PeerTimeout
-from handlers.upper_layer.tls import explain
+from handlers.upper_layer.tls import failure_reason
 
-LOOK_SECONDS = 1.0
-"""The socket's own timeout: how often a silent peer's deadline is looked at."""
+POLL_SECONDS = 1.0
+"""The timeout of the socket itself: how often the deadline is checked while a peer is silent."""
 
 
 class Connection:
@@ -25,17 +25,17 @@ class Connection:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._thread = 0
-        look = struct.pack("ll", int(LOOK_SECONDS), 0)
+        look = struct.pack("ll", int(POLL_SECONDS), 0)
         connected.setblocking(True)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, look)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, look)
 
     def secure(self, tls: ssl.SSLContext, seconds: float) -> None:
-        """Shake hands, in the thread that uses the connection from then on.
+        """Do the TLS handshake, in the thread that will use the connection.
 
         Raises:
-            HandshakeFailed, PeerTimeout, AssociationAborted: TLS did not come about.
+            HandshakeFailed, PeerTimeout, AssociationAborted: the handshake failed.
         """
         self._thread = threading.get_ident()
         plain = self._socket
@@ -48,13 +48,13 @@ class Connection:
         except ssl.SSLEOFError:
             raise AssociationAborted("the peer closed the connection in the TLS handshake") from None
         except ssl.SSLError as error:
-            raise HandshakeFailed(f"the TLS handshake failed: {explain(error)}") from None
+            raise HandshakeFailed(f"the TLS handshake failed: {failure_reason(error)}") from None
         except OSError as error:
             raise AssociationAborted(f"the connection broke: {error.strerror}") from None
-        self._socket.settimeout(LOOK_SECONDS)
+        self._socket.settimeout(POLL_SECONDS)
 
     def readable(self) -> bool:
-        """Whether bytes are there, without waiting."""
+        """Whether bytes can be read without waiting."""
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0:
             return True
         waiting = select.poll()  # select.select() takes no descriptor above 1023
@@ -62,10 +62,10 @@ class Connection:
         return bool(waiting.poll(0))
 
     def read_some(self, view: memoryview, deadline: float) -> int:
-        """Read at least one byte into a view; how many.
+        """Read at least one byte into a view and return how many.
 
         Raises:
-            PeerTimeout, AssociationAborted: nothing comes any more.
+            PeerTimeout, AssociationAborted: nothing arrived.
         """
         while True:
             if time.monotonic() > deadline:
@@ -81,17 +81,21 @@ class Connection:
             return count
 
     def read_into(self, view: memoryview, deadline: float) -> memoryview:
-        """Fill a view; raises as ``read_some`` does."""
+        """Fill a view and return it.
+
+        Raises:
+            PeerTimeout, AssociationAborted: as ``read_some``.
+        """
         position = 0
         while position < len(view):
             position += self.read_some(view[position:], deadline)
         return view
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send all of it.
+        """Send all bytes.
 
         Raises:
-            PeerTimeout, AssociationAborted: the peer does not take it.
+            PeerTimeout, AssociationAborted: the peer does not read them.
         """
         view = memoryview(data)
         while view:
@@ -104,26 +108,26 @@ class Connection:
                 raise AssociationAborted(f"the connection broke: {error.strerror}") from None
 
     def send_at_once(self, data: bytes) -> None:
-        """Send what the peer takes without waiting, from any thread, as the last thing that it hears."""
+        """Send last bytes without waiting, as far as the peer accepts them; callable from any thread, never raises."""
         try:
             if not isinstance(self._socket, ssl.SSLSocket):
                 self._socket.send(data, socket.MSG_DONTWAIT)
             elif threading.get_ident() == self._thread:
-                # Only the connection's own thread may touch its TLS state; from others the connection just ends.
+                # Only the connection's own thread may touch its TLS state; from other threads nothing is sent.
                 self._socket.settimeout(0)
                 self._socket.send(data)
         except OSError:
             return
 
     def interrupt(self) -> None:
-        """End the connection from another thread; its own one then comes to its end."""
+        """Shut the connection down, from any thread; reads in its own thread then end."""
         try:
-            # Past ssl.SSLSocket.shutdown, which would drop the TLS state that the other thread uses.
+            # Not ssl.SSLSocket.shutdown, which would drop the TLS state that the other thread uses.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         except OSError:
             return
 
     def close(self) -> None:
-        """Close the connection; safe from another thread, whose reading then ends."""
+        """Close the connection, from any thread; reads in its own thread then end."""
         self.interrupt()
         self._socket.close()

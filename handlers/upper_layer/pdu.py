@@ -1,4 +1,4 @@
-"""Protocol data units of the upper layer, as the acceptor reads and writes them.
+"""The protocol data units of the upper layer that the acceptor reads and writes.
 
 References: PS3.8 section 9.3 (structure of the PDUs), annex D and PS3.7 annex D (user information).
 """
@@ -25,10 +25,10 @@ PDV = struct.Struct(">IBB")
 APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 
 MAXIMUM_ASSOCIATE_LENGTH = 262_144
-"""An A-ASSOCIATE-RQ with 128 contexts of every transfer syntax is below this."""
+"""Bytes; an A-ASSOCIATE-RQ with 128 contexts, each with every transfer syntax, is shorter."""
 
 HEAD_LENGTH = 68
-"""Protocol version, AE titles and reserved bytes of an A-ASSOCIATE-RQ or -AC, in front of the items."""
+"""Bytes before the items of an A-ASSOCIATE-RQ or -AC: protocol version, AE titles, reserved bytes."""
 
 RELEASE_RP = HEADER.pack(A_RELEASE_RP, 4) + bytes(4)
 ABORT_BY_PROVIDER = HEADER.pack(A_ABORT, 4) + bytes((0, 0, 2, 0))
@@ -47,7 +47,7 @@ class ProposedContext:
 
 @dataclass(frozen=True, kw_only=True)
 class RoleSelection:
-    """Which roles the requestor wants to play for a SOP class (PS3.7 section D.3.3.4)."""
+    """The roles that the requestor proposes for a SOP class (PS3.7 section D.3.3.4)."""
 
     sop_class_uid: str
     scu: bool
@@ -56,7 +56,7 @@ class RoleSelection:
 
 @dataclass(frozen=True, kw_only=True)
 class AssociateRequest:
-    """An A-ASSOCIATE-RQ. ``maximum_length`` 0 means no limit; the answer repeats ``head``."""
+    """An A-ASSOCIATE-RQ. ``maximum_length`` 0 means no limit; ``head`` is repeated in the answer."""
 
     head: bytes
     called_ae: str
@@ -76,7 +76,7 @@ class AnsweredContext:
     transfer_syntax: str
 
 
-def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _split_items(data: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
     while position < len(data):
         if position + 4 > len(data):
@@ -89,7 +89,7 @@ def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
         position += length
 
 
-def _text(data: bytes) -> str:
+def _decode_text(data: bytes) -> str:
     return data.decode("ascii", "replace").strip(" \0")
 
 
@@ -97,7 +97,7 @@ def parse_associate_request(data: bytes) -> AssociateRequest:
     """Read the variable part of an A-ASSOCIATE-RQ.
 
     Raises:
-        ProtocolViolation: it is not built as PS3.8 section 9.3.2 says.
+        ProtocolViolation: its structure is not that of PS3.8 section 9.3.2.
     """
     if len(data) < HEAD_LENGTH:
         raise ProtocolViolation("the A-ASSOCIATE-RQ is too short")
@@ -105,29 +105,29 @@ def parse_associate_request(data: bytes) -> AssociateRequest:
     roles: list[RoleSelection] = []
     application_context = ""
     maximum_length = 16384
-    for kind, item in _items(data[HEAD_LENGTH:]):
+    for kind, item in _split_items(data[HEAD_LENGTH:]):
         if kind == 0x10:
-            application_context = _text(item)
+            application_context = _decode_text(item)
         elif kind == 0x20 and len(item) >= 4:
-            syntaxes = list(_items(item[4:]))
-            abstract = [_text(value) for sub, value in syntaxes if sub == 0x30]
+            syntaxes = list(_split_items(item[4:]))
+            abstract = [_decode_text(value) for sub, value in syntaxes if sub == 0x30]
             contexts.append(
                 ProposedContext(
                     identifier=item[0],
                     abstract_syntax=abstract[0] if abstract else "",
-                    transfer_syntaxes=tuple(_text(value) for sub, value in syntaxes if sub == 0x40),
+                    transfer_syntaxes=tuple(_decode_text(value) for sub, value in syntaxes if sub == 0x40),
                 )
             )
         elif kind == 0x50:
-            for sub, value in _items(item):
+            for sub, value in _split_items(item):
                 if sub == 0x51 and len(value) == 4:
                     maximum_length = int.from_bytes(value, "big")
                 elif sub == 0x54:
-                    roles.append(_role(value))
+                    roles.append(_parse_role(value))
     return AssociateRequest(
         head=data[:HEAD_LENGTH],
-        called_ae=_text(data[4:20]),
-        calling_ae=_text(data[20:36]),
+        called_ae=_decode_text(data[4:20]),
+        calling_ae=_decode_text(data[20:36]),
         application_context=application_context,
         contexts=tuple(contexts),
         maximum_length=maximum_length,
@@ -135,14 +135,16 @@ def parse_associate_request(data: bytes) -> AssociateRequest:
     )
 
 
-def _role(value: bytes) -> RoleSelection:
+def _parse_role(value: bytes) -> RoleSelection:
     length = int.from_bytes(value[:2], "big")
     if len(value) != length + 4:
         raise ProtocolViolation("a role selection item has a wrong length")
-    return RoleSelection(sop_class_uid=_text(value[2 : 2 + length]), scu=bool(value[-2]), scp=bool(value[-1]))
+    return RoleSelection(
+        sop_class_uid=_decode_text(value[2 : 2 + length]), scu=bool(value[-2]), scp=bool(value[-1])
+    )
 
 
-def _item(kind: int, data: bytes) -> bytes:
+def _encode_item(kind: int, data: bytes) -> bytes:
     return ITEM.pack(kind, len(data)) + data
 
 
@@ -153,36 +155,38 @@ def encode_associate_accept(
     implementation_class_uid: str,
     implementation_version_name: str,
 ) -> bytes:
-    """An A-ASSOCIATE-AC: the contexts as they are answered, the roles as they were proposed."""
-    user = _item(0x51, struct.pack(">I", maximum_length)) + _item(0x52, implementation_class_uid.encode())
+    """Encode an A-ASSOCIATE-AC with the answered contexts; all proposed roles are accepted."""
+    user = _encode_item(0x51, struct.pack(">I", maximum_length)) + _encode_item(
+        0x52, implementation_class_uid.encode()
+    )
     for role in request.roles:
         uid = role.sop_class_uid.encode()
-        user += _item(0x54, struct.pack(">H", len(uid)) + uid + bytes((role.scu, role.scp)))
-    user += _item(0x55, implementation_version_name.encode())
-    body = struct.pack(">HH", 1, 0) + request.head[4:] + _item(0x10, APPLICATION_CONTEXT)
+        user += _encode_item(0x54, struct.pack(">H", len(uid)) + uid + bytes((role.scu, role.scp)))
+    user += _encode_item(0x55, implementation_version_name.encode())
+    body = struct.pack(">HH", 1, 0) + request.head[4:] + _encode_item(0x10, APPLICATION_CONTEXT)
     for context in contexts:
         answer = bytes((context.identifier, 0, context.result, 0))
-        body += _item(0x21, answer + _item(0x40, context.transfer_syntax.encode()))
-    body += _item(0x50, user)
+        body += _encode_item(0x21, answer + _encode_item(0x40, context.transfer_syntax.encode()))
+    body += _encode_item(0x50, user)
     return HEADER.pack(A_ASSOCIATE_AC, len(body)) + body
 
 
 def encode_reject(result: int, source: int, reason: int) -> bytes:
-    """An A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
+    """Encode an A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
     return HEADER.pack(A_ASSOCIATE_RJ, 4) + bytes((0, result, source, reason))
 
 
 def encode_data(context_id: int, data: bytes | memoryview, *, command: bool, last: bool) -> bytes:
-    """A P-DATA-TF with one presentation data value (PS3.8 section 9.3.5 and annex E)."""
+    """Encode a P-DATA-TF with one presentation data value (PS3.8 section 9.3.5 and annex E)."""
     control = (1 if command else 0) | (2 if last else 0)
     return HEADER.pack(P_DATA_TF, len(data) + 6) + PDV.pack(len(data) + 2, context_id, control) + bytes(data)
 
 
 def split_data(data: memoryview, contexts: Container[int]) -> list[tuple[int, int, memoryview]]:
-    """The presentation data values of a P-DATA-TF: context, message control header, fragment.
+    """The presentation data values of a P-DATA-TF: context identifier, message control header, fragment.
 
     Raises:
-        ProtocolViolation: it is not built as PS3.8 section 9.3.5 says, or uses another context.
+        ProtocolViolation: its structure is not that of PS3.8 section 9.3.5, or a context is not in ``contexts``.
     """
     values: list[tuple[int, int, memoryview]] = []
     position = 0
@@ -194,7 +198,7 @@ def split_data(data: memoryview, contexts: Container[int]) -> list[tuple[int, in
         if length < 2 or end > len(data):
             raise ProtocolViolation("a presentation data value has a wrong length")
         if identifier not in contexts:
-            raise ProtocolViolation("a presentation context was used that was not accepted")
+            raise ProtocolViolation("the peer used a presentation context that was not accepted")
         values.append((identifier, control, data[position + PDV.size : end]))
         position = end
     return values

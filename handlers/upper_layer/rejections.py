@@ -1,4 +1,4 @@
-"""The answers to a request for an association that turn the peer away (PS3.8 table 9-21)."""
+"""The rejections with which we answer association requests (PS3.8 table 9-21)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
-    """An A-ASSOCIATE-RJ and what the log says of it."""
+    """The fields of an A-ASSOCIATE-RJ, and an explanation for the log."""
 
     result: int
     source: int

@@ -68,7 +68,7 @@ def test_instance_is_in_spool_and_index_with_the_peer_that_brought_it(intake: In
     assert (tmp_path / stored.path).read_bytes().endswith(dataset())
     assert (stored.calling_ae, stored.called_ae, stored.peer_address) == ("WEB", "OVERREAD", "10.0.0.7")
     assert stored.association == "request-1"
-    intake.end(PEER, released=True)
+    intake.association_ended(PEER, released=True)
     (progress,) = intake.index.receiving()
     assert progress.released
 

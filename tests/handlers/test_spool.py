@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from db.database import Database, DatabaseSettings
-from handlers.spool.files import NAMES, Spool, file_head, is_whole, make_folders, reconcile
+from handlers.spool.files import FILES_AT_ONCE, Spool, file_head, is_whole, make_folders, reconcile
 from tests.handlers.conftest import running, write_object
 from tests.peers.dcmtk import storescu
 
@@ -48,8 +48,8 @@ def test_folder_is_synced_once_for_many_files_and_spare_ones_are_removed(
         lambda folder: synced.append((folder, len(list(folder.iterdir())))),
     )
     spool = Spool(tmp_path / "spool")
-    used = [spool.file(HEAD) for _ in range(NAMES + 1)]
-    assert [count for _, count in synced[:1]] == [NAMES]
+    used = [spool.file(HEAD) for _ in range(FILES_AT_ONCE + 1)]
+    assert [count for _, count in synced[:1]] == [FILES_AT_ONCE]
     assert len(synced) == 2
     assert {file.path.parent for file in used} <= {folder for folder, _ in synced}
     spool.close()
@@ -91,7 +91,7 @@ def test_receiver_that_stops_leaves_no_empty_file(tmp_path: Path) -> None:
     write_object(tmp_path / "object.dcm")
     with running(tmp_path / "node") as receiver:
         storescu(receiver.port, tmp_path / "object.dcm")
-        assert len(names(tmp_path / "node" / "spool")) == NAMES
+        assert len(names(tmp_path / "node" / "spool")) == FILES_AT_ONCE
         (kept,) = receiver.files()
     assert names(tmp_path / "node" / "spool") == {kept.relative_to(tmp_path / "node" / "spool").as_posix()}
 

@@ -113,7 +113,7 @@ def test_stalled_handshake_blocks_nobody(
 def test_renewed_certificate_is_used_without_a_restart(
     start_receiver: StartReceiver, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.upper_layer.tls.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("handlers.upper_layer.tls.CHECK_SECONDS", 0.0)
     receiver = start_receiver(tls=tls_of(authority, "renewed", require_client_certificate=False))
     certificate, key = (authority.folder / f"renewed.{end}" for end in ("pem", "key"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -50,5 +50,5 @@ def test_room_that_comes_back_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
     assert watch.full()
     free[0] = 1000
     assert watch.full()
-    clock[0] = disk.LOOK_SECONDS
+    clock[0] = disk.CHECK_SECONDS
     assert not watch.full()
