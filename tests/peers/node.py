@@ -203,7 +203,7 @@ class Node:
             [sys.executable, "-m", "node.cli", *arguments, "-c", self.configuration],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             env=self._environment(),
         )
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
