@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,9 @@ JPEG = "1.2.840.10008.1.2.4.50"
 PRIVATE = "1.2.3.4"
 
 
-def settings(**changes: object) -> ReceiverSettings:
-    values: dict[str, object] = {"ae_title": "OVERREAD", "host": "", "port": 0, "spool": Path("spool")}
-    return ReceiverSettings(**values | changes)  # type: ignore[arg-type]
+def settings(**changes: Any) -> ReceiverSettings:
+    values: dict[str, Any] = {"ae_title": "OVERREAD", "host": "", "port": 0, "spool": Path("spool")}
+    return ReceiverSettings(**values | changes)
 
 
 def request(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,16 +33,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
-def tls_of(authority: Authority, name: str, **changes: object) -> Tls:
+def tls_of(authority: Authority, name: str, **changes: Any) -> Tls:
     issued = authority.issue(name)
-    return Tls(
-        **{
-            "certificate": issued.certificate,
-            "key": issued.key,
-            "ca": authority.certificate,
-            **changes,
-        }  # type: ignore[arg-type]
-    )
+    usual = Tls(certificate=issued.certificate, key=issued.key, ca=authority.certificate)
+    return replace(usual, **changes)
 
 
 def secure_storescu(

@@ -21,11 +21,12 @@ from inference.errors import ModelAbsent, ModelInvalid
 from inference.importing.anatomy import card_structure
 from inference.importing.imports import draft_of, import_model
 from inference.importing.metastasis import metastasis_model
-from inference.importing.torchxrayvision import published, published_model
+from inference.importing.torchxrayvision import Normalisation, published, published_model
 from inference.importing.trial import refusal_of
 from inference.offline.output import detection_document
 from inference.settings import EngineSettings
 from inference.store import ModelStore
+from inference.store.architectures import PivotArchitecture
 from inference.volumes.normalisation import resized
 from tests.seeded import seeded_densenet
 from tests.volume_models import metastasis_checkpoint
@@ -80,9 +81,9 @@ def resnet_tensors(channels: int) -> dict[str, torch.Tensor]:
 
 def test_picture_size_of_a_resnet_goes_with_its_normalisation() -> None:
     tensors, names = resnet_tensors(3), {"classes": list(xrv.datasets.default_pathologies)}
-    sizes = {"torchxrayvision": 512, "imagenet": 224, "unit": 224}
+    sizes: dict[Normalisation, int] = {"torchxrayvision": 512, "imagenet": 224, "unit": 224}
     for style, size in sizes.items():
-        draft = draft_of(tensors, {}, kind=None, names=names, normalisation=style)  # type: ignore[arg-type]
+        draft = draft_of(tensors, {}, kind=None, names=names, normalisation=style)
         assert (draft.preprocessing.style, draft.input_size) == (style, size)
 
 
@@ -206,7 +207,8 @@ def test_nodule_network_without_triage_and_size_runs(store: ModelStore, tmp_path
     kept = {name: t for name, t in state.items() if not name.startswith(("triage_head.", "size_head."))}
     torch.save({"state_dict": kept}, tmp_path / "bare.ckpt")
     card = import_model(store, tmp_path / "bare.ckpt", name="bare", trust=True).card
-    assert card.architecture.heads == ()  # type: ignore[union-attr]
+    assert isinstance(card.architecture, PivotArchitecture)
+    assert card.architecture.heads == ()
     phantom = lung_phantom(10_000_003, (48, 100, 110), (1.5, 0.9, 0.8), nodules=2)
     geometry = straight_geometry(phantom.values.shape, phantom.spacing)
     series = write_ct_series(tmp_path / "in", phantom.values, geometry, body_part="CHEST")

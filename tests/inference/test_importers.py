@@ -17,7 +17,8 @@ from torch.nn import functional
 from torchvision import transforms
 
 from inference.engines import engine_class
-from inference.findings import Refusal
+from inference.engines.concept_prototype import ConceptPrototypeEngine
+from inference.engines.image import ImageCase
 from inference.importing.imports import import_model
 from inference.networks.vit import VisionTransformer
 from inference.settings import EngineSettings
@@ -177,8 +178,8 @@ def test_prototype_checkpoint_gives_the_originals_outputs(
     settings = EngineSettings(name="x", kind="concept_prototype", model="csr", backend="torch")
     engine = engine_class("concept_prototype").load(settings, store)
     (case,) = engine.prepare([picture])
-    assert not isinstance(case, Refusal)
-    ours = engine._forward([case])  # type: ignore[attr-defined]
+    assert isinstance(engine, ConceptPrototypeEngine) and isinstance(case, ImageCase)
+    ours = engine._forward([case])
     with torch.no_grad():
         expected = original(IMAGENET(Image.open(picture).convert("RGB"))[None])
     assert expected["similarity_maps"].min() < -0.1  # else the test could not see a sign that is lost
@@ -208,7 +209,8 @@ def test_region_of_interest_is_the_originals_importance_map(
     importance[:, :, :112, :112] = 1
     with torch.no_grad():
         expected = original(IMAGENET(Image.open(picture).convert("RGB"))[None], importance)
-    ours = engine._forward([case])  # type: ignore[attr-defined]
+    assert isinstance(engine, ConceptPrototypeEngine) and isinstance(case, ImageCase)
+    ours = engine._forward([case])
     torch.testing.assert_close(ours.logits, expected["logits"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ours.similarity_maps, expected["similarity_maps"], atol=1e-4, rtol=1e-4)
 

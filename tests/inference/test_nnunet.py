@@ -84,7 +84,7 @@ def their_labels(folder: Path, paths: list[Path], scratch: Path, *, mirroring: b
     (volume,) = read_series(paths).volumes
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ regular_grid(volume).affine[:, [2, 1, 0, 3]]
     cells = np.asarray(volume.values, dtype=np.float32).transpose(2, 1, 0)
-    image = nibabel.Nifti1Image(cells, affine)  # type: ignore[no-untyped-call]
+    image = nibabel.Nifti1Image(cells, affine)  # type: ignore[no-untyped-call]  # nibabel's own gap
     nibabel.save(image, scratch / "image.nii.gz")
     predictor = nnUNetPredictor(use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), use_folds=None)

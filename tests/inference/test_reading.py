@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -42,6 +43,7 @@ from tests.peers.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 Write = Callable[..., Path]
+NO_ARRAYS: dict[str, Any] = {"values": 0, "display": 0}
 LIMITS = ReaderLimits(memory_bytes=1_500_000_000, seconds=60.0, processes=1)
 
 
@@ -77,7 +79,7 @@ def compressed(path: Path, word: str = "") -> Path:
 def same(ours: StoredImage, reference: StoredImage) -> None:
     assert ours.values.dtype == reference.values.dtype
     np.testing.assert_array_equal(ours.values, reference.values)
-    assert replace(ours, values=0, display=0) == replace(reference, values=0, display=0)  # type: ignore[arg-type]
+    assert replace(ours, **NO_ARRAYS) == replace(reference, **NO_ARRAYS)
     one, other = grey_image(ours), grey_image(reference)
     np.testing.assert_array_equal(one.values, other.values)
     shown, reference_shown = (image.windowed(image.values) for image in (one, other))
@@ -302,6 +304,7 @@ def test_threads_share_the_readers(write_radiograph: Write) -> None:
 WORKER = """
 import sys, threading
 from pathlib import Path
+from typing import Any
 from inference.reading import files as reading
 from inference.reading.limits import ReaderLimits
 from inference.reading.pool import limit_readers, readers

@@ -439,10 +439,12 @@ def add_hybrid(
             licence="none",
             input_size=32,
             input_channels=3,
-            architecture=HybridArchitecture(
-                backbone=DenseNetArchitecture(**sizes),
-                aggregator=aggregator,  # type: ignore[arg-type]
-                mean_of=mean_of,  # type: ignore[arg-type]
+            architecture=HybridArchitecture.model_validate(
+                {
+                    "backbone": DenseNetArchitecture(**sizes),
+                    "aggregator": aggregator,
+                    "mean_of": mean_of,
+                }
             ),
             labels=tuple(
                 CardLabel(name=n, thresholds=Thresholds(low=0.2, high=0.5, critical=0.9)) for n in names

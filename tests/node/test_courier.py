@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -25,9 +26,9 @@ from tests.peers.scripted import in_turn, scripted_pacs
 from tests.peers.waiting import wait_until
 
 
-def courier_of(configuration: Configuration, database: Database, **changes: object) -> DestinationCourier:
+def courier_of(configuration: Configuration, database: Database, **changes: Any) -> DestinationCourier:
     (destination,) = configuration.destinations()
-    destination = replace(destination, **changes)  # type: ignore[arg-type]
+    destination = replace(destination, **changes)
     return DestinationCourier(configuration, database, "c", destination, AuditTrail(None))
 
 

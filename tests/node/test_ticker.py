@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,8 @@ from tests.db.conftest import new_instance, new_result, queued_job
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
-def study(last: datetime, **changes: object) -> StudyProgress:
-    values: dict[str, object] = {
+def study(last: datetime, **changes: Any) -> StudyProgress:
+    values: dict[str, Any] = {
         "study_instance_uid": "1.1",
         "revision": 0,
         "instance_count": 5,
@@ -31,7 +32,7 @@ def study(last: datetime, **changes: object) -> StudyProgress:
         "modalities": ("CT",),
         "expected_instances": None,
     }
-    return StudyProgress(**{**values, **changes})  # type: ignore[arg-type]
+    return StudyProgress(**{**values, **changes})
 
 
 @pytest.mark.parametrize(
