@@ -94,8 +94,8 @@ def test_run_length_coded_image_is_read(write_radiograph: Write, tmp_path: Path)
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "not a grey one"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "not a grey one"),
         ({"Rows": None}, "lacks Rows"),
-        ({"BitsStored": 17, "HighBit": 16}, "no depth"),
-        ({"HighBit": 40}, "no depth"),
+        ({"BitsStored": 17, "HighBit": 16}, "bits stored up to bit"),
+        ({"HighBit": 40}, "bits stored up to bit"),
     ],
 )
 def test_impossible_image_is_refused_with_the_reason(
