@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from inference.engines.chest_xray import ChestXrayEngine
 from inference.engines.image import ImageCase
-from inference.engines.options import FindingOptions, PrototypeOptions
+from inference.engines.options import PrototypeOptions
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Contribution, Finding, Heatmap, Label, Presence, Reasoning
 from inference.images.localization import heatmap_values, region_of
 from inference.running.calibration import calibrate, sigmoid
+from inference.settings import EngineOptions
 from inference.store.architectures import PrototypeArchitecture
 from inference.store.pathologies import chest_label
 
@@ -42,7 +43,7 @@ class ConceptPrototypeEngine(ChestXrayEngine):
     """Frontal radiographs of the chest, with the reasons for each decision."""
 
     kind: ClassVar[str] = "concept_prototype"
-    options: ClassVar[type[FindingOptions]] = PrototypeOptions
+    options: ClassVar[type[EngineOptions]] = PrototypeOptions
 
     def __init__(self, settings: EngineSettings, card: ModelCard, members: Sequence[Member]) -> None:
         super().__init__(settings, card, members)

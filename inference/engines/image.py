@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.checking.input_check import HEADER_KEYWORDS, InputCheck, check_picture, header_refusal, joined
-from inference.engines.options import FindingOptions, ImageOptions
+from inference.engines.options import ImageOptions, thresholds_of
 from inference.errors import ImageUnreadable, ModelInvalid
 from inference.findings import (
     Absence,
@@ -32,6 +32,7 @@ from inference.images.picture import picture_of
 from inference.images.preprocessing import SCALES, Field, InputForm, field_of
 from inference.reading.files import read_image, read_picture
 from inference.reading.plain import is_plain_picture
+from inference.settings import EngineOptions
 from inference.store.combination import refusal_of
 from inference.store.identity import identity_of
 from inference.store.thresholds import with_thresholds
@@ -69,7 +70,7 @@ class ImageEngine:
     """Fewest rows and columns of an image."""
     takes_series: ClassVar[bool] = False
     batch_size: ClassVar[int] = 8
-    options: ClassVar[type[FindingOptions]] = ImageOptions
+    options: ClassVar[type[EngineOptions]] = ImageOptions
     expects: ClassVar[Expectations | None] = None
     """What the kind expects of an image if the model's card does not say."""
 
@@ -85,7 +86,7 @@ class ImageEngine:
             defaults.pop() if len(defaults) == 1 else "Grad-CAM"
         )
         self._labels = with_thresholds(
-            [label.as_finding() for label in card.reported.values()], options.limits
+            [label.as_finding() for label in card.reported.values()], thresholds_of(options)
         )
         self._identity = identity_of([member.card for member in members], settings.options)
 

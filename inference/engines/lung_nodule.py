@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from inference.checking.expectations import CHEST_CT
 from inference.engines.nodule_options import NoduleOptions
-from inference.engines.options import FindingOptions
 from inference.engines.slice_wise import slice_name
 from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, segmentation_of, slice_picture
 from inference.findings import (
@@ -32,6 +31,7 @@ from inference.findings import (
 )
 from inference.reading.frame import Frame
 from inference.running.calibration import calibrate, sigmoid
+from inference.settings import EngineOptions
 from inference.volumes.resampling import regular_grid, to_frames, to_grid
 from inference.volumes.volume import Grid, Volume
 
@@ -80,7 +80,7 @@ class LungNoduleEngine(VolumeEngine):
     expects: ClassVar[Expectations | None] = CHEST_CT
     fewest_slices: ClassVar[int] = 8
     window = (-600.0, 1500.0)
-    options: ClassVar[type[FindingOptions]] = NoduleOptions
+    options: ClassVar[type[EngineOptions]] = NoduleOptions
 
     @classmethod
     def build(cls, stored: StoredModel) -> PivotNetwork:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.engines.options import BundleOptions, FindingOptions
+from inference.engines.options import BundleOptions
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted, is_out_of_memory
 from inference.findings import Analysis, Finding
 from inference.running.calibration import ACTIVATIONS, SMALLEST, calibrate, logit, sigmoid, softmax
+from inference.settings import EngineOptions
 from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.volume import Grid, Volume
 
@@ -43,7 +44,7 @@ class MonaiBundleEngine(VolumeEngine):
 
     kind: ClassVar[str] = "monai_bundle"
     modalities: ClassVar[tuple[str, ...]] = ("CT", "MR")
-    options: ClassVar[type[FindingOptions]] = BundleOptions
+    options: ClassVar[type[EngineOptions]] = BundleOptions
 
     @classmethod
     def build(cls, stored: StoredModel) -> nn.Module:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.engines.options import FindingOptions, NnunetOptions
+from inference.engines.options import NnunetOptions
 from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
 from inference.running.calibration import softmax
+from inference.settings import EngineOptions
 from inference.store.names import normalised_name
 from inference.volumes.plans import Box, Spacing, arranged, nonzero, normalised, resampled
 from inference.volumes.resampling import regular_grid, to_grid
@@ -44,7 +45,7 @@ class NnunetEngine(VolumeEngine):
     kind: ClassVar[str] = "nnunet"
     calibrates: ClassVar[bool] = False
     modalities: ClassVar[tuple[str, ...]] = ("MR", "CT")
-    options: ClassVar[type[FindingOptions]] = NnunetOptions
+    options: ClassVar[type[EngineOptions]] = NnunetOptions
 
     @classmethod
     def build(cls, stored: StoredModel) -> nn.Module:

@@ -25,6 +25,11 @@ class FindingOptions(EngineOptions):
         return {name: thresholds.as_finding() for name, thresholds in self.thresholds.items()}
 
 
+def thresholds_of(options: EngineOptions) -> dict[str, findings.Thresholds]:
+    """The thresholds that options set, by label; none for kinds whose options have no thresholds."""
+    return options.limits if isinstance(options, FindingOptions) else {}
+
+
 class ImageOptions(FindingOptions):
     """Options of the kinds for single images."""
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from inference.checking.input_check import InputCheck, check_volume, joined
 from inference.checking.plausibility import without_implausible
-from inference.engines.options import FindingOptions
+from inference.engines.options import FindingOptions, thresholds_of
 from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import (
     Analysis,
@@ -33,6 +33,7 @@ from inference.headers import ImageHeader, Selection
 from inference.images.resampling import resample, triangle_axis
 from inference.reading.frame import Frame
 from inference.running.precision import check_precision
+from inference.settings import EngineOptions
 from inference.store.identity import identity_of
 from inference.store.thresholds import with_thresholds
 from inference.volumes.resampling import to_frames
@@ -80,7 +81,7 @@ class VolumeEngine:
     body_parts: ClassVar[str] = ".*"
     """Regular expression that Body Part Examined must match, if the series has one."""
     fewest_slices: ClassVar[int] = 3
-    options: ClassVar[type[FindingOptions]] = FindingOptions
+    options: ClassVar[type[EngineOptions]] = FindingOptions
     needs_volume_card: ClassVar[bool] = True
     """Whether the card must describe the preprocessing of volumes."""
     calibrates: ClassVar[bool] = True
@@ -97,7 +98,8 @@ class VolumeEngine:
         self.card = card
         self.placement = placement
         labels = with_thresholds(
-            [label.as_finding() for label in card.reported.values()], settings.checked(self.options).limits
+            [label.as_finding() for label in card.reported.values()],
+            thresholds_of(settings.checked(self.options)),
         )
         self.reported: dict[int, Label] = dict(zip(card.reported, labels, strict=True))
         """The labels that can be findings, with the settings' thresholds, by index of the network's output."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from inference.engines.monai_bundle import MonaiBundleEngine
-from inference.engines.options import FindingOptions, WholeBodyOptions
+from inference.engines.options import WholeBodyOptions
+from inference.settings import EngineOptions
 
 FINE_MM = 1.5
 """Spacing for which the bundle's configuration sets ``highres``."""
@@ -17,7 +18,7 @@ class WholeBodyCtEngine(MonaiBundleEngine):
 
     kind: ClassVar[str] = "whole_body_ct"
     modalities: ClassVar[tuple[str, ...]] = ("CT",)
-    options: ClassVar[type[FindingOptions]] = WholeBodyOptions
+    options: ClassVar[type[EngineOptions]] = WholeBodyOptions
 
     @property
     def replaced_entries(self) -> Mapping[str, Any]:

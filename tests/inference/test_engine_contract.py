@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from inference.engine import Case, Engine
+from inference.engine import Engine
 from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured
 from inference.findings import Analysis, Refusal
@@ -128,15 +128,7 @@ def radiograph(write: WriteRadiograph, seed: int = 1, **attributes: Any) -> Path
     return write(cells, **attributes)
 
 
-class Analysing(Protocol):
-    """What analyses: an engine, also one whose class has narrower options than the protocol of engines names."""
-
-    def prepare(self, files: Sequence[Path]) -> Sequence[Case | Refusal]: ...
-
-    def infer(self, cases: Sequence[Any]) -> list[Analysis]: ...
-
-
-def analyse(engine: Analysing, path: Path) -> Analysis:
+def analyse(engine: Engine, path: Path) -> Analysis:
     (case,) = engine.prepare([path])
     assert not isinstance(case, Refusal), case
     (analysis,) = engine.infer([case])
