@@ -20,7 +20,7 @@ from inference.reading.pool import close_readers, limit_readers, readers
 from inference.store import ModelStore
 from node.configuration.configuration import Configuration
 from node.errors import ENDED_ITSELF, raised_at
-from node.steps.batches import check_device
+from node.steps.batches import ensure_device_works
 from node.steps.pipeline import Pipeline
 
 log = logging.getLogger("overread.worker")
@@ -154,7 +154,7 @@ class Worker:
             if is_out_of_memory(error):
                 reason = "the device has too little memory for the model"
             self._note_absent(name, logging.ERROR, reason, f"{type(error).__name__} at {raised_at(error)}")
-        check_device(settings.device)
+        ensure_device_works(settings.device)
         return None
 
     def _note_absent(self, name: str, level: int, reason: str, logged: str) -> None:

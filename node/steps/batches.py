@@ -141,7 +141,7 @@ class Batches(Generic[Item]):
             if is_out_of_memory(error):
                 reason = TOO_LITTLE_MEMORY
         # Only here, where the error is released: its frames keep the batch's memory on the device.
-        check_device(engine.device)
+        ensure_device_works(engine.device)
         if len(cases) == 1:
             yield Failure(path=cases[0].source.path, reason=reason, cause=cause)
             return
@@ -150,7 +150,7 @@ class Batches(Generic[Item]):
         yield from self._analyse(cases[middle:])
 
 
-def check_device(name: str) -> None:
+def ensure_device_works(name: str) -> None:
     """Check that an engine's device still works in this process.
 
     Raises:

@@ -135,7 +135,7 @@ def test_every_figure_has_words() -> None:
                     "most": 1.0,
                 }
             },
-            "for the 1 figures",
+            "for the 1 measures",
         ),
     ],
 )

@@ -368,7 +368,7 @@ def test_frames_carry_no_pixels_of_other_files(tmp_path: Path) -> None:
         ("ImagePositionPatient", b"NaN\\0\\0 ", "no Image Position of 3 numbers"),
         ("ImageOrientationPatient", b"0\\0\\0\\0\\0\\0 ", "no two unit vectors"),
         ("RescaleSlope", b"inf ", "RescaleSlope is no number"),
-        ("SOPInstanceUID", b"../../1.2 ", "no UID"),
+        ("SOPInstanceUID", b"../../1.2 ", "SOP Instance UID is missing or invalid"),
     ],
 )
 def test_geometry_that_is_none_gives_no_volume(

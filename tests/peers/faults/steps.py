@@ -57,7 +57,7 @@ STEPS = {
     "response due": Step(role="receiver", module="handlers.spool.intake", function="Intake.take", after=True),
     # The ticker.
     "study complete": Step(role="ticker", module="db.plans", function="Plans.complete_study", after=False),
-    "jobs inserted": Step(role="ticker", module="db.plans", function="_insert", after=True),
+    "jobs inserted": Step(role="ticker", module="db.plans", function="_insert_job", after=True),
     "jobs committed": Step(role="ticker", module="db.plans", function="Plans.complete_study", after=True),
     # The worker.
     "inferring": Step(

@@ -85,7 +85,7 @@ def objects(folder: Path) -> dict[str, tuple[list[Path], str | None]]:
             raw(dataset, "RescaleSlope", "DS", slope)
             dataset.RescaleIntercept = "0"
 
-        study(f"slope {slope.decode()}", "Rescale Slope and Rescale Intercept", rescale)
+        study(f"slope {slope.decode()}", "Rescale Slope ", rescale)
     study("deep nesting", "sequences are nested more than 64 deep", lambda d: d.update(nested(80)))
 
     def escapes(dataset: Dataset) -> None:

@@ -71,7 +71,7 @@ def test_lost_device_costs_the_worker_and_harms_no_other_job(studies: Studies) -
     assert states.pop("lost2") == "failed"
     assert set(states.values()) == {"succeeded"}
     assert "poisonous" in str(jobs["lost2"]["reason"])
-    assert "device_lost device=cuda:99" in log
+    assert 'event=device_lost device="cuda:99 that answers no more"' in log
 
 
 def test_hanging_job_is_ended_at_its_deadline(tmp_path: Path, plug_in: Path) -> None:
