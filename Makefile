@@ -32,7 +32,7 @@ test: $(READY)
 COVERED ?= 0
 test-all: $(READY)
 	tests/install-peers
-	PYTEST_DEBUG_TEMPROOT=$${TMPDIR:-/tmp} $(PYTEST) -n 4 --cov --cov-branch --cov-fail-under=$(COVERED)
+	PYTEST_DEBUG_TEMPROOT=$${TMPDIR:-/tmp} $(PYTEST) -n 6 --cov --cov-branch --cov-fail-under=$(COVERED)
 	$(MAKE) fuzz
 	$(MAKE) soak MINUTES=5
 
