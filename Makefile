@@ -29,7 +29,7 @@ test: $(READY)
 	$(PYTEST) -n 6 -m "not slow"
 
 # For the night: everything, on the disk instead of in memory, with the coverage that there is now; long fuzz; a soak.
-COVERED ?= 0
+COVERED ?= 93
 test-all: $(READY)
 	tests/install-peers
 	PYTEST_DEBUG_TEMPROOT=$${TMPDIR:-/tmp} $(PYTEST) -n 6 --cov --cov-branch --cov-fail-under=$(COVERED)
