@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.checking.input_check import HEADER_KEYWORDS, InputCheck, check_picture, header_refusal, joined
-from inference.engines.options import ImageOptions, thresholds_of
+from inference.engines.options import ImageOptions, image_options_of, thresholds_of
 from inference.errors import ImageUnreadable, ModelInvalid
 from inference.findings import (
     Absence,
@@ -79,7 +79,7 @@ class ImageEngine:
         self.card = card
         self.members = tuple(members)
         options = settings.checked(self.options)
-        image_options = options if isinstance(options, ImageOptions) else ImageOptions()
+        image_options = image_options_of(options)
         self._augment = image_options.tta
         defaults = {self.default_explanation(member.card) for member in members}
         self._explanation = image_options.explanation or (
@@ -123,8 +123,7 @@ class ImageEngine:
             ModelInvalid: a model does not fit its card or this engine, or the models do not fit together.
             EngineMisconfigured: the settings ask for something that this engine or machine does not have.
         """
-        options = settings.checked(cls.options)
-        image_options = options if isinstance(options, ImageOptions) else ImageOptions()
+        image_options = image_options_of(settings.checked(cls.options))
         names = [settings.model, *image_options.ensemble]
         weights = image_options.weights or (1.0,) * len(names)
         scales = tuple(dict.fromkeys(image_options.scales))

@@ -56,6 +56,11 @@ class ImageOptions(FindingOptions):
         return value
 
 
+def image_options_of(options: EngineOptions) -> ImageOptions:
+    """The options for single images; the defaults for kinds that have options of another sort."""
+    return options if isinstance(options, ImageOptions) else ImageOptions()
+
+
 class PrototypeOptions(FindingOptions):
     """Options of concept_prototype."""
 

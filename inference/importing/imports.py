@@ -118,9 +118,8 @@ def _import_folder(
     with tempfile.TemporaryDirectory(prefix="overread-") as scratch:
         contents = []
         for number, checkpoint in enumerate(checkpoints):
-            place = Path(scratch) / str(
-                number
-            )  # one folder each, since tensors may stay mapped from their file
+            # One folder each, since tensors may stay mapped from their file.
+            place = Path(scratch) / str(number)
             place.mkdir()
             contents.append(unpickle(checkpoint, place))
         draft = (

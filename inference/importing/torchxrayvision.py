@@ -187,16 +187,13 @@ def torchxrayvision_resnet(
         for name, tensor in tensors.items()
         if name.startswith(prefix) and name != "op_threshs"
     }
-    return Draft(
-        tensors=network,
-        kind="chest_xray",
-        version="1",
-        manufacturer="mlmed/torchxrayvision" if published else "unknown",
-        licence="Apache-2.0" if published else "unknown",
-        input_size=published.input_size if published else TORCHXRAYVISION_RESNET_INPUT,
-        input_channels=int(network["conv1.weight"].shape[1]),
-        architecture=TorchvisionArchitecture(network="resnet50"),
+    return _chest_draft(
+        network,
+        TorchvisionArchitecture(network="resnet50"),
+        channels=int(network["conv1.weight"].shape[1]),
+        size=published.input_size if published else TORCHXRAYVISION_RESNET_INPUT,
         labels=_chest_labels(int(network["fc.weight"].shape[0]), tensors, facts, published, names),
+        published=published,
     )
 
 
@@ -215,16 +212,36 @@ def torchxrayvision_model(
     network = {name: t for name, t in tensors.items() if name.startswith(("features.", "classifier."))}
     if "classifier.weight" not in network:
         raise ModelInvalid("the checkpoint is no torchxrayvision DenseNet: it has no classifier.")
+    return _chest_draft(
+        network,
+        densenet_architecture(network),
+        channels=int(network["features.conv0.weight"].shape[1]),
+        size=published.input_size if published else TORCHXRAYVISION_INPUT,
+        labels=_chest_labels(int(network["classifier.weight"].shape[0]), tensors, facts, published, classes),
+        published=published,
+    )
+
+
+def _chest_draft(
+    network: dict[str, Tensor],
+    architecture: TorchvisionArchitecture | DenseNetArchitecture,
+    *,
+    channels: int,
+    size: int,
+    labels: tuple[CardLabel, ...],
+    published: Published | None,
+) -> Draft:
+    """A network for chest X-rays; who made it is known of published sets alone."""
     return Draft(
         tensors=network,
         kind="chest_xray",
         version="1",
         manufacturer="mlmed/torchxrayvision" if published else "unknown",
         licence="Apache-2.0" if published else "unknown",
-        input_size=published.input_size if published else TORCHXRAYVISION_INPUT,
-        input_channels=int(network["features.conv0.weight"].shape[1]),
-        architecture=densenet_architecture(network),
-        labels=_chest_labels(int(network["classifier.weight"].shape[0]), tensors, facts, published, classes),
+        input_size=size,
+        input_channels=channels,
+        architecture=architecture,
+        labels=labels,
     )
 
 

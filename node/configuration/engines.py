@@ -13,10 +13,13 @@ from node.errors import Fault
 
 
 def options_of(table: EngineTable) -> dict[str, Any]:
-    """The options of a checked engine table. Keys in the table itself are left out if they have the default value."""
+    """The options of a checked engine table. Keys in the table itself are left out if they have the default value.
+
+    Those of plug-ins are as they were written: their engine checks them when it is loaded.
+    """
     own = table.own_keys
-    if not own:
-        return table.options
+    if not own or table.kind in registered_kinds():
+        return {**own, **table.options}
     checked = engine_class(table.kind).options.model_validate({**own, **table.options})
     changed = checked.model_dump(mode="json", exclude_defaults=True)
     return {**{key: value for key, value in changed.items() if key in own}, **table.options}

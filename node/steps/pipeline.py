@@ -60,7 +60,11 @@ class Pipeline:
         if missing:
             reason = f"{len(missing)} of {len(wanted)} inputs are not indexed"
             return Failure(path=self.files.root, reason=reason, cause=Cause.INPUT)
-        files = [self.files.local(instances[uid].path) for uid in job.inputs]
+        try:
+            files = [self.files.local(instances[uid].path) for uid in job.inputs]
+        except OSError as error:
+            reason = f"the inputs cannot be read: {error.strerror}"
+            return Failure(path=self.files.root, reason=reason, cause=Cause.DISK)
         patients = {_value_text(instances[uid].attributes.get("PatientID")) for uid in job.inputs}
         return Refusal(path=files[0], reason=mixed_patients(len(patients))) if len(patients) > 1 else files
 

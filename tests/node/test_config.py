@@ -246,3 +246,15 @@ def test_ensemble_of_models_with_other_findings_is_refused(tmp_path: Path) -> No
     assert "engine.0.ensemble: models 'a' and 'b' have different labels: mass, nodule" in faults(
         tmp_path, text
     )
+
+
+def test_table_of_a_plug_in_runs_none_of_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys are handed over as written: the engine checks them when it is loaded."""
+    monkeypatch.setattr("node.configuration.engines.registered_kinds", lambda: ("theirs",))
+    monkeypatch.setattr("node.configuration.engines.engine_kinds", lambda: ("chest_xray", "theirs"))
+    monkeypatch.setattr(
+        "node.configuration.engines.engine_class", lambda kind: pytest.fail(f"{kind} was imported")
+    )
+    text = '[[engine]]\nname = "x"\nkind = "theirs"\nmodel = "m"\nedge = 3\noptions = { way = "fast" }\n'
+    configuration = load(write(tmp_path, text))
+    assert configuration.engine_settings("x").options == {"edge": 3, "way": "fast"}

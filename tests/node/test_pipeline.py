@@ -9,14 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from db.database import Database
+from db.index import Index
+from db.plans import Plans
 from db.records import RetryAfter
 from inference.engine import Case, Engine
 from inference.errors import InferenceError
 from inference.findings import Analysis, Refusal
 from node.steps.batches import Batches, Cause, Failure
-from node.steps.pipeline import outcome_of
+from node.steps.pipeline import Pipeline, outcome_of
 from node.steps.reports import written_objects
 from sr_writer.context import ReportContext
+from tests.db.conftest import new_instance, planned
 
 
 class DeviceMemory:
@@ -108,3 +112,16 @@ def test_analysis_without_anything_plausible_is_no_report() -> None:
     context = ReportContext(job_seed="s", engine_name="x", content_datetime=datetime.now(UTC))
     refused = written_objects([cast("Analysis", nothing)], context)
     assert refused == Refusal(path=Path("image.dcm"), reason="a spleen of 9000 ml")
+
+
+def test_path_that_leads_out_of_the_data_folder_costs_the_job_and_not_the_worker(
+    database: Database, tmp_path: Path
+) -> None:
+    index = Index(database)
+    instance = new_instance("3.1", "3.1.1", path="../elsewhere.dcm")
+    index.record([instance])
+    plan = [planned("3.1.1", "d", inputs=(instance.sop_instance_uid,))]
+    jobs = Plans(database).complete_study("3.1", 1, plan)
+    assert jobs is not None
+    failure = Pipeline(database, tmp_path)._inputs(jobs[0])
+    assert isinstance(failure, Failure) and failure.cause is Cause.DISK
