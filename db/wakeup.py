@@ -38,6 +38,11 @@ class Wakeup:
                 self._socket.recv(1)
         return True
 
+    def hint(self) -> None:
+        """Wake the thread of this process that waits."""
+        with contextlib.suppress(OSError), _short_path(self.path) as path:
+            self._socket.sendto(b"!", path)
+
     def close(self) -> None:
         """Close and remove the socket."""
         self._socket.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from inference.findings import Analysis, ModelIdentity, Refusal, SourceImage
 from inference.headers import ImageHeader, Selection
@@ -78,3 +78,39 @@ class Engine(Protocol):
         Returns:
             One analysis for each case, in order.
         """
+
+
+@runtime_checkable
+class StagedEngine(Engine, Protocol):
+    """An engine whose work can be divided among processes; all kinds of this package are.
+
+    :meth:`Engine.prepare` and :meth:`conclude` then run in processes without networks, which get the engine by
+    :meth:`without_networks`, and only :meth:`run` in the one that holds the device. :meth:`Engine.infer` is ``run``
+    followed by ``conclude``. Engines without these methods prepare and infer in the worker itself.
+    """
+
+    def without_networks(self) -> Self:
+        """A copy for other processes: it can be pickled, prepares and concludes, and holds nothing on a device."""
+
+    def run(self, cases: Sequence[Any]) -> list[Any]:
+        """Run the networks on prepared cases as one batch, and nothing else that could be done elsewhere.
+
+        Returns:
+            What the networks say of each case, in order; it can be pickled and holds nothing on a device.
+        """
+
+    def conclude(self, case: Any, output: Any) -> Analysis:
+        """The analysis of a case from what the networks say of it.
+
+        Args:
+            case: a prepared case; what only :meth:`run` needs may be missing, see ``StagedCase``.
+            output: an element of the result of :meth:`run`.
+        """
+
+
+@runtime_checkable
+class StagedCase(Case, Protocol):
+    """A case that can shed what only the networks need, before it goes to the process that concludes it."""
+
+    def without_inputs(self) -> Self:
+        """The case without the networks' inputs."""

@@ -11,12 +11,17 @@ import errno
 import logging
 import os
 import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from handlers.spool.folders import make_durable, sync_folder
+from handlers.spool.folders import sync_folder
 
 log = logging.getLogger("overread.stored_files")
+
+SYNCS_AT_ONCE = 8
 
 KEPT_LEVELS = 2
 """Folders down to this level, such as ``spool/3f``, remain when empty; deeper ones go with their last file."""
@@ -29,6 +34,16 @@ class PathOutside(OSError):
         super().__init__(errno.EPERM, "its path leads out of the data folder")
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnsyncedFile:
+    """A complete file that has a temporary name and may not survive a power cut yet."""
+
+    path: str
+    """Where it belongs."""
+    temporary: str
+    """Its name meanwhile, in the same folder."""
+
+
 class StoredFiles:
     """The files in one data folder.
 
@@ -38,7 +53,7 @@ class StoredFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._durable: set[Path] = set()
-        """Folders that this process has made durable; another process that created them may not have."""
+        """Folders with a name that this process has synced; another process that created them may not have."""
 
     def local(self, path: str) -> Path:
         """The path of a file on this machine, for readers and senders that open files by name."""
@@ -56,30 +71,51 @@ class StoredFiles:
         return self.local(path).stat().st_size
 
     def put(self, path: str, data: bytes) -> None:
-        """Write a file so that it survives a power cut.
+        """Write a file so that it survives a power cut."""
+        self.put_all([self.write(path, data)])
 
-        The bytes are synced under a temporary name before the file is renamed, because a rerun may replace a file
-        that the database refers to. Then the folder is synced.
-        """
+    def write(self, path: str, data: bytes) -> UnsyncedFile:
+        """Write a file under a temporary name, for :meth:`put_all`, which another process may call."""
         target = self.local(path)
-        if not target.parent.exists():
-            self._durable.clear()
-        for ancestor in reversed(PurePosixPath(path).parents[:-1]):
-            folder = self.root / ancestor
-            if folder not in self._durable:
-                make_durable(folder.parent, folder)
-                self._durable.add(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{uuid.uuid4().hex}.part")
         try:
             with temporary.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(target)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(target.parent)
+        return UnsyncedFile(path=path, temporary=temporary.name)
+
+    def put_all(self, written: Sequence[UnsyncedFile]) -> None:
+        """Make files that were written survive a power cut, all together.
+
+        The bytes are synced under the temporary names before the files are renamed, because a rerun may replace a
+        file that the database refers to. Then the folders are synced. Files that are synced side by side share the
+        journal's commits. If anything fails, this may be called again with a part of the files.
+        """
+        if not written:
+            return
+        names = [(self.local(f.path).with_name(f.temporary), self.local(f.path)) for f in written]
+        with ThreadPoolExecutor(min(len(written), SYNCS_AT_ONCE)) as threads:
+            list(threads.map(_sync_first_that_exists, names))
+            for temporary, target in names:
+                if temporary.exists():
+                    temporary.rename(target)
+            above = self._folders_above({target.parent for _, target in names})
+            list(threads.map(sync_folder, above))
+        self._durable |= above
+
+    def _folders_above(self, folders: set[Path]) -> set[Path]:
+        """Folders of files and what contains these, up to folders that are known to be durable."""
+        changed: set[Path] = set()
+        for folder in folders:
+            changed |= {folder, folder.parent}
+            ancestor = folder.parent
+            while ancestor != self.root and ancestor not in self._durable:
+                ancestor = ancestor.parent
+                changed.add(ancestor)
+        return changed
 
     def remove(self, path: str) -> None:
         """Remove a file if it exists, and its folder if that was the last file."""
@@ -96,3 +132,31 @@ class StoredFiles:
             path.unlink()
         if unfinished:
             log.warning("results_cleared_up partial_removed=%d", len(unfinished))
+
+
+class UnsyncedFiles:
+    """Writes files for another process to make durable."""
+
+    def __init__(self, files: StoredFiles) -> None:
+        self._files = files
+        self.written: list[UnsyncedFile] = []
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file under a temporary name.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        self.written.append(self._files.write(path, data))
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        for file in self.written:
+            self._files.local(file.path).with_name(file.temporary).unlink(missing_ok=True)
+
+
+def _sync_first_that_exists(names: tuple[Path, Path]) -> None:
+    """Sync a file under its temporary name, or under its own if it was renamed already."""
+    temporary, target = names
+    with (temporary if temporary.exists() else target).open("rb") as file:
+        os.fsync(file.fileno())

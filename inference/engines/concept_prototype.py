@@ -9,6 +9,7 @@ Learning - Detailed Explanation".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.engines.chest_xray import ChestXrayEngine
-from inference.engines.image import ImageCase
+from inference.engines.image import ImageCase, ImageOutput
 from inference.engines.options import PrototypeOptions
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Contribution, Finding, Heatmap, Label, Presence, Reasoning
@@ -39,6 +40,16 @@ REASONS_IN_REPORT = 5
 """How many contributions to a disease the report names, the largest first."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrototypeResult(ImageOutput):
+    """What the network says of one image, with its concepts."""
+
+    concept_maps: NDArray[np.float64] = field(repr=False)
+    """In [0, 1], shape (concepts, rows, columns)."""
+    similarities: NDArray[np.float32] = field(repr=False)
+    """Similarity to each prototype, in [-1, 1], shape (prototypes,)."""
+
+
 class ConceptPrototypeEngine(ChestXrayEngine):
     """Frontal radiographs of the chest, with the reasons for each decision."""
 
@@ -58,9 +69,12 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             for name in self._concepts
         )
         self._roi = settings.checked(PrototypeOptions).roi
+        head: Any = self.members[0].classifier.network.task_head
+        self._head_weights: NDArray[np.float32] = head.weight.cpu().numpy()
+        self._head_bias: NDArray[np.float32] = head.bias.cpu().numpy()
 
-    def infer(self, cases: Sequence[ImageCase]) -> list[Analysis]:
-        """Run one forward pass for all cases; ``inference_time_ms`` is each case's share of the time."""
+    def run(self, cases: Sequence[ImageCase]) -> list[ImageOutput]:
+        """Run one forward pass for all cases; ``milliseconds`` is each case's share of the time."""
         if not cases:
             return []
         started = perf_counter()
@@ -70,12 +84,20 @@ class ConceptPrototypeEngine(ChestXrayEngine):
         calibrated = calibrate(self.card.calibration, logits, probabilities, "sigmoid")
         maps = sigmoid(output.cams.cpu().numpy())
         scores = output.similarity_scores.cpu().numpy()
-        elapsed_ms = (perf_counter() - started) * 1000 / len(cases)
+        milliseconds = (perf_counter() - started) * 1000 / len(cases)
         return [
-            self._analysis(
-                case, logits[row], probabilities[row], calibrated[row], maps[row], scores[row], elapsed_ms
+            PrototypeResult(
+                logits=logits[row],
+                probabilities=probabilities[row],
+                calibrated=calibrated[row],
+                individual=calibrated[None, row],
+                deviation=np.zeros_like(calibrated[row]),
+                maps={},
+                milliseconds=milliseconds,
+                concept_maps=maps[row],
+                similarities=scores[row],
             )
-            for row, case in enumerate(cases)
+            for row in range(len(cases))
         ]
 
     def _forward(self, cases: Sequence[ImageCase]) -> PrototypeOutput:
@@ -96,24 +118,19 @@ class ConceptPrototypeEngine(ChestXrayEngine):
         with torch.no_grad():
             return network.explain(features, importance)
 
-    def _analysis(
-        self,
-        case: ImageCase,
-        logits: NDArray[np.float64],
-        probabilities: NDArray[np.float64],
-        calibrated: NDArray[np.float64],
-        maps: NDArray[np.float64],
-        scores: NDArray[np.float32],
-        elapsed_ms: float,
-    ) -> Analysis:
+    def conclude(self, case: ImageCase, output: ImageOutput) -> Analysis:
+        """The findings on diseases and concepts, with the reasons for each disease."""
+        assert isinstance(output, PrototypeResult)
+        logits, probabilities, calibrated = output.logits, output.probabilities, output.calibrated
+        maps = output.concept_maps
         diseases = tuple(
             Finding(
                 label=label,
-                logit=float(logits[output]),
-                probability=float(probabilities[output]),
-                calibrated_probability=float(calibrated[output]),
+                logit=float(logits[index]),
+                probability=float(probabilities[index]),
+                calibrated_probability=float(calibrated[index]),
             )
-            for output, label in zip(self.card.reported, self._labels, strict=True)
+            for index, label in zip(self.card.reported, self._labels, strict=True)
         )
         concept_scores = maps.max(axis=(1, 2))
         shown_concepts = set(np.flatnonzero(concept_scores > CONCEPT_PRESENT).tolist()) or {
@@ -125,7 +142,7 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             )
             for index, label in enumerate(self._concept_labels)
         )
-        reasoning = tuple(self._reasoning_of(output, scores) for output in self.card.reported)
+        reasoning = tuple(self._reasoning_of(index, output.similarities) for index in self.card.reported)
         remarks = tuple(
             _reasoning_sentence(reasons)
             for reasons, finding in zip(reasoning, diseases, strict=True)
@@ -138,7 +155,7 @@ class ConceptPrototypeEngine(ChestXrayEngine):
             absence=self.card.absence(logits, probabilities, calibrated),
             picture=case.picture,
             device=self.device,
-            inference_time_ms=elapsed_ms,
+            inference_time_ms=output.milliseconds,
             review_advised=case.review_advised,
             disclaimer=self.card.disclaimer,
             remarks=remarks,
@@ -167,16 +184,14 @@ class ConceptPrototypeEngine(ChestXrayEngine):
         )
 
     def _reasoning_of(self, output: int, scores: NDArray[np.float32]) -> Reasoning:
-        head: Any = self.members[0].classifier.network.task_head
-        weights = head.weight[output].cpu().numpy()
         return Reasoning(
             label=self.card.labels[output].name,
-            bias=float(head.bias[output]),
+            bias=float(self._head_bias[output]),
             contributions=tuple(
                 Contribution(
                     concept=self._concepts[index // self._per_concept],
                     prototype=1 + index % self._per_concept,
-                    weight=float(weights[index]),
+                    weight=float(self._head_weights[output, index]),
                     similarity=float(scores[index]),
                 )
                 for index in range(len(scores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -27,7 +28,7 @@ from inference.findings import (
 )
 from inference.headers import ImageHeader, Selection
 from inference.images.grey import GreyImage, grey_image, grey_picture
-from inference.images.localization import heatmap_values, region_of
+from inference.images.localization import LocatedMap, heatmap_values, region_of
 from inference.images.picture import picture_of
 from inference.images.preprocessing import SCALES, Field, InputForm, field_of
 from inference.reading.files import read_image, read_picture
@@ -38,7 +39,7 @@ from inference.store.identity import identity_of
 from inference.store.thresholds import with_thresholds
 
 if TYPE_CHECKING:
-    from inference.running.ensembles import LocatedMap, Member, Prediction
+    from inference.running.ensembles import Member, Prediction
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore
     from inference.store.expects import Expectations
@@ -60,6 +61,25 @@ class ImageCase:
     review_advised: str | None
     check: InputCheck = field(default_factory=InputCheck, repr=False)
 
+    def without_inputs(self) -> Self:
+        """What a conclusion needs of the case."""
+        return replace(self, inputs={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOutput:
+    """What the networks say of one image; arrays have the shape (classes,) unless noted."""
+
+    logits: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    calibrated: NDArray[np.float64]
+    individual: NDArray[np.float64]
+    """Calibrated probabilities of each pass, shape (passes, classes)."""
+    deviation: NDArray[np.float64]
+    maps: dict[int, LocatedMap] = field(repr=False)
+    """Where the networks looked, by class, for the findings that need it."""
+    milliseconds: float
+
 
 class ImageEngine:
     """An engine for single images, with one model or an ensemble; each kind says which images it takes."""
@@ -78,17 +98,26 @@ class ImageEngine:
         self.settings = settings
         self.card = card
         self.members = tuple(members)
+        cards = [member.card for member in members]
+        self.device = members[0].classifier.device
+        self._forms = tuple(dict.fromkeys(form for member in members for form in member.forms))
+        self._ensemble_size = sum(len(member.sizes) for member in members)
+        self._disclaimer = " ".join(dict.fromkeys(c.disclaimer for c in cards if c.disclaimer))
+        self._exclusive = (
+            all(card.activation == "softmax" for card in cards)
+            and len({card.negative is None for card in cards}) == 1
+        )
         options = settings.checked(self.options)
         image_options = image_options_of(options)
         self._augment = image_options.tta
-        defaults = {self.default_explanation(member.card) for member in members}
+        defaults = {self.default_explanation(card) for card in cards}
         self._explanation = image_options.explanation or (
             defaults.pop() if len(defaults) == 1 else "Grad-CAM"
         )
         self._labels = with_thresholds(
             [label.as_finding() for label in card.reported.values()], thresholds_of(options)
         )
-        self._identity = identity_of([member.card for member in members], settings.options)
+        self._identity = identity_of(cards, settings.options)
 
     # What each kind decides
 
@@ -150,10 +179,11 @@ class ImageEngine:
         engine._warm_up()
         return engine
 
-    @property
-    def device(self) -> str:
-        """Device that the networks run on, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
-        return self.members[0].classifier.device
+    def without_networks(self) -> Self:
+        """A copy that prepares and concludes in other processes; see :class:`inference.engine.StagedEngine`."""
+        other = copy(self)
+        other.members = ()
+        return other
 
     @property
     def model(self) -> ModelIdentity:
@@ -203,15 +233,14 @@ class ImageEngine:
             check=check,
         )
 
-    @property
-    def _forms(self) -> tuple[InputForm, ...]:
-        """The forms of input that the members need, each once."""
-        return tuple(dict.fromkeys(form for member in self.members for form in member.forms))
-
     def infer(self, cases: Sequence[ImageCase]) -> list[Analysis]:
-        """Run every network on all cases at once, then make a heat map for each finding that needs one.
+        """Run every network on all cases at once, then conclude each."""
+        return [self.conclude(case, output) for case, output in zip(cases, self.run(cases), strict=True)]
 
-        ``inference_time_ms`` is each case's share of the batch's time.
+    def run(self, cases: Sequence[ImageCase]) -> list[ImageOutput]:
+        """Run every network on all cases at once, and make a map for each finding that needs one.
+
+        ``milliseconds`` is each case's share of the batch's time.
         """
         if not cases:
             return []
@@ -223,57 +252,59 @@ class ImageEngine:
             for output in self._outputs_to_explain(prediction.calibrated[row, : len(self._labels)])
         ]
         shapes = [(case.source.rows, case.source.columns) for case in cases]
-        maps = dict(zip(explained, prediction.explain(explained, self._explanation, shapes), strict=True))
-        elapsed_ms = (perf_counter() - started) * 1000 / len(cases)
+        maps: list[dict[int, LocatedMap]] = [{} for _ in cases]
+        located = prediction.explain(explained, self._explanation, shapes)
+        for (row, output), values in zip(explained, located, strict=True):
+            maps[row][output] = values
+        milliseconds = (perf_counter() - started) * 1000 / len(cases)
         return [
-            self._with_review_advice(
-                Analysis(
-                    source=case.source,
-                    model=self.model,
-                    findings=tuple(
-                        self._finding(case, label, prediction, row, output, maps.get((row, output)))
-                        for output, label in enumerate(self._labels)
-                    ),
-                    absence=self._absence(prediction, row),
-                    exclusive=self._exclusive,
-                    picture=case.picture,
-                    device=self.device,
-                    inference_time_ms=elapsed_ms,
-                    ensemble_size=sum(len(member.sizes) for member in self.members),
-                    tta_applied=self._augment,
-                    review_advised=case.review_advised,
-                    disclaimer=" ".join(
-                        dict.fromkeys(m.card.disclaimer for m in self.members if m.card.disclaimer)
-                    ),
-                )
+            ImageOutput(
+                logits=prediction.logits[row],
+                probabilities=prediction.probabilities[row],
+                calibrated=prediction.calibrated[row],
+                individual=prediction.individual[:, row],
+                deviation=prediction.deviation[row],
+                maps=maps[row],
+                milliseconds=milliseconds,
             )
-            for row, case in enumerate(cases)
+            for row in range(len(cases))
         ]
+
+    def conclude(self, case: ImageCase, output: ImageOutput) -> Analysis:
+        """The findings of a case, with heat maps of the picture's size and regions. No network is needed."""
+        analysis = Analysis(
+            source=case.source,
+            model=self.model,
+            findings=tuple(
+                self._finding(case, label, output, index) for index, label in enumerate(self._labels)
+            ),
+            absence=self._absence(output),
+            exclusive=self._exclusive,
+            picture=case.picture,
+            device=self.device,
+            inference_time_ms=output.milliseconds,
+            ensemble_size=self._ensemble_size,
+            tta_applied=self._augment,
+            review_advised=case.review_advised,
+            disclaimer=self._disclaimer,
+        )
+        return self._with_review_advice(analysis)
 
     def _predict(self, inputs: dict[InputForm, NDArray[np.float32]]) -> Prediction:
         from inference.running.ensembles import predict
 
         return predict(self.members, inputs, augment=self._augment)
 
-    @property
-    def _exclusive(self) -> bool:
-        """Whether exactly one class holds: every member has a softmax over the same classes."""
-        cards = [member.card for member in self.members]
-        return (
-            all(card.activation == "softmax" for card in cards)
-            and len({card.negative is None for card in cards}) == 1
-        )
-
-    def _absence(self, prediction: Prediction, row: int) -> Absence | None:
+    def _absence(self, output: ImageOutput) -> Absence | None:
         """The result for the negative class, which is the last column if all members have one."""
         negative = self.card.negative
-        if negative is None or prediction.logits.shape[1] == len(self._labels):
+        if negative is None or len(output.logits) == len(self._labels):
             return None
         return Absence(
             name=self.card.labels[negative].name,
-            logit=float(prediction.logits[row, -1]),
-            probability=float(prediction.probabilities[row, -1]),
-            calibrated_probability=float(prediction.calibrated[row, -1]),
+            logit=float(output.logits[-1]),
+            probability=float(output.probabilities[-1]),
+            calibrated_probability=float(output.calibrated[-1]),
         )
 
     def _with_review_advice(self, analysis: Analysis) -> Analysis:
@@ -293,33 +324,24 @@ class ImageEngine:
         )
         return present or (int(calibrated.argmax()),)
 
-    def _finding(
-        self,
-        case: ImageCase,
-        label: Label,
-        prediction: Prediction,
-        row: int,
-        output: int,
-        located: LocatedMap | None,
-    ) -> Finding:
+    def _finding(self, case: ImageCase, label: Label, output: ImageOutput, index: int) -> Finding:
         heatmap, region = None, None
-        certainty = float(prediction.calibrated[row, output])
+        certainty = float(output.calibrated[index])
+        located = output.maps.get(index)
         if located is not None:
             source_shape = (case.source.rows, case.source.columns)
             values = heatmap_values(located.values, located.field, source_shape, case.picture.shape)
             heatmap = Heatmap(values=values, method=self._explanation)
             if label.thresholds.presence(certainty) is Presence.PRESENT:
                 region = region_of(located.values, located.field)
-        several = len(prediction.passes) > 1
+        several = len(output.individual) > 1
         return Finding(
             label=label,
-            logit=float(prediction.logits[row, output]),
-            probability=float(prediction.probabilities[row, output]),
+            logit=float(output.logits[index]),
+            probability=float(output.probabilities[index]),
             calibrated_probability=certainty,
-            ensemble_std=float(prediction.deviation[row, output]) if several else None,
-            individual_predictions=tuple(float(p) for p in prediction.individual[:, row, output])
-            if several
-            else (),
+            ensemble_std=float(output.deviation[index]) if several else None,
+            individual_predictions=tuple(float(p) for p in output.individual[:, index]) if several else (),
             heatmap=heatmap,
             regions=() if region is None else (region,),
         )

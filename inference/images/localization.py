@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,16 @@ from inference.images.resampling import resample, triangle_axis
 
 REGION_LEVEL = 0.5  # share of the map's maximum
 REGION_GRID = 128  # cells along each side of the field
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocatedMap:
+    """A map of a part of an image."""
+
+    values: NDArray[np.float32]
+    """In [0, 1], shape (rows, columns)."""
+    field: Field
+    """The part of the image that the map covers."""
 
 
 def heatmap_values(

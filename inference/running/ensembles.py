@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.images.localization import REGION_GRID, heatmap_values
+from inference.images.localization import REGION_GRID, LocatedMap, heatmap_values
 from inference.images.preprocessing import SCALES, Field, InputForm, field_of
 from inference.images.resampling import resample, triangle_axis
 from inference.running.calibration import ACTIVATIONS, Array, calibrate, logit, normalise_operating_points
@@ -101,16 +101,6 @@ class Pass:
     share: float
     """Weight in the ensemble's mean; the shares of all passes add up to 1."""
     classification: Classification = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocatedMap:
-    """A map of a part of an image."""
-
-    values: NDArray[np.float32]
-    """In [0, 1], shape (rows, columns)."""
-    field: Field
-    """The part of the image that the map covers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from json import loads
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,10 +32,10 @@ from node.commands.common import (
 )
 from node.commands.send import find_files
 from node.errors import CommandError, UsageError
-from node.steps.batches import Batches, Failure
-from node.steps.inputs import is_image, select
+from node.line.work import Failure
+from node.steps.inputs import is_image, run_inputs, select
 
-READER_THREADS = 2
+THREADS = 2
 BATCH_SIZE = 8
 
 
@@ -148,7 +147,7 @@ def _inferred_logits(
 ) -> dict[str, list[float]]:
     """Run the engine on each case that the labels name; returns its logits. A series is one case."""
     cases = [
-        (name, item.files)
+        (name, item)
         for item in select(engine, [path for path in find_files([images]) if is_image(path)])
         if item.refused is None
         and (name := _case_name(item.files, item.series_instance_uid, truth)) is not None
@@ -156,10 +155,10 @@ def _inferred_logits(
     _check_distinct([name for name, _ in cases])
     batch_size = 1 if engine.takes_series else BATCH_SIZE
     logits: dict[str, list[float]] = {}
-    with ThreadPoolExecutor(READER_THREADS) as readers, Progress(console=errors) as progress:
+    with Progress(console=errors) as progress:
         task = progress.add_task("inferring", total=len(cases))
-        batches = Batches[tuple[str, Sequence[Path]]](engine, lambda item: item[1], readers, batch_size)
-        for (name, _), results in batches.run(cases):
+        runs = run_inputs(engine, [item for _, item in cases], batch=batch_size, threads=THREADS)
+        for (name, _), (_, results) in zip(cases, runs, strict=True):
             # A series may have several volumes; the first is the largest.
             analysis = results[0]
             if isinstance(analysis, Failure):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from json import dumps
@@ -36,8 +35,8 @@ from node.commands.common import (
 )
 from node.commands.send import find_files
 from node.errors import CommandError, UsageError
-from node.steps.batches import Batches, Failure, Result
-from node.steps.inputs import inputs_of, is_image, select
+from node.line.work import Failure, Result
+from node.steps.inputs import is_image, run_inputs, select
 from node.steps.reports import series_number, written_objects
 from sr_writer import ReportContext, overlay_pictures
 
@@ -193,9 +192,9 @@ def _run(
     items = select(engine, files)
     items_per_batch = 1 if engine.takes_series else batch_size
     columns = (TextColumn("inferring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ThreadPoolExecutor(workers) as readers, Progress(*columns, console=errors) as progress:
+    with Progress(*columns, console=errors) as progress:
         task = progress.add_task("infer", total=sum(len(item.files) for item in items))
-        for item, results in Batches(engine, inputs_of, readers, items_per_batch).run(items):
+        for item, results in run_inputs(engine, items, batch=items_per_batch, threads=workers):
             documents += [_write_result(result, engine, folders) for result in results]
             progress.advance(task, len(item.files))
     return documents

@@ -230,7 +230,11 @@ class EngineTable(Table):
     backend: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deadline_seconds: Annotated[float, Field(gt=0)] = 1800.0
-    """The time one batch may take. After that its worker counts as hanging and is ended."""
+    """The time that a stage may take for one batch or input. After that its process counts as hanging and is ended."""
+    max_batch: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Most images or volumes in one batch of the device. Without it, the engine kind's own number."""
+    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] = 20.0
+    """How long a batch waits for inputs that are being prepared already."""
     options: dict[str, Any] = {}
     """``[engine.options]``: options of the engine kind. They may also stand in the table itself."""
 

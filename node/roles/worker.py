@@ -1,4 +1,4 @@
-"""The worker process: keeps models loaded, claims jobs in batches across studies, and settles each."""
+"""The worker process: keeps models loaded, claims jobs ahead for its line of stages, and settles them in groups."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from db.database import Database
 from db.errors import DatabaseUnavailable, StaleLease
@@ -16,23 +16,37 @@ from db.wakeup import Wakeup, notify
 from inference.engine import Engine
 from inference.engines import engine_class
 from inference.errors import DeviceLost, InferenceError, ModelAbsent, is_out_of_memory
-from inference.reading.pool import close_readers, limit_readers, readers
+from inference.reading.pool import close_readers, limit_readers
 from inference.store import ModelStore
 from node.configuration.configuration import Configuration
 from node.errors import ENDED_ITSELF, raised_at
-from node.steps.batches import ensure_device_works
+from node.line.device import ensure_device_works
+from node.line.line import Line
+from node.line.pool import StagePool
+from node.line.stage_child import StageSettings
 from node.steps.pipeline import Pipeline
+from node.steps.written_job import WrittenJob
 
 log = logging.getLogger("overread.worker")
 
 LEASE_SECONDS = 60.0
 POLL_SECONDS = 0.5
 MODEL_RETRY_SECONDS = 2.0
-BATCH_SIZE = 8
 WATCH_SECONDS = 1.0
 """How often leases and deadlines are checked."""
 LOADING_SHARE = 0.1
 """The largest share of its time that a worker spends on models that fail to load."""
+MOST_AHEAD = 32
+"""Most jobs on the line; of the network's batches, some are prepared while others are written."""
+MOST_BYTES_AHEAD = 512 * 1024 * 1024
+"""Bytes of the files of the jobs on the line, above which no further job is claimed."""
+MOST_AT_ONCE = 16
+"""Jobs claimed in one transaction."""
+URGENT_AHEAD = 4
+"""Jobs of higher priority than all on the line that are claimed although it is full."""
+MOST_LANES = 16
+DRAIN_SECONDS = 25.0
+"""How long a worker that stops waits for the jobs on its line. The others are queued again."""
 
 
 class Worker:
@@ -47,75 +61,137 @@ class Worker:
         self.queue = Queue(database)
         self.pipeline = Pipeline(database, configuration.data_dir)
         self.store = ModelStore(configuration.models_dir)
-        limit_readers(configuration.reader_limits())
+        limits = configuration.reader_limits()
+        limit_readers(limits)
+        self.stages = StagePool(
+            min(MOST_LANES, len(os.sched_getaffinity(0))),
+            StageSettings(
+                name=f"{name.rpartition(':')[2]}-stage",
+                log_style=configuration.log.format,
+                reader_limits=limits,
+            ),
+        )
+        self.line: Line[Job, WrittenJob] = Line(self.stages)
         self.loaded: dict[str, Engine] = {}
         self.absent: dict[str, str] = {}
         self._load_after: dict[str, float] = {}
-        self._held: list[Job] = []
-        self._progress_at = time.monotonic()
-        self._held_lock = threading.Lock()
+        self._claimed: list[Job] = []
+        """Jobs that are not on the line yet."""
 
     def serve(self, stop: threading.Event) -> None:
-        """Work until ``stop`` is set. The present batch is finished first."""
+        """Work until ``stop`` is set. What is on the line is finished first."""
         released = self.queue.release_worker(self.name)
         log.info("worker_started name=%s released=%d", self.name, released)
         wakeup = Wakeup(self.configuration.run_dir, "worker")
-        renewer = threading.Thread(target=self._renew_leases, args=(stop,), name="leases", daemon=True)
-        renewer.start()
+        self._start("leases", lambda: self._watch(stop))
+        settled = self._start("settling", lambda: self._settle_until(stop, wakeup))
+        warm = self._start("warming", self.stages.warm)
         try:
-            readers().warm()
             jobs_lost = False
             while not stop.is_set():
                 try:
-                    if jobs_lost:
+                    if jobs_lost and self.line.wait_empty(POLL_SECONDS):
                         self.queue.release_worker(self.name, "the database was away", blameless=True)
                         jobs_lost = False
-                    worked = self.step()
+                    self._load_models()
+                    warm.join()
+                    claimed = not jobs_lost and self.claim()
                 except DatabaseUnavailable as error:
                     log.error("database_unavailable error=%s", error)
-                    jobs_lost, worked = True, False
-                except DeviceLost as error:
-                    # A new process can use the device. It releases these jobs, and each is tried again alone.
-                    log.critical("device_lost device=%s", error)
-                    os._exit(ENDED_ITSELF)
-                if not worked:
+                    jobs_lost, claimed = True, False
+                if not claimed:
                     wakeup.wait(POLL_SECONDS)
+            self.line.wait_empty(DRAIN_SECONDS)
+            settled.join(POLL_SECONDS)
+            self.queue.release_worker(self.name, "its worker stopped", blameless=True)
         finally:
             wakeup.close()
+            self.stages.close()
             close_readers()
         log.info("worker_stopped name=%s", self.name)
 
-    def step(self) -> bool:
-        """Claim and run one batch; False if nothing was due."""
-        self._load_models()
-        jobs = self.queue.claim(self.name, self.engines, BATCH_SIZE, LEASE_SECONDS)
+    def claim(self) -> bool:
+        """Claim due jobs, as many as the line has room for, and put them onto it; False if there were none."""
+        jobs = self._claim()
         if not jobs:
             return False
-        with self._held_lock:
-            self._held = list(jobs)
-            self._progress_at = time.monotonic()
-        try:
-            engine = self.loaded.get(str(jobs[0].engine))
-            if engine is None:
-                reason = self.absent[str(jobs[0].engine)]
-                outcomes: Iterable[tuple[Job, Outcome]] = [(job, WaitingFor(reason=reason)) for job in jobs]
-            else:
-                outcomes = self.pipeline.run(engine, jobs)
-            for job, outcome in outcomes:
-                try:
-                    self.queue.settle(job, outcome)
-                except StaleLease:
-                    log.warning("job_no_longer_ours job=%d", job.id)
-                else:
-                    log.info("job_settled job=%d outcome=%s", job.id, type(outcome).__name__)
-                    notify(self.configuration.run_dir, "courier")
-                with self._held_lock:
-                    self._held = [held for held in self._held if held.id != job.id]
-                    self._progress_at = time.monotonic()
-        finally:
-            with self._held_lock:
-                self._held = []
+        self._claimed = list(jobs)
+        if jobs[0].attempts > 1:
+            # It failed or killed a process before. Nothing else may be on the line with it.
+            while not self.line.wait_empty(POLL_SECONDS):
+                pass
+        absent = [job for job in jobs if job.engine not in self.loaded]
+        if absent:
+            self._record([(job, WaitingFor(reason=self.absent[str(job.engine)])) for job in absent])
+        for job in jobs:
+            if job not in absent:
+                table = self.configuration.engine_named(str(job.engine))
+                self.line.put(self.pipeline.work(self.loaded[table.name], table, job))
+        self._claimed = []
         return True
+
+    def _claim(self) -> list[Job]:
+        held = [work.item for work in self.line.held()]
+        if any(job.attempts > 1 for job in held):
+            return []
+        room = MOST_AHEAD - len(held)
+        room_bytes = MOST_BYTES_AHEAD - sum(job.input_bytes for job in held)
+        if not held or (room > 0 and room_bytes > 0):
+            limit = min(room, MOST_AT_ONCE)
+            return self.queue.claim(self.name, self.engines, limit, LEASE_SECONDS, most_bytes=room_bytes)
+        if room > -URGENT_AHEAD:
+            urgent_over = max(job.priority for job in held)
+            return self.queue.claim(self.name, self.engines, 1, LEASE_SECONDS, urgent_over=urgent_over)
+        return []
+
+    def _settle_until(self, stop: threading.Event, wakeup: Wakeup) -> None:
+        """Settle finished jobs, those together that finish while others are being settled, until all are."""
+        while not (stop.is_set() and self.line.wait_empty(0.0)):
+            try:
+                works = self.line.take(POLL_SECONDS)
+            except DeviceLost as error:
+                # A new process can use the device. It releases these jobs, and each is tried again alone.
+                log.critical("device_lost device=%s", error)
+                os._exit(ENDED_ITSELF)
+            if not works:
+                continue
+            outcomes = self.pipeline.outcomes(works)
+            while True:
+                try:
+                    self._record(outcomes)
+                    break
+                except DatabaseUnavailable as error:
+                    log.error("database_unavailable error=%s", error)
+                    time.sleep(POLL_SECONDS)
+            for work in works:
+                self.line.release(work)
+            wakeup.hint()
+
+    def _record(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
+        stale = {job.id for job in self.queue.settle_all(outcomes)}
+        for job, outcome in outcomes:
+            if job.id in stale:
+                log.warning("job_no_longer_ours job=%d", job.id)
+            else:
+                log.info("job_settled job=%d outcome=%s", job.id, type(outcome).__name__)
+        notify(self.configuration.run_dir, "courier")
+
+    @staticmethod
+    def _start(name: str, target: Callable[[], None]) -> threading.Thread:
+        """Run a thread whose end by an error ends the process: nobody would do its work."""
+
+        def guarded() -> None:
+            try:
+                target()
+            except Exception as error:
+                log.critical(
+                    "worker_failed thread=%s error=%s place=%s", name, type(error).__name__, raised_at(error)
+                )
+                os._exit(ENDED_ITSELF)
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+        return thread
 
     def _load_models(self) -> None:
         """Load engines that are not loaded yet, and queue the jobs that waited for their models."""
@@ -162,29 +238,22 @@ class Worker:
             log.log(level, "model_not_loaded engine=%s reason=%s", name, logged)
         self.absent[name] = reason
 
-    def _renew_leases(self, stop: threading.Event) -> None:
+    def _watch(self, stop: threading.Event) -> None:
+        """Renew leases, and exit if the device hangs, because nothing else stops native code that does.
+
+        The supervisor starts a new process. It releases the jobs, and each is tried again alone.
+        """
         renewed_at = time.monotonic()
-        while not stop.wait(WATCH_SECONDS):
-            with self._held_lock:
-                jobs = list(self._held)
-                silent = time.monotonic() - self._progress_at
-            if not jobs:
-                continue
-            self._end_if_hanging(jobs, silent)
-            if time.monotonic() - renewed_at < LEASE_SECONDS / 3:
+        while not (stop.wait(WATCH_SECONDS) and self.line.wait_empty(WATCH_SECONDS)):
+            overdue = self.line.overdue()
+            if overdue:
+                log.critical("worker_hangs engine=%s jobs=%d", overdue[0].item.engine, len(overdue))
+                os._exit(ENDED_ITSELF)
+            jobs = [*self._claimed, *(work.item for work in self.line.held())]
+            if not jobs or time.monotonic() - renewed_at < LEASE_SECONDS / 3:
                 continue
             renewed_at = time.monotonic()
             try:
                 self.queue.renew(jobs, LEASE_SECONDS)
             except (StaleLease, DatabaseUnavailable) as error:
                 log.warning("lease_not_renewed error=%s", error)
-
-    def _end_if_hanging(self, jobs: Sequence[Job], silent: float) -> None:
-        """Exit if no job had an outcome for too long, because nothing else stops native code that hangs.
-
-        The supervisor starts a new process. It releases these jobs, and each is tried again alone.
-        """
-        deadline = self.configuration.engine_named(str(jobs[0].engine)).deadline_seconds
-        if silent > deadline:
-            log.critical("worker_hangs engine=%s jobs=%d seconds=%.0f", jobs[0].engine, len(jobs), silent)
-            os._exit(ENDED_ITSELF)

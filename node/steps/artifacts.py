@@ -6,15 +6,15 @@ import hashlib
 from io import BytesIO
 
 from db.records import Job, NewResult
-from handlers.spool.stored_files import StoredFiles
+from handlers.spool.stored_files import UnsyncedFiles
 from sr_writer import WrittenObject, result_attributes
 
 
-def store(written: WrittenObject, job: Job, files: StoredFiles) -> NewResult:
-    """Write and sync one DICOM object to the results folder, and describe it for the database.
+def store(written: WrittenObject, job: Job, files: UnsyncedFiles) -> NewResult:
+    """Write one DICOM object to the results folder, and describe it for the database.
 
     Raises:
-        OSError: the disk is full or broken. At most a temporary file is left behind.
+        OSError: the disk is full or broken. Nothing is left behind.
     """
     dataset = written.dataset
     buffer = BytesIO()

@@ -1,9 +1,11 @@
-"""Groups files into inputs of an engine, by the same selection as in a node."""
+"""Runs files through an engine without a node, by the same selection and the same stages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from inference.engine import Engine
@@ -12,8 +14,13 @@ from inference.findings import Refusal
 from inference.headers import ImageHeader
 from inference.reading.files import read_header
 from inference.reading.plain import is_plain_picture
-from node.steps.batches import Inputs
+from node.line.line import Line
+from node.line.pool import StagePool
+from node.line.work import Failure, Result, Work
 
+POLL_SECONDS = 1.0
+LONGEST_WAIT = 0.5
+"""Seconds that a batch waits for items that are being prepared."""
 NOT_SELECTED = "the engine does not select it"
 
 
@@ -26,9 +33,49 @@ class Input:
     refused: str | None = None
 
 
-def inputs_of(item: Input) -> Inputs:
-    """The files of an input, or its refusal, for ``Batches``."""
-    return item.files if item.refused is None else Refusal(path=item.files[0], reason=item.refused)
+def run_inputs(
+    engine: Engine, items: Sequence[Input], *, batch: int, threads: int
+) -> Iterator[tuple[Input, list[Result]]]:
+    """Run items through an engine by the same stages as in a node, and yield each with its results, in order.
+
+    Args:
+        engine: a loaded engine.
+        items: the items.
+        batch: most cases in one batch of the device.
+        threads: how many items are prepared or concluded at once.
+
+    Raises:
+        DeviceLost: the engine's device no longer works in this process.
+    """
+    line: Line[int, list[Result]] = Line(StagePool(threads, None))
+    waiting = deque(enumerate(items))
+    finished: dict[int, list[Result]] = {}
+    try:
+        for number, item in enumerate(items):
+            while number not in finished:
+                while waiting and len(line.held()) < 2 * batch + threads:
+                    line.put(_work_of(engine, *waiting.popleft(), batch))
+                for work in line.take(POLL_SECONDS):
+                    line.release(work)
+                    made = work.made
+                    assert made is not None
+                    finished[work.item] = [made] if isinstance(made, Failure) else made
+            yield item, finished.pop(number)
+    finally:
+        line.close()
+
+
+def _work_of(engine: Engine, number: int, item: Input, batch: int) -> Work[int, list[Result]]:
+    refusal = None if item.refused is None else Refusal(path=item.files[0], reason=item.refused)
+    return Work(
+        item=number,
+        engine=engine,
+        inputs=refusal or item.files,
+        finish=list,
+        most_in_batch=batch,
+        longest_wait=LONGEST_WAIT,
+        deadline_seconds=inf,
+    )
 
 
 def is_image(path: Path) -> bool:

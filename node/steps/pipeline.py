@@ -1,52 +1,82 @@
-"""Runs jobs through their engine: finds their files, writes their results and decides their outcomes."""
+"""Turns jobs into work for the line, and finished work into outcomes."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from time import perf_counter
 
 from db.database import Database
 from db.index import Index
 from db.queue import Queue
-from db.records import Done, Failed, Job, Outcome, RetryAfter, Skipped
+from db.records import Done, Job, Outcome
 from db.results import Results
-from db.retry import DISK, ENGINE
-from handlers.spool.stored_files import StoredFiles
+from handlers.spool.stored_files import StoredFiles, UnsyncedFile
 from inference.engine import Engine
-from inference.findings import Analysis, Refusal, mixed_patients
-from inference.offline.output import stage_summary
-from node.steps import artifacts
-from node.steps.batches import Batches, Cause, Failure, Inputs, Result
-from node.steps.reports import series_number, written_objects
+from inference.findings import Refusal, mixed_patients
+from node.configuration.tables import EngineTable
+from node.line.work import Cause, Failure, Inputs, Work
+from node.steps.reports import series_number
+from node.steps.written_job import WriteJob, WrittenJob, not_written, outcome_of
 from sr_writer import PredecessorReport, ReportContext
 
-log = logging.getLogger("overread.pipeline")
+JobWork = Work[Job, WrittenJob]
 
 
 class Pipeline:
-    """Runs jobs of one data folder and database. Thread-safe if the engine is."""
+    """The jobs of one data folder and database. Thread-safe."""
 
-    def __init__(self, database: Database, data_dir: Path, threads: int = 2) -> None:
+    def __init__(self, database: Database, data_dir: Path) -> None:
         self.index = Index(database)
         self.queue = Queue(database)
         self.results = Results(database)
         self.files = StoredFiles(data_dir)
-        self.readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
 
-    def run(self, engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Run jobs of one engine in batches of its size, and yield each job with its outcome as soon as it has one.
+    def work(self, engine: Engine, table: EngineTable, job: Job) -> JobWork:
+        """A job as work for the line: where its files are, and how its results are written."""
+        version = engine.model.version
+        seed = (
+            job.study_instance_uid,
+            job.series_instance_uid,
+            str(job.engine),
+            version,
+            job.inputs_digest,
+            str(job.revision),
+        )
+        context = ReportContext(
+            job_seed="|".join(seed),
+            engine_name=str(job.engine),
+            content_datetime=job.created_at,
+            series_number=series_number(self.queue.earlier_jobs(job)),
+            predecessor=self._predecessor(job),
+        )
+        return Work(
+            item=job,
+            engine=engine,
+            inputs=self._inputs(job),
+            finish=WriteJob(job=job, context=context, data_folder=self.files.root, version=version),
+            priority=job.priority,
+            most_in_batch=table.max_batch or engine.batch_size,
+            longest_wait=table.max_wait_ms / 1000,
+            deadline_seconds=table.deadline_seconds,
+        )
 
-        Raises:
-            DeviceLost: the engine's device no longer works in this process. Jobs without an outcome have to run in
-                another one.
-        """
-        batches = Batches(engine, self._inputs, self.readers, engine.batch_size)
-        for job, results in batches.run(jobs):
-            yield job, self._outcome(job, results, engine.model.version)
+    def outcomes(self, works: Sequence[JobWork]) -> list[tuple[Job, Outcome]]:
+        """The outcome of each finished work, after the files of all of them were made durable together."""
+        started = perf_counter()
+        failed: dict[int, OSError] = {}
+        try:
+            self.files.put_all([file for work in works for file in _files_of(work)])
+        except OSError:
+            # One job's files must not fail another one.
+            for work in works:
+                try:
+                    self.files.put_all(_files_of(work))
+                except OSError as error:
+                    failed[work.number] = error
+        sync_ms = 1000 * (perf_counter() - started)
+        return [(work.item, _outcome(work, failed.get(work.number), sync_ms)) for work in works]
 
     def _inputs(self, job: Job) -> Inputs:
         """The files of a job. A series with several patients is refused."""
@@ -68,56 +98,6 @@ class Pipeline:
         patients = {_value_text(instances[uid].attributes.get("PatientID")) for uid in job.inputs}
         return Refusal(path=files[0], reason=mixed_patients(len(patients))) if len(patients) > 1 else files
 
-    def _outcome(self, job: Job, results: Sequence[Result], version: str) -> Outcome:
-        """The outcome of a job. One failure fails it; it is skipped only if all cases were refused."""
-        for result in results:
-            if isinstance(result, Failure):
-                return outcome_of(result, job.attempts)
-        analyses = [result for result in results if isinstance(result, Analysis)]
-        if analyses:
-            return self._write(job, analyses)
-        reasons = dict.fromkeys(result.reason for result in results if isinstance(result, Refusal))
-        return Skipped(reason="; ".join(reasons), model_version=version)
-
-    def _write(self, job: Job, analyses: Sequence[Analysis]) -> Outcome:
-        """Write the results of a job to files."""
-        started = time.perf_counter()
-        version = analyses[0].model.version
-        context = ReportContext(
-            job_seed="|".join(
-                (
-                    job.study_instance_uid,
-                    job.series_instance_uid,
-                    str(job.engine),
-                    version,
-                    job.inputs_digest,
-                    str(job.revision),
-                )
-            ),
-            engine_name=str(job.engine),
-            content_datetime=job.created_at,
-            series_number=series_number(self.queue.earlier_jobs(job)),
-            predecessor=self._predecessor(job),
-        )
-        try:
-            written = written_objects(analyses, context)
-            if isinstance(written, Refusal):
-                return Skipped(reason=written.reason, model_version=version)
-            if isinstance(written, Failure):
-                return outcome_of(written, job.attempts)
-            results = tuple(artifacts.store(item, job, self.files) for item in written)
-        except OSError as error:
-            log.warning("results_not_written job=%d error=%s", job.id, error.strerror)
-            reason = f"the results cannot be written: {error.strerror}"
-            return RetryAfter(seconds=DISK.pause(job.attempts), reason=reason)
-        advised = [a.review_advised for a in analyses if a.review_advised]
-        summary: dict[str, Any] = {
-            **stage_summary(analyses),
-            "write_ms": round(1000 * (time.perf_counter() - started), 1),
-            "review_advised": advised[0] if advised else None,
-        }
-        return Done(model_version=version, results=results, summary=summary, review_advised=bool(advised))
-
     def _predecessor(self, job: Job) -> PredecessorReport | None:
         """The report of the last predecessor that has one."""
         predecessor_id = job.predecessor_id
@@ -135,12 +115,22 @@ class Pipeline:
         return None
 
 
-def outcome_of(failure: Failure, attempts: int) -> Outcome:
-    """The outcome of a job with a failure: failed for good, or tried again after a pause."""
-    if failure.cause is Cause.INPUT:
-        return Failed(reason=failure.reason)
-    policy = DISK if failure.cause is Cause.DISK else ENGINE
-    return RetryAfter(seconds=policy.pause(attempts), reason=failure.reason)
+def _files_of(work: JobWork) -> tuple[UnsyncedFile, ...]:
+    return work.made.files if isinstance(work.made, WrittenJob) else ()
+
+
+def _outcome(work: JobWork, error: OSError | None, sync_ms: float) -> Outcome:
+    job = work.item
+    if error is not None:
+        return not_written(job, error)
+    if isinstance(work.made, Failure):
+        return outcome_of(work.made, job.attempts)
+    assert work.made is not None
+    outcome = work.made.outcome
+    if not isinstance(outcome, Done):
+        return outcome
+    times = {name: round(value, 1) for name, value in asdict(replace(work.times, sync_ms=sync_ms)).items()}
+    return replace(outcome, summary={**outcome.summary, **times})
 
 
 def _value_text(value: str | list[str] | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from inference.checking.plausibility import reason_nothing_left
 from inference.findings import Analysis, Refusal
 from node.errors import raised_at
-from node.steps.batches import Cause, Failure
+from node.line.work import Cause, Failure
 from sr_writer import ReportContext, WrittenObject, write_results
 
 log = logging.getLogger("overread.reports")
