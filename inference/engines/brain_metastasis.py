@@ -49,7 +49,7 @@ class BrainMetastasisEngine(SliceWiseEngine):
         from inference.running.batches import in_batches
 
         def slice_logits(chosen: Sequence[int]) -> Tensor:
-            logits: Tensor = self.run(torch.from_numpy(self.stacks(slices, chosen)))
+            logits: Tensor = self.forward(torch.from_numpy(self.stacks(slices, chosen)))
             return logits
 
         parts = [part for _, part in in_batches(range(len(slices)), self.slices_at_once, slice_logits)]

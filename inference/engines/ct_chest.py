@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.checking.expectations import CHEST_CT
-from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
+from inference.engines.volume import VolumeCase, VolumeEngine, VolumeOutput
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
 from inference.running.calibration import ACTIVATIONS, calibrate, sigmoid
+from inference.volumes.normalisation import network_input
 from inference.volumes.resampling import regular_grid, to_grid
+from inference.volumes.segmentation import labelled_segmentation
 from inference.volumes.volume import Grid, Volume
 
 if TYPE_CHECKING:
@@ -28,6 +30,16 @@ OVERLAP = 0.5
 WINDOWS_AT_ONCE = 4
 MASK_LEVEL = 0.5
 """A voxel belongs to its most probable structure if that probability is at least this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChestOutput:
+    """The networks' decision on a volume."""
+
+    logits: NDArray[np.float64]
+    """The largest of any window, shape (labels,)."""
+    classes: NDArray[np.uint16] = field(repr=False)
+    """The value of each voxel's structure on the model's grid, 0 for none."""
 
 
 class CtChestEngine(VolumeEngine):
@@ -67,33 +79,30 @@ class CtChestEngine(VolumeEngine):
         import torch
 
         from inference.demo.volume_phantoms import lung_phantom
-        from inference.volumes.normalisation import network_input
 
         assert self.card.volume is not None
         preprocessing = self.card.volume
         values = lung_phantom(0, (self.card.input_size,) * 3, nodules=2).values
         window = network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation)
-        masks, logits = self.run(torch.from_numpy(window)[None, None])
+        masks, logits = self.forward(torch.from_numpy(window)[None, None])
         return [
             sigmoid(masks.float().cpu().numpy()),
             ACTIVATIONS[self.card.activation](logits.float().cpu().numpy()),
         ]
 
-    def analyse(self, case: VolumeCase) -> Analysis:
+    def run_volume(self, case: VolumeCase) -> ChestOutput:
         """Run the networks on overlapping windows, and combine their masks and labels."""
         import torch
 
-        from inference.volumes.normalisation import network_input
         from inference.volumes.windows import sliding_window
 
-        started = perf_counter()
         preprocessing = self.card.volume
         assert preprocessing is not None
-        grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
+        _, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
         window_logits: list[NDArray[np.float64]] = []
 
         def predict(windows: Tensor) -> Tensor:
-            masks, logits = self.run(windows)
+            masks, logits = self.forward(windows)
             window_logits.append(logits.double().cpu().numpy())
             return torch.sigmoid(masks.float())
 
@@ -108,27 +117,33 @@ class CtChestEngine(VolumeEngine):
             channels=len(self.card.structures),
             device=str(self.placement.device),
         )
-        logits = np.concatenate(window_logits).max(axis=0)[None]
+        values_of = np.array([0, *(structure.value for structure in self.card.structures)], dtype=np.uint16)
+        best = np.where(masks.max(axis=0) >= MASK_LEVEL, masks.argmax(axis=0) + 1, 0)
+        return ChestOutput(logits=np.concatenate(window_logits).max(axis=0), classes=values_of[best])
+
+    def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
+        """A finding for each label, and the segmentation."""
+        grid, _ = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
+        decided = cast("ChestOutput", output.values)
+        logits = decided.logits[None]
         probabilities = ACTIVATIONS[self.card.activation](logits)
         calibrated = calibrate(self.card.calibration, logits, probabilities, self.card.activation)
         findings = [
             Finding(
                 label=label,
-                logit=float(logits[0, output]),
-                probability=float(probabilities[0, output]),
-                calibrated_probability=float(calibrated[0, output]),
+                logit=float(logits[0, column]),
+                probability=float(probabilities[0, column]),
+                calibrated_probability=float(calibrated[0, column]),
             )
-            for output, label in self.reported.items()
+            for column, label in self.reported.items()
         ]
-        values_of = np.array([0, *(structure.value for structure in self.card.structures)], dtype=np.uint16)
-        best = np.where(masks.max(axis=0) >= MASK_LEVEL, masks.argmax(axis=0) + 1, 0)
         return self.analysis(
             case,
-            started,
+            output,
             findings,
             absence=self.card.absence(logits[0], probabilities[0], calibrated[0]),
             exclusive=self.card.activation == "softmax",
             segmentation=labelled_segmentation(
-                values_of[best], grid, case.volume.frames, self.card.structures
+                decided.classes, grid, case.volume.frames, self.card.structures
             ),
         )

@@ -10,19 +10,19 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.engines.options import BundleOptions
-from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
+from inference.engines.volume import VolumeCase, VolumeEngine, VolumeOutput
 from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted, is_out_of_memory
 from inference.findings import Analysis, Finding
 from inference.running.calibration import ACTIVATIONS, SMALLEST, calibrate, logit, sigmoid, softmax
 from inference.settings import EngineOptions
 from inference.volumes.resampling import regular_grid, to_grid
+from inference.volumes.segmentation import labelled_segmentation
 from inference.volumes.volume import Grid, Volume
 
 if TYPE_CHECKING:
@@ -109,37 +109,44 @@ class MonaiBundleEngine(VolumeEngine):
         logits = data["pred"].numpy()
         return [softmax(np.moveaxis(logits, 0, -1)) if len(logits) > 1 else sigmoid(logits)]
 
-    def analyse(self, case: VolumeCase) -> Analysis:
-        """Run the bundle's own steps, and make a segmentation or findings of their result."""
-        started = perf_counter()
+    def run_volume(self, case: VolumeCase) -> NDArray[np.generic]:
+        """Run the bundle's own steps.
+
+        Returns:
+            The label map on the volume's grid, or the values of the labels, shape (labels,).
+        """
         grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
         with warnings.catch_warnings():
             # MONAI's warnings are for the bundle's author: defaults that will change, readers not installed.
             warnings.simplefilter("ignore")
             prediction = self._run_bundle(values, grid)
         if self.bundle.output == "segmentation":
-            labels = _label_map(prediction, grid)
-            return self.analysis(
-                case,
-                started,
-                [],
-                segmentation=labelled_segmentation(labels, grid, case.volume.frames, self.card.structures),
+            return _label_map(prediction, grid)
+        return prediction.ravel().astype(np.float64)
+
+    def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
+        """Make a segmentation or findings of the bundle's result."""
+        if self.bundle.output == "segmentation":
+            grid, _ = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
+            segmentation = labelled_segmentation(
+                output.values, grid, case.volume.frames, self.card.structures
             )
-        logits, probabilities = self._logits_and_probabilities(prediction.ravel().astype(np.float64))
+            return self.analysis(case, output, [], segmentation=segmentation)
+        logits, probabilities = self._logits_and_probabilities(output.values)
         calibrated = calibrate(
             self.card.calibration, logits[None], probabilities[None], self.card.activation
         )[0]
         return self.analysis(
             case,
-            started,
+            output,
             [
                 Finding(
                     label=label,
-                    logit=float(logits[output]),
-                    probability=float(probabilities[output]),
-                    calibrated_probability=float(calibrated[output]),
+                    logit=float(logits[column]),
+                    probability=float(probabilities[column]),
+                    calibrated_probability=float(calibrated[column]),
                 )
-                for output, label in self.reported.items()
+                for column, label in self.reported.items()
             ],
             absence=self.card.absence(logits, probabilities, calibrated),
             exclusive=self.card.activation == "softmax",

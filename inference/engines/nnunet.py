@@ -6,15 +6,15 @@ segmentation", Nature Methods 2021.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import combinations
-from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.engines.options import NnunetOptions
-from inference.engines.volume import VolumeCase, VolumeEngine, labelled_segmentation
+from inference.engines.volume import VolumeCase, VolumeEngine, VolumeOutput
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
 from inference.running.calibration import softmax
@@ -22,6 +22,7 @@ from inference.settings import EngineOptions
 from inference.store.names import normalised_name
 from inference.volumes.plans import Box, Spacing, arranged, nonzero, normalised, resampled
 from inference.volumes.resampling import regular_grid, to_grid
+from inference.volumes.segmentation import labelled_segmentation
 from inference.volumes.volume import Grid, Volume
 
 if TYPE_CHECKING:
@@ -37,6 +38,16 @@ _PROBABILITY_MARGIN = 1e-6
 """Distance of probabilities from 0 and 1 in logits, which keeps these finite."""
 _SPACING_DECIMALS = 6
 """Spacings that are equal in the header must stay equal: the resampled shape and the coarse axis depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NnunetOutput:
+    """The network's decision on a volume."""
+
+    classes: NDArray[np.uint16] = field(repr=False)
+    """Label values of the part of the volume that the network saw, shape of its box."""
+    certainties: dict[str, float]
+    """The highest probability of each labelled structure, by normalised name."""
 
 
 class NnunetEngine(VolumeEngine):
@@ -101,22 +112,24 @@ class NnunetEngine(VolumeEngine):
         head = head_phantom(0, slices, max(rows, columns), lesion=True, haemorrhage=True)
         window = normalised(head.values[:, :rows, :columns], self.plan.normalisation, self.plan.intensity)
         batch = torch.from_numpy(window)[None, None].repeat(1, self.plan.input_channels, 1, 1, 1)
-        logits = cast("Tensor", self.run(batch)).float().cpu().numpy()
+        logits = cast("Tensor", self.forward(batch)).float().cpu().numpy()
         return [softmax(np.moveaxis(logits, 1, -1))]
 
-    def analyse(self, case: VolumeCase) -> Analysis:
-        """Run the network on overlapping windows, and decide the structures on the volume's grid."""
+    def run_volume(self, case: VolumeCase) -> NnunetOutput:
+        """Run the network on overlapping windows, and decide the structures on the volume's grid.
+
+        They are decided here because the logits of all classes can be gigabytes.
+        """
         from inference.volumes.windows import Augmentation, sliding_window
 
-        started = perf_counter()
         grid, box, image = cast("tuple[Grid, Box, NDArray[np.float32]]", case.prepared)
-        axes = self.plan.mirror_axes if self.settings.checked(NnunetOptions).tta else ()
+        axes = self._mirrored_axes
         mirrored = [
             Augmentation(flips=flips) for n in range(len(axes)) for flips in combinations(axes, n + 1)
         ]
 
         def predict(windows: Tensor) -> Tensor:
-            return cast("Tensor", self.run(windows)).float()
+            return cast("Tensor", self.forward(windows)).float()
 
         logits = sliding_window(
             image,
@@ -130,11 +143,19 @@ class NnunetEngine(VolumeEngine):
             augmentations=mirrored,
             device=str(self.placement.device),
         )
+        boxed = np.empty(grid.shape, dtype=bool)[box].shape
+        classes, certainties = self._labels_and_certainties(logits, _spacing(grid), boxed)
+        return NnunetOutput(classes=classes, certainties=certainties)
+
+    def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
+        """A finding for each labelled structure, and the segmentation."""
+        grid, box, _ = cast("tuple[Grid, Box, NDArray[np.float32]]", case.prepared)
+        decided = cast("NnunetOutput", output.values)
         classes = np.zeros(grid.shape, dtype=np.uint16)
-        classes[box], certainties = self._labels_and_certainties(logits, _spacing(grid), classes[box].shape)
+        classes[box] = decided.classes
         findings = []
         for label in self.reported.values():
-            certainty = certainties[normalised_name(label.name)]
+            certainty = decided.certainties[normalised_name(label.name)]
             bounded = min(max(certainty, _PROBABILITY_MARGIN), 1 - _PROBABILITY_MARGIN)
             findings.append(
                 Finding(
@@ -146,10 +167,10 @@ class NnunetEngine(VolumeEngine):
             )
         return self.analysis(
             case,
-            started,
+            output,
             findings,
             ensemble_size=self.plan.folds,
-            tta_applied=bool(mirrored),
+            tta_applied=bool(self._mirrored_axes),
             segmentation=labelled_segmentation(classes, grid, case.volume.frames, self.card.structures),
         )
 
@@ -181,6 +202,11 @@ class NnunetEngine(VolumeEngine):
             if (name := normalised_name(structure.name)) in label_names:
                 labelled_logits[name] = back
         return classes, {name: float(np.exp(back - total).max()) for name, back in labelled_logits.items()}
+
+    @property
+    def _mirrored_axes(self) -> tuple[int, ...]:
+        """The axes along which the image is mirrored, with one pass for each combination."""
+        return self.plan.mirror_axes if self.settings.checked(NnunetOptions).tta else ()
 
     @property
     def _trained_spacing(self) -> Spacing:

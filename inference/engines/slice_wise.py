@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.engines.volume import VolumeCase, VolumeEngine, heat_picture, slice_picture
+from inference.engines.volume import VolumeCase, VolumeEngine, VolumeOutput
 from inference.findings import Analysis, Finding, Heatmap, KeyImage, Label, Presence
 from inference.running.calibration import ACTIVATIONS, calibrate
+from inference.volumes.normalisation import network_input, resized
+from inference.volumes.pictures import heat_picture, slice_picture
 from inference.volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -34,6 +35,45 @@ class Decision:
     """Shape (classes,)."""
     slices: NDArray[np.float64] = field(repr=False)
     """Shape (slices, classes)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedDecision:
+    """A decision, and the maps that explain it."""
+
+    decision: Decision
+    maps: dict[int, NDArray[np.float32]] = field(repr=False)
+    """Grad-CAM of the slices to show, in their order, by the network's output; shape (shown, rows, columns)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """One label's decision on a volume, and the slices that show it, the most probable first."""
+
+    output: int
+    label: Label
+    probability: float
+    certainty: float
+    present: bool
+    slices: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judgement:
+    """A decision by the card's activation, calibration and thresholds."""
+
+    probabilities: NDArray[np.float64]
+    """Of the volume, shape (classes,)."""
+    calibrated: NDArray[np.float64]
+    by_slice: NDArray[np.float64]
+    """Probabilities of the slices, shape (slices, classes)."""
+    labels: tuple[_Judged, ...]
+
+    @property
+    def to_show(self) -> tuple[_Judged, ...]:
+        """The labels that are present; if there are none, the most probable one."""
+        present = tuple(judged for judged in self.labels if judged.present)
+        return present or (max(self.labels, key=lambda judged: judged.certainty),)
 
 
 class SliceWiseEngine(VolumeEngine):
@@ -76,85 +116,104 @@ class SliceWiseEngine(VolumeEngine):
         activation = ACTIVATIONS[self.card.activation]
         return [activation(decision.slices), activation(decision.volume)]
 
-    def analyse(self, case: VolumeCase) -> Analysis:
-        """Classify the slices and the volume, and show the slices that decided.
+    def run_volume(self, case: VolumeCase) -> ExplainedDecision:
+        """Classify the slices and the volume, and explain the slices that decided."""
+        decision = self.decide(case.prepared)
+        shown = self._judge(decision).to_show
+        maps = {judged.output: self._grad_cam(case.prepared, judged) for judged in shown}
+        return ExplainedDecision(decision=decision, maps=maps)
+
+    def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
+        """A finding for each label, with the slices that decided.
 
         Slices are shown for the findings that are present; if there are none, for the most probable one.
         """
-        started = perf_counter()
-        slices = case.prepared
-        decision = self.decide(slices)
+        explained = cast("ExplainedDecision", output.values)
+        decision = explained.decision
+        judgement = self._judge(decision)
+        findings = [
+            Finding(
+                label=judged.label,
+                logit=float(decision.volume[judged.output]),
+                probability=judged.probability,
+                calibrated_probability=judged.certainty,
+                individual_predictions=tuple(float(p) for p in judgement.by_slice[:, judged.output]),
+                image=case.volume.frames[judged.slices[0]].source,
+            )
+            for judged in judgement.labels
+        ]
+        return self.analysis(
+            case,
+            output,
+            findings,
+            absence=self.card.absence(decision.volume, judgement.probabilities, judgement.calibrated),
+            exclusive=self.card.activation == "softmax",
+            key_images=tuple(
+                self._key_image(case.volume, number, judged, judgement.by_slice, heat)
+                for judged in judgement.to_show
+                for number, heat in zip(judged.slices, explained.maps[judged.output], strict=True)
+            ),
+        )
+
+    def _judge(self, decision: Decision) -> _Judgement:
         activation = ACTIVATIONS[self.card.activation]
         probabilities = activation(decision.volume[None])
         calibrated = calibrate(
             self.card.calibration, decision.volume[None], probabilities, self.card.activation
         )[0]
         by_slice = activation(decision.slices)
-        findings, shown_labels = [], []
+        labels = []
         for output, label in self.reported.items():
             certainty = float(calibrated[output])
             order = np.argsort(-by_slice[:, output], kind="stable")[:SHOWN_SLICES]
             present = label.thresholds.presence(certainty) is Presence.PRESENT
             if not present:
                 order = order[:1]
-            shown = [int(s) for s in order if s == order[0] or by_slice[s, output] >= label.thresholds.high]
-            findings.append(
-                Finding(
+            shown = (int(s) for s in order if s == order[0] or by_slice[s, output] >= label.thresholds.high)
+            labels.append(
+                _Judged(
+                    output=output,
                     label=label,
-                    logit=float(decision.volume[output]),
                     probability=float(probabilities[0, output]),
-                    calibrated_probability=certainty,
-                    individual_predictions=tuple(float(p) for p in by_slice[:, output]),
-                    image=case.volume.frames[shown[0]].source,
+                    certainty=certainty,
+                    present=present,
+                    slices=tuple(shown),
                 )
             )
-            shown_labels.append((output, label, certainty, present, shown))
-        labels_to_show = [entry for entry in shown_labels if entry[3]] or [
-            max(shown_labels, key=lambda e: e[2])
-        ]
-        return self.analysis(
-            case,
-            started,
-            findings,
-            absence=self.card.absence(decision.volume, probabilities[0], calibrated),
-            exclusive=self.card.activation == "softmax",
-            key_images=tuple(
-                image
-                for output, label, _, _, shown in labels_to_show
-                for image in self._key_images(case.volume, slices, output, label, shown, by_slice)
-            ),
+        return _Judgement(
+            probabilities=probabilities[0], calibrated=calibrated, by_slice=by_slice, labels=tuple(labels)
         )
 
-    def _key_images(
-        self,
-        volume: Volume,
-        slices: NDArray[np.float32],
-        output: int,
-        label: Label,
-        chosen: Sequence[int],
-        by_slice: NDArray[np.float64],
-    ) -> list[KeyImage]:
-        """The chosen slices with their Grad-CAM for one output."""
+    def _grad_cam(self, slices: NDArray[np.float32], judged: _Judged) -> NDArray[np.float32]:
+        """The Grad-CAM of a label's slices to show, shape (shown, rows, columns)."""
         import torch
 
         from inference.running.explanation import explain
 
         network = self.image_network
-        batch = torch.from_numpy(self.stacks(slices, chosen)).to(self.placement.device)
+        batch = torch.from_numpy(self.stacks(slices, judged.slices)).to(self.placement.device)
         with torch.no_grad(), self.placement.autocast():
             features = network.feature_maps(batch).float()
-        maps = explain(network, features, batch, [(row, output) for row in range(len(chosen))])
-        return [
-            KeyImage(
-                source=volume.frames[number].source,
-                title=slice_name(volume, number),
-                label=label,
-                certainty=float(by_slice[number, output]),
-                picture=slice_picture(volume.values[number], volume.frames[number], self.window),
-                heatmap=Heatmap(values=heat_picture(heat, volume.frames[number]), method="Grad-CAM"),
-            )
-            for number, heat in zip(chosen, maps, strict=True)
-        ]
+        targets = [(row, judged.output) for row in range(len(judged.slices))]
+        return np.stack(explain(network, features, batch, targets))
+
+    def _key_image(
+        self,
+        volume: Volume,
+        number: int,
+        judged: _Judged,
+        by_slice: NDArray[np.float64],
+        heat: NDArray[np.float32],
+    ) -> KeyImage:
+        frame = volume.frames[number]
+        return KeyImage(
+            source=frame.source,
+            title=slice_name(volume, number),
+            label=judged.label,
+            certainty=float(by_slice[number, judged.output]),
+            picture=slice_picture(volume.values[number], frame, self.window),
+            heatmap=Heatmap(values=heat_picture(heat, frame), method="Grad-CAM"),
+        )
 
 
 def slice_name(volume: Volume, number: int) -> str:
@@ -180,8 +239,6 @@ def slice_name(volume: Volume, number: int) -> str:
 
 def prepared_slices(slices: NDArray[np.generic], card: ModelCard) -> NDArray[np.float32]:
     """Clip, normalise and resize slices as the card says; the result has shape (slices, size, size)."""
-    from inference.volumes.normalisation import network_input, resized  # loads torch
-
     assert card.volume is not None
     preprocessing = card.volume
     result = np.empty((len(slices), card.input_size, card.input_size), dtype=np.float32)

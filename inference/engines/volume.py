@@ -1,4 +1,8 @@
-"""The base of the engines for volumes: choosing and reading series, pictures of slices, label maps on slices."""
+"""The base of the engines for volumes: choosing and reading series, and the stages of an analysis.
+
+``prepare`` and ``conclude`` need no network, and work on a copy that another process can take
+(:meth:`VolumeEngine.without_networks`). ``run`` is between them, and holds the device.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +28,16 @@ from inference.findings import (
     ModelIdentity,
     Refusal,
     ScannedVolume,
-    Segmentation,
     SourceImage,
-    Structure,
     VolumeData,
 )
 from inference.headers import ImageHeader, Selection
-from inference.images.resampling import resample, triangle_axis
-from inference.reading.frame import Frame
 from inference.running.precision import check_precision
 from inference.settings import EngineOptions
 from inference.store.identity import identity_of
 from inference.store.thresholds import with_thresholds
-from inference.volumes.resampling import to_frames
-from inference.volumes.volume import Grid, Volume, read_series
+from inference.volumes.pictures import slice_picture
+from inference.volumes.volume import Volume, read_series
 
 if TYPE_CHECKING:
     import torch
@@ -46,13 +46,7 @@ if TYPE_CHECKING:
     from inference.running.device import Placement
     from inference.settings import EngineSettings
     from inference.store import ModelCard, ModelStore, StoredModel
-    from inference.store.card_parts import CardStructure
     from inference.store.expects import Expectations
-
-SHORTEST_SIDE = 384
-"""Pictures of small slices are enlarged until their longer side has this many pixels."""
-LONGEST_SIDE = 1024
-"""Pictures of large slices are reduced until their longer side has this many pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +62,15 @@ class VolumeCase:
     def source(self) -> SourceImage:
         """The slice in the middle."""
         return self.volume.source
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeOutput:
+    """What the networks gave for one volume, without tensors, so that another process can take it."""
+
+    values: Any = field(repr=False)
+    """Of a type of the engine's own."""
+    inference_time_ms: float
 
 
 class VolumeEngine:
@@ -97,6 +100,8 @@ class VolumeEngine:
         self.settings = settings
         self.card = card
         self.placement = placement
+        self.device = placement.name
+        """Device that the network runs on, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
         labels = with_thresholds(
             [label.as_finding() for label in card.reported.values()],
             thresholds_of(settings.checked(self.options)),
@@ -115,8 +120,12 @@ class VolumeEngine:
         """
         raise NotImplementedError
 
-    def analyse(self, case: VolumeCase) -> Analysis:
-        """Analyse one volume."""
+    def run_volume(self, case: VolumeCase) -> Any:
+        """What the networks give for one volume, in values and arrays for :meth:`conclude_volume`."""
+        raise NotImplementedError
+
+    def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
+        """The analysis of one volume by what the networks gave for it; needs no network and no torch."""
         raise NotImplementedError
 
     def phantom_probabilities(self) -> list[NDArray[np.floating]]:
@@ -187,11 +196,6 @@ class VolumeEngine:
         return engine
 
     @property
-    def device(self) -> str:
-        """Device that the network runs on, for example ``cpu`` or ``cuda:0 NVIDIA H200``."""
-        return self.placement.name
-
-    @property
     def model(self) -> ModelIdentity:
         """The model that makes the results."""
         return self._identity
@@ -223,9 +227,35 @@ class VolumeEngine:
 
     def infer(self, cases: Sequence[VolumeCase]) -> list[Analysis]:
         """Analyse one volume after the other; the windows or slices of each form batches."""
-        return [without_implausible(self.analyse(case), case.check.body_part) for case in cases]
+        return [self.conclude(case, output) for case, output in zip(cases, self.run(cases), strict=True)]
 
-    def run(self, batch: torch.Tensor) -> Any:
+    def run(self, cases: Sequence[VolumeCase]) -> list[VolumeOutput]:
+        """Run the networks on one volume after the other; the only stage that needs them and the device."""
+        return [self._timed(case) for case in cases]
+
+    def _timed(self, case: VolumeCase) -> VolumeOutput:
+        started = perf_counter()
+        values = self.run_volume(case)
+        return VolumeOutput(values=values, inference_time_ms=(perf_counter() - started) * 1000)
+
+    def conclude(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
+        """Measure, decide and draw what the networks gave for a case; implausible structures are left out.
+
+        Args:
+            case: as :meth:`prepare` gave it.
+            output: of :meth:`run` for this case.
+        """
+        return without_implausible(self.conclude_volume(case, output), case.check.body_part)
+
+    def without_networks(self) -> Self:
+        """A copy for other processes, which can be pickled: it prepares and concludes, but cannot run."""
+        lean = copy(self)
+        # Unpickling a device or a number format would load torch.
+        del lean.network, lean.placement
+        lean.settings = replace(self.settings, options=dict(self.settings.options))
+        return lean
+
+    def forward(self, batch: torch.Tensor) -> Any:
         """Run one forward pass without gradients, in the engine's number format."""
         import torch
 
@@ -235,7 +265,7 @@ class VolumeEngine:
     def analysis(
         self,
         case: VolumeCase,
-        started: float,
+        output: VolumeOutput,
         findings: Iterable[Finding],
         *,
         review_advised: str | None = None,
@@ -246,7 +276,7 @@ class VolumeEngine:
 
         Args:
             case: the volume.
-            started: ``perf_counter()`` at the start of the analysis.
+            output: of the networks.
             findings: about the volume as a whole.
             review_advised: a reason beside those of the input check.
             data: voxels, for files that show them.
@@ -261,7 +291,7 @@ class VolumeEngine:
             findings=tuple(findings),
             picture=slice_picture(case.volume.values[middle], frames[middle], self.window),
             device=self.device,
-            inference_time_ms=(perf_counter() - started) * 1000,
+            inference_time_ms=output.inference_time_ms,
             disclaimer=self.card.disclaimer,
             review_advised=joined(case.check.review, review_advised),
             remarks=case.volume.remarks,
@@ -274,90 +304,3 @@ class VolumeEngine:
             ),
             **fields,
         )
-
-
-def slice_picture(
-    values: NDArray[np.generic], frame: Frame, window: tuple[float, float] | None
-) -> NDArray[np.uint8]:
-    """A slice as a person sees it, with square pixels; ``window`` as in :attr:`VolumeEngine.window`."""
-    grey = values.astype(np.float32)
-    if window is None:
-        low, high = np.percentile(grey, (0.5, 99.5))
-    else:
-        low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
-    windowed = np.clip((grey - np.float32(low)) / np.float32(max(high - low, 1e-6)), 0, 1)
-    picture = resample(
-        windowed, *(triangle_axis(n, m) for n, m in zip(windowed.shape, picture_shape(frame), strict=True))
-    )
-    return np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8)
-
-
-def picture_shape(frame: Frame) -> tuple[int, int]:
-    """Rows and columns of a slice's picture, which has square pixels."""
-    height, width = frame.rows * frame.plane.spacing[0], frame.columns * frame.plane.spacing[1]
-    scale = max(frame.rows, frame.columns) / max(height, width)
-    longest = max(height, width) * scale
-    scale *= min(max(1.0, SHORTEST_SIDE / longest), LONGEST_SIDE / longest)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def heat_picture(heat: NDArray[np.float32], frame: Frame) -> NDArray[np.float32]:
-    """A heat map of a slice, resampled to the pixels of its picture and clipped to [0, 1]."""
-    shape = picture_shape(frame)
-    axes = (triangle_axis(n, m) for n, m in zip(heat.shape, shape, strict=True))
-    return np.clip(resample(heat.astype(np.float32), *axes), 0, 1)
-
-
-def segmentation_of(
-    labels: NDArray[np.unsignedinteger],
-    frames: Sequence[Frame],
-    structures: Sequence[Structure],
-) -> Segmentation | None:
-    """The segmentation of stored frames from label maps of slices; tiles of a mosaic return to their places.
-
-    Args:
-        labels: shape (slices, rows, columns).
-        frames: the slices, in the same order.
-        structures: those that the labels may contain.
-
-    Returns:
-        A segmentation without the frames and structures that have no label; None if no frame has one.
-    """
-    stored: dict[tuple[str, int | None], tuple[SourceImage, NDArray[np.unsignedinteger]]] = {}
-    for label_map, frame in zip(labels, frames, strict=True):
-        if not label_map.any():
-            continue
-        key = (frame.source.sop_instance_uid, frame.source.frame)
-        if key not in stored:
-            stored[key] = (
-                frame.source,
-                np.zeros((frame.source.rows, frame.source.columns), dtype=labels.dtype),
-            )
-        row, column = frame.origin
-        stored[key][1][row : row + frame.rows, column : column + frame.columns] = label_map
-    if not stored:
-        return None
-    present = set(np.unique(np.concatenate([np.unique(m) for _, m in stored.values()])).tolist())
-    return Segmentation(
-        images=tuple(image for image, _ in stored.values()),
-        labels=np.stack([label_map for _, label_map in stored.values()]),
-        structures=tuple(s for s in structures if s.value in present),
-    )
-
-
-def labelled_segmentation(
-    labels: NDArray[np.uint16], grid: Grid, frames: Sequence[Frame], structures: Sequence[CardStructure]
-) -> Segmentation | None:
-    """The segmentation of slices from a label map on a grid, with the volume of each structure."""
-    counts = np.bincount(labels.ravel(), minlength=max((s.value for s in structures), default=0) + 1)
-    with_volumes = [
-        Structure(
-            value=s.value,
-            name=s.name,
-            category=None if s.category is None else s.category.as_finding(),
-            type=None if s.type is None else s.type.as_finding(),
-            volume_mm3=float(counts[s.value]) * grid.voxel_mm3,
-        )
-        for s in structures
-    ]
-    return segmentation_of(to_frames(labels, grid.affine, frames), frames, with_volumes)

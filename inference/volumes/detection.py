@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.measure import marching_cubes, mesh_surface_area
 
 Spacing = tuple[float, float, float]
 
@@ -195,6 +194,8 @@ def _measured_candidate(
     spacing: Spacing,
     level: float,
 ) -> Candidate:
+    from skimage.measure import marching_cubes, mesh_surface_area  # takes a second, and planning needs none
+
     voxels = np.argwhere(own)
     if not len(voxels):
         return _single_voxel(peak, spacing)
