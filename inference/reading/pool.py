@@ -22,9 +22,13 @@ class ReaderPool:
         self._closed = False
 
     def warm(self) -> None:
-        """Start one reader now, so that the first file does not have to wait for it."""
-        with self.lease():
-            pass
+        """Start one reader and wait until it is ready, so that the first file does not have to.
+
+        Raises:
+            OSError: it does not start.
+        """
+        with self.lease() as reader:
+            reader.wait_until_ready()
 
     @contextmanager
     def lease(self) -> Iterator[ReaderProcess]:

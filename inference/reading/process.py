@@ -67,7 +67,7 @@ class ReaderProcess:
             ImageUnreadable: the file cannot be read, it crashed the process, or it exceeded a limit.
             OSError: the file cannot be read now, or the process does not start.
         """
-        self._wait_until_ready()
+        self.wait_until_ready()
         self._number += 1
         try:
             message = wire.Message(number=self._number, document=request)
@@ -101,7 +101,12 @@ class ReaderProcess:
         self.process.wait()
         self._close_files()
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
+        """Wait until the process can read.
+
+        Raises:
+            OSError: it does not start.
+        """
         if self._ready:
             return
         try:

@@ -1,105 +1,32 @@
-"""What becomes of a batch that fails."""
+"""Jobs on their way to an outcome."""
 
 from __future__ import annotations
 
-import weakref
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 from db.database import Database
 from db.index import Index
 from db.plans import Plans
 from db.records import RetryAfter
-from inference.engine import Case, Engine
-from inference.errors import InferenceError
 from inference.findings import Analysis, Refusal
-from node.steps.batches import Batches, Cause, Failure
-from node.steps.pipeline import Pipeline, outcome_of
+from node.line.work import Cause, Failure
+from node.steps.pipeline import Pipeline
 from node.steps.reports import written_objects
+from node.steps.written_job import outcome_of
 from sr_writer.context import ReportContext
 from tests.db.conftest import new_instance, planned
 
 
-class DeviceMemory:
-    """Stands for tensors of a batch."""
-
-
-class SmallEngine:
-    """Takes one case at once; the memory of a batch that failed has to be free when it is called again."""
-
-    device = "cpu"
-    settings = SimpleNamespace(name="small")
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.former: weakref.ref[DeviceMemory] | None = None
-
-    def infer(self, cases: list[Any]) -> list[Any]:
-        assert self.former is None or self.former() is None
-        self.batches.append(len(cases))
-        memory = DeviceMemory()
-        self.former = weakref.ref(memory)
-        if len(cases) > 1:
-            raise RuntimeError("CUDA out of memory")
-        raise InferenceError("later")
-
-
-def case() -> Case:
-    return cast("Case", SimpleNamespace(source=SimpleNamespace(path=Path("image.dcm"))))
-
-
-def run(engine: Any, cases: int) -> list[tuple[int, list[Any]]]:
-    """Results of items that have one case each."""
-    engine.prepare = lambda _files: [case()]
-    with ThreadPoolExecutor(1) as readers:
-        batches = Batches[int](cast("Engine", engine), lambda _item: [Path("image.dcm")], readers, cases)
-        return list(batches.run(range(cases)))
-
-
-def test_memory_of_a_failed_batch_is_free_before_its_halves_run() -> None:
-    engine = SmallEngine()
-    results = run(engine, 4)
-    assert engine.batches == [4, 2, 1, 1, 2, 1, 1]
-    assert [item for item, _ in results] == [0, 1, 2, 3]
-    for _, (failure,) in results:
-        assert (failure.cause, failure.reason) == (Cause.ENGINE, "later")
-        assert isinstance(outcome_of(failure, attempts=1), RetryAfter)
-
-
-def test_case_that_fails_leaves_the_others_of_its_batch_alone() -> None:
-    def infer(cases: list[Any]) -> list[Any]:
-        if any(one is bad for one in cases):
-            raise ValueError("no")
-        return [SimpleNamespace(of=one) for one in cases]
-
-    good, bad = case(), case()
-    given = iter([good, bad, good])
-    engine = SimpleNamespace(
-        settings=SimpleNamespace(name="x"), device="cpu", infer=infer, prepare=lambda _files: [next(given)]
+def test_what_may_pass_later_is_tried_again() -> None:
+    disk = Failure(path=Path("image.dcm"), reason="the inputs cannot be read", cause=Cause.DISK)
+    process = Failure(
+        path=Path("image.dcm"), reason="the process that prepares it ended", cause=Cause.PROCESS
     )
-    with ThreadPoolExecutor(1) as readers:
-        batches = Batches[int](cast("Engine", engine), lambda _item: [Path("image.dcm")], readers, 3)
-        results = [result for _, (result,) in batches.run(range(3))]
-    assert [getattr(result, "cause", None) for result in results] == [None, Cause.INPUT, None]
-    assert isinstance(results[1], Failure)
-    assert results[1].reason.startswith("the engine failed on this input (ValueError at ")
-
-
-def test_what_cannot_be_read_now_waits_for_the_disk() -> None:
-    def prepare(_files: list[Path]) -> list[Any]:
-        raise OSError(5, "Input/output error")
-
-    engine = SimpleNamespace(settings=SimpleNamespace(name="x"), device="cpu", prepare=prepare)
-    with ThreadPoolExecutor(1) as readers:
-        batches = Batches[int](cast("Engine", engine), lambda _item: [Path("image.dcm")], readers, 1)
-        ((_, (failure,)),) = batches.run([1])
-    assert isinstance(failure, Failure) and failure.cause is Cause.DISK
-    assert outcome_of(failure, attempts=2) == RetryAfter(
-        seconds=30.0, reason="the inputs cannot be read: Input/output error"
-    )
+    assert outcome_of(disk, attempts=2) == RetryAfter(seconds=30.0, reason=disk.reason)
+    assert outcome_of(process, attempts=1) == RetryAfter(seconds=5.0, reason=process.reason)
 
 
 def test_analysis_without_anything_plausible_is_no_report() -> None:

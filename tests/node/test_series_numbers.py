@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
-
-import pytest
+from typing import cast
 
 from db.database import Database
 from db.index import Index
 from db.plans import Plans
 from db.queue import Queue
-from db.records import Job, RetryAfter
-from inference.findings import Analysis
-from node.steps import reports
+from db.records import Job
+from inference.engine import Engine
+from node.configuration.tables import EngineTable
 from node.steps.pipeline import Pipeline
-from sr_writer import ReportContext
+from node.steps.written_job import WriteJob
 from tests.db.conftest import new_instance, planned
 
 
@@ -31,28 +29,14 @@ def new_jobs(database: Database, study: str, *engines: str, digest: str) -> list
     return created
 
 
-def test_jobs_of_a_study_have_series_numbers_of_their_own(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contexts: list[ReportContext] = []
-
-    def noted(analyses: Any, context: ReportContext) -> None:
-        contexts.append(context)
-        raise OSError
-
-    monkeypatch.setattr(reports, "write_results", noted)
+def test_jobs_of_a_study_have_series_numbers_of_their_own(database: Database, tmp_path: Path) -> None:
     first = new_jobs(database, "2.1", "nodules", "organs", digest="d1")
     other = new_jobs(database, "2.2", "nodules", digest="d1")
     second = new_jobs(database, "2.1", "nodules", "organs", digest="d2")
-    runner = Pipeline(database, tmp_path)
-    analysis = cast(
-        "Analysis",
-        SimpleNamespace(
-            model=SimpleNamespace(version="1"), findings=("one",), source=SimpleNamespace(path=tmp_path)
-        ),
-    )
-    for job in (*first, *second, *other, *first):
-        assert isinstance(runner._write(job, [analysis]), RetryAfter)
-    numbers = [context.series_number for context in contexts]
+    pipeline = Pipeline(database, tmp_path)
+    engine = cast("Engine", SimpleNamespace(model=SimpleNamespace(version="1"), batch_size=1))
+    table = EngineTable(name="x", kind="chest_xray", model="m")
+    works = [pipeline.work(engine, table, job) for job in (*first, *second, *other, *first)]
+    numbers = [cast("WriteJob", work.finish).context.series_number for work in works]
     assert numbers == [9000, 9010, 9020, 9030, 9000, 9000, 9010]
     assert Queue(database).earlier_jobs(second[1]) == 3
