@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.engine import Engine
+from inference.engine import Engine, StagedCase, StagedEngine
 from inference.engines import engine_class, engine_kinds
 from inference.errors import EngineMisconfigured
 from inference.findings import Analysis, Refusal
@@ -33,6 +34,7 @@ from inference.store.card_parts import Preprocessing
 from inference.store.draft import Draft
 from inference.store.pathologies import chest_label
 from tests.inference.conftest import WriteRadiograph
+from tests.inference.test_stages import assert_equal
 
 pytestmark = pytest.mark.engine
 
@@ -174,6 +176,22 @@ def test_batch_equals_single_images(load: LoadEngine, write_radiograph: WriteRad
             [f.probability for f in analyse(engine, path).findings],
             atol=1e-4,
         )
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_copy_without_networks_prepares_and_concludes(
+    load: LoadEngine, write_radiograph: WriteRadiograph, kind: str
+) -> None:
+    engine = load(kind)
+    assert isinstance(engine, StagedEngine)
+    paths = [radiograph(write_radiograph, seed) for seed in range(2)]
+    cases = engine.prepare(paths)
+    outputs = engine.run(cases)
+    lean = pickle.loads(pickle.dumps(engine.without_networks()))
+    assert_equal(lean.prepare(paths), cases)
+    for case, output in zip(cases, pickle.loads(pickle.dumps(outputs)), strict=True):
+        assert isinstance(case, StagedCase)
+        assert_equal(lean.conclude(case.without_inputs(), output), engine.conclude(case, output))
 
 
 @pytest.mark.parametrize("kind", MODELS)

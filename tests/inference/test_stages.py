@@ -67,6 +67,8 @@ def assert_equal(one: Any, other: Any) -> None:
     elif isinstance(one, np.ndarray):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
+    elif isinstance(one, dict):
+        assert_equal(list(one.items()), list(other.items()))
     elif isinstance(one, (list, tuple)):
         assert len(one) == len(other)
         for a, b in zip(one, other, strict=True):

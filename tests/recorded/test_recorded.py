@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +24,10 @@ from typer.testing import CliRunner
 from db.database import Database
 from db.index import Index
 from db.plans import Plans
+from db.queue import Queue
 from db.records import NewInstance
 from db.results import Results
+from db.states import JobState
 from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.importing.imports import import_model
 from inference.store import ModelStore
@@ -34,6 +37,7 @@ from node.processes.process import make_folders
 from node.roles.worker import Worker
 from node.steps.planning import plan_study
 from tests.inference.test_engine_contract import seeded_model
+from tests.peers.waiting import wait_until
 from tests.recorded import outputs
 from tests.volume_models import add_ct_chest, bundle_folder, nnunet_folder
 
@@ -50,6 +54,7 @@ SEEDED_ENGINES = (
     "pneumonia",
     "whole_body_ct",
 )
+SECONDS = 120.0
 CHEST = "cxr/rsna_pa_jpeg_sc_class.dcm"
 HEAD = "ct_head_ge"
 
@@ -156,8 +161,14 @@ def test_node_writes_what_was_recorded(place: Place, configuration: Path, image:
     jobs = Plans(database).complete_study(instance.study_instance_uid, 1, plan_study(settings, instances))
     assert jobs is not None
     worker = Worker(settings, database, "recorder", ["chest_xray"])
-    worker.step()
-    queue = worker.queue
+    queue, stop = worker.queue, threading.Event()
+    serving = threading.Thread(target=worker.serve, args=(stop,))
+    serving.start()
+    try:
+        wait_until(lambda: ended(queue, jobs[0].id), SECONDS, "the job ends")
+    finally:
+        stop.set()
+        serving.join()
     done = queue.get(jobs[0].id)
     assert done is not None
     said: dict[str, Any] = {"state": done.state, "reason": done.reason, "version": done.model_version}
@@ -169,6 +180,12 @@ def test_node_writes_what_was_recorded(place: Place, configuration: Path, image:
         }
     database.close()
     compare(f"node-{image.replace('/', '-')}", said)
+
+
+def ended(queue: Queue, job: int) -> bool:
+    """Whether a job has an outcome."""
+    found = queue.get(job)
+    return found is not None and found.state in (JobState.SUCCEEDED, JobState.SKIPPED, JobState.FAILED)
 
 
 def put(image: Path, data_dir: Path) -> NewInstance:
