@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select
 
 from db.database import Database, now, time_text
-from db.queue import read_job
+from db.job_rows import read_job
 from db.records import Job, PlannedJob
 from db.states import JobEvent, JobState, StudyEvent, StudyState
-from db.tables import instances, jobs, studies
+from db.tables import flow_of, instances, jobs, studies
 from db.transitions import JOBS, NO_LEASE, OPERATOR, STUDIES, change, record
 
 CAME_TOO_LATE = (
@@ -77,9 +77,11 @@ class Plans:
             live = {
                 (row.series_instance_uid, row.engine): row
                 for row in connection.execute(
-                    select(jobs).where(
-                        jobs.c.study_instance_uid == study_instance_uid, jobs.c.state.in_(LIVE)
-                    )
+                    select(jobs)
+                    .where(jobs.c.study_instance_uid == study_instance_uid, jobs.c.state.in_(LIVE))
+                    # Workers settle several jobs at once: whoever locks several does it in this order.
+                    .order_by(jobs.c.id)
+                    .with_for_update()
                 )
             }
             without_inputs = _without_inputs(connection, study_instance_uid, live) if live else set()
@@ -175,6 +177,9 @@ def _insert_job(
             reason=planned.skip_reason,
             inputs=json.dumps(planned.inputs),
             inputs_digest=planned.inputs_digest,
+            input_bytes=planned.input_bytes,
+            flow=flow_of(planned.source, planned.route),
+            weight=planned.weight,
             predecessor_id=None if predecessor is None else predecessor.id,
             created_at=moment,
             updated_at=moment,

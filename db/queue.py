@@ -2,100 +2,102 @@
 
 from __future__ import annotations
 
-import json
-import uuid
+import logging
+import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, exists, func, select, update
 
-from db import results as result_rows
-from db.database import Database, now, read_optional_time, read_time, time_text
-from db.errors import IllegalTransition, StaleLease
-from db.records import (
-    Done,
-    HistoryEntry,
-    Job,
-    Outcome,
-    RetryAfter,
-    Skipped,
-    WaitingFor,
-)
+from db import claiming
+from db.database import MAX_PARAMETERS, Database, now, read_optional_time, time_text
+from db.errors import Contended, DatabaseUnavailable, IllegalTransition, StaleLease
+from db.job_rows import read_job
+from db.records import Failed, HistoryEntry, Job, Outcome
+from db.settling import record_outcomes, requeue
 from db.states import DeliveryState, JobEvent, JobState
 from db.tables import deliveries, jobs
-from db.transitions import JOBS, NO_LEASE, OPERATOR, change, read_entry, record
+from db.transitions import JOBS, NO_LEASE, OPERATOR, Change, change, change_all, read_entry, record
+from db.turns import Turns
 
-MAX_ATTEMPTS = 5
-"""A job that was claimed this often without success is given up."""
+log = logging.getLogger("overread.queue")
 
 
 class Queue:
-    """All jobs. Thread-safe."""
+    """All jobs. Thread-safe.
+
+    Whose turn it is to be claimed is known to each object by itself: where each of several workers is fair, all are.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._turns = Turns()
+        self._claiming = threading.Lock()
 
-    def claim(self, worker: str, engines: Sequence[str], limit: int, lease_seconds: float) -> list[Job]:
-        """Claim due jobs of one engine under a lease.
+    def claim(
+        self,
+        worker: str,
+        engines: Sequence[str],
+        limit: int,
+        lease_seconds: float,
+        *,
+        most_bytes: int | None = None,
+        urgent_over: int | None = None,
+    ) -> list[Job]:
+        """Claim due jobs of one engine and priority under a lease.
 
-        Jobs of the highest priority come first, then the oldest; the first one decides the engine. A job that was
-        claimed before without success is claimed alone.
+        The highest priority comes first. Within it the flow whose turn it is decides the engine (``db.turns``), and
+        all flows of that engine fill the claim in their turns, each with its oldest jobs first. A job that was claimed
+        before without success is claimed alone.
 
         Args:
             worker: the name of the claiming process.
             engines: the engines that it has.
             limit: at most so many jobs.
             lease_seconds: how long nobody else gets them.
+            most_bytes: at most so many bytes of inputs together, but always one job.
+            urgent_over: only jobs with a priority above this one.
         """
-        if not self._has_due(engines):
+        if not engines or limit < 1:
             return []
-        with self.database.write() as connection:
-            moment = now()
-            due = (
-                select(jobs)
-                .where(JOBS.due(JobState.QUEUED, moment), jobs.c.engine.in_(engines))
-                .order_by(jobs.c.priority.desc(), jobs.c.id)
-                .with_for_update(skip_locked=True)
-            )
-            first = connection.execute(due.limit(1)).one_or_none()
-            if first is None:
+        # Turns are taken one after the other, and count once the claim is on disk.
+        with self._claiming:
+            with self.database.read() as connection:
+                # Without the write lock, so that idle workers disturb nobody.
+                due = claiming.due(connection, engines, now())
+            if due.priority is None:
+                self._turns.forget()
+            urgent = due.priority is not None and (urgent_over is None or due.priority > urgent_over)
+            if not urgent and not due.ripe:
                 return []
-            # A job that failed or killed its worker runs alone, so that it harms no other job.
-            alone = first.attempts > 0
-            batch = due.where(jobs.c.id == first.id) if alone else due.where(jobs.c.attempts == 0)
-            rows = connection.execute(batch.where(jobs.c.engine == first.engine).limit(limit)).all()
-            for row in rows:
-                change(
+            with self.database.write() as connection:
+                moment = now()
+                if due.ripe:
+                    claiming.make_ready(connection, moment)
+                choice = claiming.choose(
                     connection,
-                    JOBS,
-                    row.id,
-                    JobState.QUEUED,
-                    JobEvent.CLAIM,
-                    who=worker,
-                    why=f"attempt {row.attempts + 1}",
-                    values={
-                        "owner": worker,
-                        "lease_token": uuid.uuid4().hex,
-                        "lease_until": time_text(moment + timedelta(seconds=lease_seconds)),
-                        "attempts": row.attempts + 1,
-                        "started_at": time_text(moment),
-                        "not_before": None,
-                    },
+                    self._turns,
+                    engines,
+                    moment,
+                    limit=limit,
+                    most_bytes=most_bytes,
+                    urgent_over=urgent_over,
                 )
-            return [self._read_row(connection, row.id) for row in rows]
+                if choice is None:
+                    return []
+                claimed = claiming.take(connection, choice, worker, moment, lease_seconds)
+            self._turns.serve(choice.priority, choice.present, choice.starts)
+        return claimed
 
-    def _has_due(self, engines: Sequence[str]) -> bool:
-        """Whether a job is due. Read without the write lock, so that idle workers disturb nobody."""
-        with self.database.read() as connection:
-            return (
-                connection.execute(
-                    select(jobs.c.id)
-                    .where(JOBS.due(JobState.QUEUED, now()), jobs.c.engine.in_(engines))
-                    .limit(1)
-                ).one_or_none()
-                is not None
-            )
+    def measured(self, done: Sequence[Job], seconds: float) -> None:
+        """Say how long one engine needed for jobs together, so that its turns cost what they take.
+
+        Without it, an engine is taken to need the same time for each byte as any other. What counts is that all
+        engines of a worker are measured alike; other processes do not hear of it.
+        """
+        if done:
+            self._turns.measured(str(done[0].engine), sum(job.input_bytes for job in done), seconds)
 
     def renew(self, held: Sequence[Job], lease_seconds: float) -> None:
         """Extend the leases of jobs.
@@ -104,73 +106,74 @@ class Queue:
             StaleLease: one of them is no longer held; the others were renewed.
         """
         until = time_text(now() + timedelta(seconds=lease_seconds))
+        renewed = 0
         with self.database.write() as connection:
-            renewed = sum(
-                connection.execute(
-                    update(jobs)
-                    .where(
-                        jobs.c.id == job.id, jobs.c.state == "running", jobs.c.lease_token == job.lease_token
-                    )
-                    .values(lease_until=until)
+            for start in range(0, len(held), MAX_PARAMETERS // 2):
+                some = held[start : start + MAX_PARAMETERS // 2]
+                # No two leases have the same token.
+                ours = jobs.c.id.in_([job.id for job in some]) & jobs.c.lease_token.in_(
+                    [job.lease_token for job in some]
+                )
+                renewed += connection.execute(
+                    update(jobs).where(ours, jobs.c.state == str(JobState.RUNNING)).values(lease_until=until)
                 ).rowcount
-                for job in held
-            )
         if renewed < len(held):
             raise StaleLease(f"{len(held) - renewed} of {len(held)} jobs are no longer held.")
 
     def settle(self, job: Job, outcome: Outcome) -> None:
-        """Record the outcome of a job, with its results and deliveries in the same transaction.
+        """As ``settle_all``, for one job.
 
         Raises:
             StaleLease: the job is no longer held by the caller; nothing was recorded.
         """
-        with self.database.write() as connection:
-            owner = connection.execute(select(jobs.c.owner).where(jobs.c.id == job.id)).scalar_one()
-            event, why, values = self._transition_for(job, outcome)
-            if not job.lease_token:
-                raise StaleLease(f"Job {job.id} was never claimed.")
-            change(
-                connection,
-                JOBS,
-                job.id,
-                JobState.RUNNING,
-                event,
-                who=owner or "worker",
-                why=why,
-                lease_token=job.lease_token,
-                values={**NO_LEASE, **values},
-            )
-            if isinstance(outcome, Done):
-                result_rows.insert_results(connection, job, outcome.results)
+        if self.settle_all([(job, outcome)]):
+            raise StaleLease(f"Job {job.id} is no longer held by this process.")
 
-    @staticmethod
-    def _transition_for(job: Job, outcome: Outcome) -> tuple[JobEvent, str, dict[str, Any]]:
-        moment = now()
-        finished = {"finished_at": time_text(moment)}
-        if isinstance(outcome, Done):
-            values = {
-                "model_version": outcome.model_version,
-                "summary": json.dumps(outcome.summary),
-                "review_advised": outcome.review_advised,
-                "reason": outcome.summary.get("review_advised"),
-            }
-            return JobEvent.SUCCEED, f"{len(outcome.results)} results", {**values, **finished}
-        if isinstance(outcome, Skipped):
-            values = {"reason": outcome.reason, "model_version": outcome.model_version}
-            return JobEvent.SKIP, outcome.reason, {**values, **finished}
-        if isinstance(outcome, WaitingFor):
-            return (
-                JobEvent.WAIT,
-                outcome.reason,
-                {"reason": outcome.reason, "attempts": max(job.attempts - 1, 0)},
-            )
-        if isinstance(outcome, RetryAfter) and job.attempts < MAX_ATTEMPTS:
-            later = time_text(moment + timedelta(seconds=outcome.seconds))
-            return JobEvent.RETRY_LATER, outcome.reason, {"reason": outcome.reason, "not_before": later}
-        reason = outcome.reason
-        if isinstance(outcome, RetryAfter):
-            reason = f"given up after {job.attempts} attempts: {reason}"
-        return JobEvent.FAIL, reason, {"reason": reason, **finished}
+    def settle_all(self, settled: Sequence[tuple[Job, Outcome]]) -> list[Job]:
+        """Record the outcomes of jobs, with their results and deliveries, in one transaction.
+
+        If one of them cannot be recorded, each gets a transaction of its own, and the job at fault fails with that as
+        its reason.
+
+        Returns:
+            The jobs that are no longer held by the caller. Nothing was recorded of them.
+
+        Raises:
+            Contended: another process wrote the same rows; the others were recorded.
+            DatabaseUnavailable: the database is locked or does not answer.
+        """
+        if not settled:
+            return []
+        try:
+            return self._record(settled)
+        except Contended:
+            log.info("settled_one_by_one jobs=%d reason=contended", len(settled))
+        except DatabaseUnavailable:
+            raise
+        except Exception as fault:
+            # An engine made these values, so any of them may be wrong in any way.
+            log.warning("settled_one_by_one jobs=%d reason=%s", len(settled), type(fault).__name__)
+        stale: list[Job] = []
+        contended: Contended | None = None
+        for job, outcome in settled:
+            try:
+                stale += self._record([(job, outcome)])
+            except Contended as error:
+                contended = error
+            except DatabaseUnavailable:
+                raise
+            except Exception as fault:
+                name = type(fault).__name__
+                log.error("outcome_not_recorded job=%d error=%s", job.id, name)
+                reason = f"its outcome cannot be recorded ({name}): see the log"
+                stale += self._record([(job, Failed(reason=reason))])
+        if contended is not None:
+            raise contended
+        return stale
+
+    def _record(self, settled: Sequence[tuple[Job, Outcome]]) -> list[Job]:
+        with self.database.write() as connection:
+            return record_outcomes(connection, settled)
 
     def reclaim_expired(self, moment: datetime) -> int:
         """Queue jobs again whose lease ran out; returns how many."""
@@ -193,20 +196,7 @@ class Queue:
             if connection.execute(select(jobs.c.id).where(which).limit(1)).one_or_none() is None:
                 return 0
         with self.database.write() as connection:
-            rows = connection.execute(select(jobs).where(which).with_for_update(skip_locked=True)).all()
-            for row in rows:
-                values: dict[str, Any] = dict(NO_LEASE)
-                event, why = JobEvent.LEASE_LOST, reason
-                if blameless:
-                    values["attempts"] = row.attempts - 1
-                elif row.attempts >= MAX_ATTEMPTS:
-                    event, why = (
-                        JobEvent.FAIL,
-                        f"given up as poisonous after {row.attempts} attempts: {reason}",
-                    )
-                    values |= {"reason": why, "finished_at": time_text(now())}
-                change(connection, JOBS, row.id, JobState.RUNNING, event, who=who, why=why, values=values)
-            return len(rows)
+            return requeue(connection, which, reason, who, blameless=blameless)
 
     def waiting_by_engine(self) -> dict[str, int]:
         """How many jobs are queued or waiting, by engine."""
@@ -226,17 +216,17 @@ class Queue:
                 return 0
         with self.database.write() as connection:
             rows = connection.execute(select(jobs.c.id).where(which).with_for_update(skip_locked=True)).all()
-            for row in rows:
-                change(
-                    connection,
-                    JOBS,
-                    row.id,
-                    JobState.WAITING,
-                    JobEvent.WAKE,
+            woken = [
+                Change(
+                    identifier=row.id,
+                    event=JobEvent.WAKE,
                     who="worker",
                     why="the model is there",
                     values={"reason": None},
                 )
+                for row in rows
+            ]
+            change_all(connection, JOBS, JobState.WAITING, woken)
             return len(rows)
 
     def get(self, identifier: int) -> Job | None:
@@ -359,33 +349,3 @@ class Queue:
     @staticmethod
     def _read_row(connection: Connection, identifier: int) -> Job:
         return read_job(connection.execute(select(jobs).where(jobs.c.id == identifier)).one())
-
-
-def read_job(row: Row[Any]) -> Job:
-    """A job from its row."""
-    return Job(
-        id=row.id,
-        study_instance_uid=row.study_instance_uid,
-        series_instance_uid=row.series_instance_uid,
-        revision=row.revision,
-        engine=row.engine,
-        route=row.route,
-        destinations=tuple(json.loads(row.destinations)),
-        model_version=row.model_version,
-        state=JobState(row.state),
-        priority=row.priority,
-        attempts=row.attempts,
-        reason=row.reason,
-        inputs=tuple(json.loads(row.inputs)),
-        inputs_digest=row.inputs_digest,
-        predecessor_id=row.predecessor_id,
-        lease_token=row.lease_token,
-        lease_until=read_optional_time(row.lease_until),
-        not_before=read_optional_time(row.not_before),
-        created_at=read_time(row.created_at),
-        updated_at=read_time(row.updated_at),
-        started_at=read_optional_time(row.started_at),
-        finished_at=read_optional_time(row.finished_at),
-        review_advised=row.review_advised,
-        summary=None if row.summary is None else json.loads(row.summary),
-    )

@@ -110,7 +110,9 @@ class StudyProgress:
 class PlannedJob:
     """A job that a complete study needs. With a ``skip_reason`` it is created in the state skipped.
 
-    ``engine`` and ``route`` are None where no rule takes the series. Higher ``priority`` runs first.
+    ``engine`` and ``route`` are None where no rule takes the series. Higher ``priority`` runs first. ``source`` is the
+    calling AE title that the inputs came by. Jobs of one source and route share the workers with other jobs of their
+    priority in proportion to ``weight``, which is above 0.
     """
 
     series_instance_uid: str
@@ -121,6 +123,10 @@ class PlannedJob:
     inputs: tuple[str, ...]
     """SOP Instance UIDs, in the order in which the engine gets them."""
     inputs_digest: str
+    input_bytes: int
+    """The size of the inputs' files together."""
+    source: str
+    weight: float
     skip_reason: str | None
 
 
@@ -128,7 +134,8 @@ class PlannedJob:
 class Job:
     """One engine's work on one series of one revision of a study.
 
-    ``predecessor_id`` is the job that it supersedes, and ``summary`` is JSON for people and the web.
+    ``predecessor_id`` is the job that it supersedes, and ``summary`` is JSON for people and the web. ``input_bytes`` is
+    the size of the inputs' files together; it is 0 for jobs that had ended before sizes were kept.
     """
 
     id: int
@@ -145,6 +152,7 @@ class Job:
     reason: str | None
     inputs: tuple[str, ...]
     inputs_digest: str
+    input_bytes: int
     predecessor_id: int | None
     lease_token: str | None
     lease_until: datetime | None

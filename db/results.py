@@ -7,14 +7,20 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
-from sqlalchemy.dialects.postgresql import insert as insert_postgres
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 
-from db.database import Database, now, read_time, time_text
+from db.database import MAX_PARAMETERS, Database, now, read_time, time_text
 from db.records import AttributeValue, Job, NewResult, Result
 from db.tables import deliveries, results
 
 ROWS_PER_FETCH = 500
+INSERTS = {
+    dialect: {
+        table: server.insert(table).on_conflict_do_nothing().inline() for table in (results, deliveries)
+    }
+    for dialect, server in (("sqlite", sqlite), ("postgresql", postgresql))
+}
+"""Built once, because building a statement takes as long as running it."""
 
 
 class Results:
@@ -74,60 +80,57 @@ class Results:
                 yield _read_result(row)
 
 
-def insert_results(connection: Connection, job: Job, new: Sequence[NewResult]) -> None:
-    """Record a job's results and their deliveries. Rows that an earlier run recorded are left as they are."""
-    if not new:
-        return
-    dialect_insert: Any = insert_sqlite if connection.dialect.name == "sqlite" else insert_postgres
+def insert_results(connection: Connection, made: Sequence[tuple[Job, Sequence[NewResult]]]) -> None:
+    """Record the results of jobs and their deliveries. Rows that an earlier run recorded are left as they are."""
     moment = time_text(now())
-    connection.execute(
-        dialect_insert(results).on_conflict_do_nothing(),
-        [
-            {
-                "job_id": job.id,
-                "kind": result.kind,
-                "study_instance_uid": result.study_instance_uid,
-                "series_instance_uid": result.series_instance_uid,
-                "sop_instance_uid": result.sop_instance_uid,
-                "sop_class_uid": result.sop_class_uid,
-                "transfer_syntax_uid": result.transfer_syntax_uid,
-                "path": result.path,
-                "size": result.size,
-                "sha256": result.sha256,
-                "patient_id": _single_value(result.attributes.get("PatientID")),
-                "study_date": _single_value(result.attributes.get("StudyDate")),
-                "accession_number": _single_value(result.attributes.get("AccessionNumber")),
-                "attributes": json.dumps(result.attributes, ensure_ascii=False),
-                "created_at": moment,
-            }
-            for result in new
-        ],
-    )
-    if not job.destinations:
+    rows = [_result_values(job, result, moment) for job, new in made for result in new]
+    if not rows:
         return
-    uids = [result.sop_instance_uid for result in new]
-    identifiers = {
-        row.sop_instance_uid: row.id
-        for row in connection.execute(
-            select(results.c.id, results.c.sop_instance_uid).where(results.c.sop_instance_uid.in_(uids))
+    inserts = INSERTS[connection.dialect.name]
+    connection.execute(inserts[results], rows)
+    uids = [result.sop_instance_uid for job, new in made if job.destinations for result in new]
+    identifiers: dict[str, int] = {}
+    for start in range(0, len(uids), MAX_PARAMETERS):
+        found = select(results.c.sop_instance_uid, results.c.id).where(
+            results.c.sop_instance_uid.in_(uids[start : start + MAX_PARAMETERS])
         )
+        identifiers.update((uid, identifier) for uid, identifier in connection.execute(found))
+    owed = [
+        {
+            "job_id": job.id,
+            "result_id": identifiers[result.sop_instance_uid],
+            "destination": destination,
+            "state": "pending",
+            "attempts": 0,
+            "created_at": moment,
+            "updated_at": moment,
+        }
+        for job, new in made
+        for destination in job.destinations
+        for result in new
+    ]
+    if owed:
+        connection.execute(inserts[deliveries], owed)
+
+
+def _result_values(job: Job, result: NewResult, moment: str) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "kind": result.kind,
+        "study_instance_uid": result.study_instance_uid,
+        "series_instance_uid": result.series_instance_uid,
+        "sop_instance_uid": result.sop_instance_uid,
+        "sop_class_uid": result.sop_class_uid,
+        "transfer_syntax_uid": result.transfer_syntax_uid,
+        "path": result.path,
+        "size": result.size,
+        "sha256": result.sha256,
+        "patient_id": _single_value(result.attributes.get("PatientID")),
+        "study_date": _single_value(result.attributes.get("StudyDate")),
+        "accession_number": _single_value(result.attributes.get("AccessionNumber")),
+        "attributes": json.dumps(result.attributes, ensure_ascii=False),
+        "created_at": moment,
     }
-    connection.execute(
-        dialect_insert(deliveries).on_conflict_do_nothing(),
-        [
-            {
-                "job_id": job.id,
-                "result_id": identifiers[uid],
-                "destination": destination,
-                "state": "pending",
-                "attempts": 0,
-                "created_at": moment,
-                "updated_at": moment,
-            }
-            for destination in job.destinations
-            for uid in uids
-        ],
-    )
 
 
 def _single_value(value: AttributeValue) -> str | None:

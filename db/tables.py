@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -17,6 +18,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
+    literal_column,
 )
 
 from db.states import DeliveryState, JobState, ReportState, StudyState, constraint
@@ -98,6 +101,9 @@ jobs = Table(
     Column("reason", Text),
     Column("inputs", Text, nullable=False),
     Column("inputs_digest", String(64), nullable=False),
+    Column("input_bytes", BIG, nullable=False, server_default="0"),
+    Column("flow", Text, nullable=False, server_default=""),
+    Column("weight", Float, nullable=False, server_default="1"),
     Column("predecessor_id", BIG, ForeignKey("jobs.id")),
     Column("owner", Text),
     Column("lease_token", String(32)),
@@ -110,8 +116,29 @@ jobs = Table(
     Column("review_advised", Boolean, nullable=False, default=False),
     Column("summary", Text),
     CheckConstraint(constraint(JobState), name="job_state"),
-    Index("ix_jobs_claim", "state", "engine", "priority", "id"),
+    Index("ix_jobs_state", "state", "engine"),
 )
+
+# SQLite uses a partial index only for a query that has its condition word for word, without parameters.
+QUEUED = jobs.c.state == literal_column("'queued'")
+READY = and_(QUEUED, jobs.c.not_before.is_(None))
+"""Queued, and not before any moment: a job whose moment has come is made ready before jobs are claimed."""
+LATER = and_(QUEUED, jobs.c.not_before.is_not(None))
+Index(
+    "ix_jobs_ready",
+    *(jobs.c[name] for name in ("engine", "priority", "flow", "id")),
+    # With these, SQLite need not read the rows, which are long where a series has many slices.
+    *(jobs.c[name] for name in ("attempts", "input_bytes", "state", "not_before")),
+    sqlite_where=READY,
+    postgresql_where=READY,
+)
+Index("ix_jobs_later", jobs.c.state, jobs.c.not_before, sqlite_where=LATER, postgresql_where=LATER)
+
+
+def flow_of(source: str, route: str | None) -> str:
+    """What a job shares the workers by: its calling AE title, which has no backslash (PS3.5 table 6.2-1), and rule."""
+    return f"{source}\\{route or ''}"
+
 
 results = Table(
     "results",

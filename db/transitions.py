@@ -1,14 +1,26 @@
-"""The only place that changes states: a conditional update and its history row, in the caller's transaction."""
+"""The only place that changes states: conditional updates and their history rows, in the caller's transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from db.database import now, read_time, time_text
 from db.errors import IllegalTransition, StaleLease
@@ -109,6 +121,66 @@ def change(
     if not changed:
         raise IllegalTransition(f"{machine.subject} {identifier} changed meanwhile: look at it again.")
     record(connection, machine, identifier, who=who, was=str(was), becomes=str(becomes), why=why)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """An event for one row: who makes it happen and why, and further columns to set."""
+
+    identifier: int | str
+    event: StrEnum
+    who: str
+    why: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def change_all(connection: Connection, machine: Machine, was: StrEnum, changes: Sequence[Change]) -> None:
+    """Apply an event to each of many rows, in a few statements.
+
+    Args:
+        connection: the caller's transaction, which has to be rolled back if this raises.
+        machine: the kind of rows.
+        was: the state that the rows are in. The caller has locked them.
+        changes: one event for each row.
+
+    Raises:
+        IllegalTransition: an event is not possible in ``was``, or a row was not in ``was``.
+    """
+    moment = time_text(now())
+    by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    entries = []
+    for item in changes:
+        becomes = machine.transitions.get((was, item.event))
+        if becomes is None:
+            message = f"{machine.subject} {item.identifier} is {was}: {item.event} is not possible."
+            raise IllegalTransition(message)
+        written = {"state": str(becomes), **item.values}
+        if "updated_at" in machine.table.c:
+            written["updated_at"] = moment
+        row = {"changed_key": item.identifier, "changed_from": str(was), **written}
+        by_columns.setdefault(tuple(sorted(written)), []).append(row)
+        entries.append(
+            {
+                **machine.history_key(item.identifier),
+                "at": moment,
+                "who": item.who,
+                "from_state": str(was),
+                "to_state": str(becomes),
+                "why": item.why,
+            }
+        )
+    table = machine.table
+    statement = update(table).where(
+        table.c[machine.key] == bindparam("changed_key"), table.c.state == bindparam("changed_from")
+    )
+    for rows in by_columns.values():
+        changed = connection.execute(statement, rows).rowcount
+        if changed != len(rows):
+            raise IllegalTransition(
+                f"{len(rows) - changed} of {len(rows)} {machine.subject} rows were not {was}: look at them again."
+            )
+    if entries:
+        connection.execute(INSERT_HISTORY[machine.history], entries)
 
 
 def record(

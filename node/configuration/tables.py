@@ -283,6 +283,8 @@ class RouteTable(Table):
     engines: tuple[str, ...]
     destinations: tuple[str, ...]
     priority: int = 0
+    weight: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """The share of its jobs where jobs of other rules and sources have the same priority and wait too."""
 
     @field_validator("match")
     @classmethod

@@ -29,7 +29,8 @@ def plan_study(configuration: Configuration, instances: Sequence[Instance]) -> l
 
 
 def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> list[PlannedJob]:
-    digests = {instance.sop_instance_uid: instance.sha256 for instance in series}
+    by_uid = {instance.sop_instance_uid: instance for instance in series}
+    digests = {uid: instance.sha256 for uid, instance in by_uid.items()}
     series_uid = series[0].series_instance_uid
     routable = [routing_instance(instance) for instance in series]
     jobs: dict[str, PlannedJob] = {}
@@ -55,6 +56,9 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
                 priority=route.priority,
                 inputs=inputs,
                 inputs_digest=digest_of(inputs, digests),
+                input_bytes=sum(by_uid[uid].size for uid in inputs),
+                source=by_uid[inputs[0]].calling_ae,
+                weight=route.weight,
                 skip_reason=None
                 if selection.inputs
                 else selection.reasons or f"{name} selects no image of it",
@@ -71,6 +75,9 @@ def _plan_series(configuration: Configuration, series: Sequence[Instance]) -> li
             priority=0,
             inputs=everything,
             inputs_digest=digest_of(everything, digests),
+            input_bytes=sum(instance.size for instance in series),
+            source=series[0].calling_ae,
+            weight=1.0,
             skip_reason="no rule takes this series: " + ("; ".join(refusals) or "there are no rules"),
         )
     ]

@@ -82,6 +82,9 @@ def planned(series: str = "1.1.1", digest: str = "d1", **changes: Any) -> Planne
         "priority": 0,
         "inputs": ("1.2.3",),
         "inputs_digest": digest,
+        "input_bytes": 100,
+        "source": "CR1",
+        "weight": 1.0,
         "skip_reason": None,
     }
     return PlannedJob(**{**values, **changes})

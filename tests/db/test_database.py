@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -17,14 +18,15 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 
 from db.database import CHECKPOINT_BYTES, Database, DatabaseSettings, read_time, time_text
 from db.errors import DatabaseUnavailable, SchemaTooNew
 from db.index import Index
+from db.queue import Queue
 from db.records import StoreVerdict
 from db.statistics import gather
-from db.tables import instances
+from db.tables import instances, jobs
 from db.wal import filled_beyond
 from tests.databases import migrated
 from tests.db.conftest import new_instance
@@ -62,9 +64,9 @@ def test_rows_of_a_former_schema_are_kept(url: str) -> None:
     with database.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-        for size in (30, 4):
-            values = {**asdict(new_instance(size=size)), "received_at": at, "attributes": "{}"}
-            connection.execute(insert(instances).values(values))
+        received = [asdict(new_instance(size=size)) for size in (30, 4)]
+        for values in received:
+            connection.execute(insert(instances).values(values | {"received_at": at, "attributes": "{}"}))
         connection.execute(
             text(
                 "INSERT INTO studies (study_instance_uid, state, revision, instance_count, first_instance_at,"
@@ -73,8 +75,24 @@ def test_rows_of_a_former_schema_are_kept(url: str) -> None:
             ),
             {"at": at},
         )
+        uids = json.dumps([values["sop_instance_uid"] for values in received])
+        for state in ("queued", "queued", "succeeded"):
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (study_instance_uid, series_instance_uid, revision, engine, route, destinations,"
+                    " state, priority, attempts, inputs, inputs_digest, created_at, updated_at, review_advised)"
+                    " VALUES ('1.1', '1.1.1', 1, 'cxr', 'chest', '[]', :state, 0, 0, :uids, 'd', :at, :at, false)"
+                ),
+                {"at": at, "uids": uids, "state": state},
+            )
+        connection.execute(text("UPDATE jobs SET inputs = '[\"5.5\"]' WHERE id = 2"))  # removed by age
     assert database.schema_status() == "old"
     database.upgrade()
+    claimed = Queue(database).claim("w", ["cxr"], 3, 60)
+    assert [(job.id, job.input_bytes) for job in claimed] == [(1, 34), (2, 0)]
+    with database.read() as connection:
+        rows = connection.execute(select(jobs.c.flow, jobs.c.weight).order_by(jobs.c.id)).all()
+    assert [tuple(row) for row in rows] == [("CR1\\chest", 1.0), ("\\chest", 1.0), ("", 1.0)]
     assert gather(database).instance_bytes == 34
     Index(database).record([new_instance(size=5)])
     assert gather(database).instance_bytes == 39
@@ -129,6 +147,7 @@ WRITER = """
 import sys
 from db.database import Database, DatabaseSettings
 from db.index import Index
+from db.queue import Queue
 from tests.databases import migrated
 from tests.db.conftest import new_instance
 database = Database.open(DatabaseSettings(url=sys.argv[1], wait_seconds=20))

@@ -10,9 +10,10 @@ import pytest
 from db.database import Database
 from db.errors import DatabaseError, IllegalTransition, StaleLease
 from db.outbox import Outbox
-from db.queue import MAX_ATTEMPTS, Queue
+from db.queue import Queue
 from db.records import Done, Failed, RetryAfter, Skipped, WaitingFor
 from db.results import Results
+from db.settling import MAX_ATTEMPTS
 from db.states import JobState
 from tests.db.conftest import claimed_job, new_result, queued_job
 
@@ -25,9 +26,10 @@ def test_claims_take_the_highest_priority_then_the_oldest(database: Database) ->
     queue = Queue(database)
     first, second, urgent = (queued_job(database, study) for study in ("2.1", "2.2", "2.3"))
     queue.prioritize(urgent.id, 10)
-    assert [job.id for job in queue.claim("w", ["cxr"], 2, 60)] == [urgent.id, first.id]
-    assert [job.id for job in queue.claim("w", ["cxr"], 2, 60)] == [second.id]
     assert queue.claim("w", ["other"], 2, 60) == []
+    assert [job.id for job in queue.claim("w", ["other", "cxr"], 2, 60)] == [urgent.id]
+    assert [job.id for job in queue.claim("w", ["cxr"], 2, 60)] == [first.id, second.id]
+    assert queue.claim("w", ["cxr"], 2, 60) == []
 
 
 def test_done_records_results_and_deliveries_with_the_state(database: Database) -> None:
@@ -162,11 +164,10 @@ def test_history_tells_who_and_why(database: Database) -> None:
 
 
 def test_workers_that_claim_at_once_share_the_jobs_out(database: Database) -> None:
-    jobs = [queued_job(database, f"3.{n}") for n in range(24)]
-    queue = Queue(database)
+    jobs = [queued_job(database, f"3.{n}", source=f"CR{n % 3}") for n in range(24)]
 
     def work(number: int) -> list[int]:
-        mine: list[int] = []
+        queue, mine = Queue(database), list[int]()
         while claimed := queue.claim(f"w{number}", ["cxr"], 3, 60):
             mine += [job.id for job in claimed]
         return mine

@@ -52,6 +52,9 @@ def main(configuration_file: Path, studies: int) -> None:
             priority=0,
             inputs=(item.sop_instance_uid,),
             inputs_digest="d",
+            input_bytes=item.size,
+            source=item.calling_ae,
+            weight=1.0,
             skip_reason=None,
         )
         Plans(database).complete_study(study, 1, [plan])
