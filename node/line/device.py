@@ -17,6 +17,8 @@ from node.line.work import Cause, Failure, NetworkOutput, Work
 
 log = logging.getLogger("overread.line")
 
+END_SECONDS = 5.0
+
 TOO_LITTLE_MEMORY = "the device has too little memory for this input alone"
 
 
@@ -77,11 +79,11 @@ class Device:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread after its present batch."""
+        """End the thread after its present batch, for which this waits a moment."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(END_SECONDS)
 
     def _serve(self) -> None:
         while batch := self._next_batch():

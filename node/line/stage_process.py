@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import signal
 import socket
 import threading
 import time
+import weakref
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
@@ -30,6 +32,7 @@ END_SECONDS = 10.0
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(LIBRARIES)
 _starting = threading.Lock()
+_alive: weakref.WeakSet[StageProcess] = weakref.WeakSet()
 
 
 class StageFailed(Exception):
@@ -56,6 +59,7 @@ class StageProcess:
             raise
         finally:
             theirs.close()
+        _alive.add(self)
         ours.settimeout(START_SECONDS)
         try:
             self.pid: int = transport.receive(ours)
@@ -119,3 +123,10 @@ class StageProcess:
         if status == -signal.SIGKILL:
             return "SIGKILL, as when memory runs out"
         return signal.Signals(-status).name if status < 0 else f"status {status}"
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the processes that are left, since multiprocessing would wait for them with a signal that they ignore."""
+    for process in list(_alive):
+        process.end()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from db.database import Database
-from db.errors import DatabaseUnavailable, StaleLease
+from db.errors import Contended, DatabaseUnavailable, StaleLease
 from db.queue import Queue
 from db.records import Job, Outcome, WaitingFor
 from db.wakeup import Wakeup, notify
@@ -106,7 +106,7 @@ class Worker:
             self.queue.release_worker(self.name, "its worker stopped", blameless=True)
         finally:
             wakeup.close()
-            self.stages.close()
+            self.line.close()
             close_readers()
         log.info("worker_stopped name=%s", self.name)
 
@@ -160,7 +160,7 @@ class Worker:
                 try:
                     self._record(outcomes)
                     break
-                except DatabaseUnavailable as error:
+                except (Contended, DatabaseUnavailable) as error:
                     log.error("database_unavailable error=%s", error)
                     time.sleep(POLL_SECONDS)
             for work in works:

@@ -48,7 +48,7 @@ def test_job_is_done_again_at_once_and_not_blamed(
 ) -> None:
     job = queued_job(database)
     worker = Worker(configuration, database, "w", ["cxr"])
-    monkeypatch.setattr(worker.queue, "settle", failing_once(worker.queue.settle))
+    monkeypatch.setattr(worker.queue, "settle_all", failing_once(worker.queue.settle_all))
     with serving(worker.serve):
         wait_until(
             lambda: _state(database, job.id) is JobState.WAITING, SECONDS, "the job waits for its model"

@@ -13,7 +13,7 @@ from db.index import Index
 from db.plans import Plans
 from db.queue import Queue
 from db.records import Done, PlannedJob
-from handlers.spool.stored_files import StoredFiles
+from handlers.spool.stored_files import StoredFiles, UnsyncedFiles
 from node.commands.serve import prepare
 from node.configuration.loading import load
 from node.steps.artifacts import store
@@ -59,7 +59,9 @@ def main(configuration_file: Path, studies: int) -> None:
         )
         Plans(database).complete_study(study, 1, [plan])
         (job,) = queue.claim("worker", ["cxr"], 1, 600)
-        results = tuple(store(written(number * OBJECTS + i), job, files) for i in range(OBJECTS))
+        unsynced = UnsyncedFiles(files)
+        results = tuple(store(written(number * OBJECTS + i), job, unsynced) for i in range(OBJECTS))
+        files.put_all(unsynced.written)
         queue.settle(job, Done(model_version="1", results=results))
         os.write(1, f"{job.id}\n".encode())  # in one piece
     database.close()

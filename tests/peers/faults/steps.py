@@ -59,14 +59,24 @@ STEPS = {
     "study complete": Step(role="ticker", module="db.plans", function="Plans.complete_study", after=False),
     "jobs inserted": Step(role="ticker", module="db.plans", function="_insert_job", after=True),
     "jobs committed": Step(role="ticker", module="db.plans", function="Plans.complete_study", after=True),
-    # The worker.
+    # The worker's stage processes.
+    "preparing": Step(role="stage", module="node.line.tasks", function="Prepare.__call__", after=False),
+    "prepared": Step(role="stage", module="node.line.tasks", function="Prepare.__call__", after=True),
+    "concluding": Step(role="stage", module="node.line.tasks", function="Conclude.__call__", after=False),
+    "result file written": Step(
+        role="stage", module="handlers.spool.stored_files", function="StoredFiles.write", after=True
+    ),
+    "all results written": Step(
+        role="stage", module="node.line.tasks", function="Conclude.__call__", after=True
+    ),
+    # The worker itself.
     "inferring": Step(
         role="worker", module="inference.engines.image", function="ImageEngine._predict", after=True
     ),
     "result file unnamed": Step(role="worker", module="pathlib", function="Path.rename", after=False),
-    "all results stored": Step(role="worker", module="db.queue", function="Queue.settle", after=False),
+    "all results stored": Step(role="worker", module="db.queue", function="Queue.settle_all", after=False),
     "outbox rows inserted": Step(role="worker", module="db.results", function="insert_results", after=True),
-    "outbox committed": Step(role="worker", module="db.queue", function="Queue.settle", after=True),
+    "outbox committed": Step(role="worker", module="db.queue", function="Queue.settle_all", after=True),
     # The courier.
     "result sent": Step(role="courier", module="db.outbox", function="Outbox.settle", after=False),
     "delivery settled": Step(role="courier", module="db.outbox", function="Outbox.settle", after=True),
