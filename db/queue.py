@@ -67,7 +67,7 @@ class Queue:
                 # Without the write lock, so that idle workers disturb nobody.
                 due = claiming.due(connection, engines, now())
             if due.priority is None:
-                self._turns.forget()
+                self._turns.nothing_waits(engines)
             urgent = due.priority is not None and (urgent_over is None or due.priority > urgent_over)
             if not urgent and not due.ripe:
                 return []

@@ -56,6 +56,13 @@ class Machine:
         matches = (self.history.c[name] == value for name, value in self.history_key(identifier).items())
         return select(self.history).where(*matches).order_by(self.history.c.id)
 
+    def is_in(self, state: ColumnElement[str] | str) -> ColumnElement[bool]:
+        """The condition that a row that is looked up by its key is in this state.
+
+        It is no condition for an index: Postgres would at times read all rows in the state to find the one.
+        """
+        return self.table.c.state.concat("") == state
+
     def due(self, state: StrEnum, moment: datetime) -> ColumnElement[bool]:
         """The condition that a row is in this state and its ``not_before`` has passed."""
         column = self.table.c
@@ -109,7 +116,7 @@ def change(
     if becomes is None:
         raise IllegalTransition(f"{machine.subject} {identifier} is {was}: {event} is not possible.")
     table = machine.table
-    statement = update(table).where(table.c[machine.key] == identifier, table.c.state == str(was))
+    statement = update(table).where(table.c[machine.key] == identifier, machine.is_in(str(was)))
     if lease_token is not None:
         statement = statement.where(table.c.lease_token == lease_token)
     written = {"state": str(becomes), **(values or {})}
@@ -171,7 +178,7 @@ def change_all(connection: Connection, machine: Machine, was: StrEnum, changes: 
         )
     table = machine.table
     statement = update(table).where(
-        table.c[machine.key] == bindparam("changed_key"), table.c.state == bindparam("changed_from")
+        table.c[machine.key] == bindparam("changed_key"), machine.is_in(bindparam("changed_from"))
     )
     for rows in by_columns.values():
         changed = connection.execute(statement, rows).rowcount

@@ -10,7 +10,7 @@ References: P. Goyal, H. M. Vin, H. Cheng, "Start-time Fair Queuing", IEEE/ACM T
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 Flow = tuple[str, str]
 """The engine and the ``flow`` column of jobs."""
@@ -65,8 +65,10 @@ class Turns:
             former_seconds, former_bytes = self._work.get(engine, (0.0, 0.0))
             self._work[engine] = (MEMORY * former_seconds + seconds, MEMORY * former_bytes + input_bytes)
 
-    def forget(self) -> None:
-        """Begin anew: nothing waits, so nobody is ahead of anybody."""
+    def nothing_waits(self, engines: Collection[str]) -> None:
+        """Begin anew if no job of these engines waits, and no other engine had turns: nobody is ahead of anybody."""
         with self._lock:
-            self._present.clear()
-            self._starts.clear()
+            known = {engine for starts in self._starts.values() for engine, _ in starts}
+            if known.issubset(engines):
+                self._present.clear()
+                self._starts.clear()

@@ -180,6 +180,11 @@ def test_unknown_dicom_keyword_in_a_rule_names_nearest(tmp_path: Path) -> None:
     assert "'BodyPartExamind' is no DICOM keyword; did you mean 'BodyPartExamined'?" in message
 
 
+@pytest.mark.parametrize("weight", ["0", "-1.0", "inf", "nan"])
+def test_weight_of_a_rule_is_a_positive_number(tmp_path: Path, weight: str) -> None:
+    assert "route.0.weight: input should be" in faults(tmp_path, COMPLETE + f"weight = {weight}\n")
+
+
 def test_wrong_condition_says_what_is_allowed(tmp_path: Path) -> None:
     message = faults(tmp_path, COMPLETE.replace("{ min = 224 }", "{ mim = 224 }"))
     assert "route.0.match.Rows: use a list, a regular expression, {min=, max=} or {absent=true}" in message

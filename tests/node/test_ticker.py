@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from db.database import Database
 from db.index import Index
@@ -76,6 +77,36 @@ def test_engine_that_does_not_say_what_it_takes_keeps_no_study_waiting(
     assert str(job.reason).startswith(reason)
     assert ("selection_failed" in caplog.text) == isinstance(outcome, Exception)
     assert "Canary" not in caplog.text
+
+
+def test_job_has_the_bytes_of_its_inputs_and_the_share_of_its_source_and_rule(
+    configuration: Configuration, database: Database
+) -> None:
+    route = (
+        '[[route]]\nname = "chest"\nmatch = { BodyPartExamined = "CHEST" }\nengines = ["cxr"]\n'
+        'destinations = ["pacs"]\npriority = 2\nweight = 3\n'
+    )
+    configuration.file.write_text(configuration.file.read_text() + route)
+    image = {"Modality": "DX", "ViewPosition": "PA", "BodyPartExamined": "CHEST"}
+    basic_text_sr = "1.2.840.10008.5.1.4.1.1.88.11"
+    Index(database).record(
+        [
+            new_instance(size=2000, calling_ae="DX7", attributes=image, received_at=NOW),
+            new_instance(
+                size=7, sop_class_uid=basic_text_sr, calling_ae="DX7", attributes=image, received_at=NOW
+            ),
+            new_instance(
+                "1.1", "1.1.2", size=30, calling_ae="CT1", attributes={"Modality": "CT"}, received_at=NOW
+            ),
+        ]
+    )
+    assert Ticker(load(configuration.file), database).complete_studies() == 1
+    with database.read() as connection:
+        columns = text("SELECT priority, input_bytes, flow, weight FROM jobs ORDER BY series_instance_uid")
+        assert [tuple(row) for row in connection.execute(columns)] == [
+            (2, 2000, "DX7\\chest", 3.0),
+            (0, 30, "CT1\\", 1.0),
+        ]
 
 
 def test_what_waits_for_names_that_are_not_configured_is_in_the_log(
