@@ -1,5 +1,7 @@
 """Seconds from the last C-STORE response to the report's arrival at the PACS, for a single chest X-ray.
 
+Measured for each backend of the CPU, on a machine that is otherwise idle and beside one process that never sleeps.
+
 Usage: python -m benchmarks.latency [--runs N]
 """
 
@@ -7,9 +9,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from operator import contains
 from pathlib import Path
@@ -26,6 +32,22 @@ from inference.demo.phantoms import phantom_dicom
 from tests.peers.node import Node
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
+BACKENDS = ("openvino", "torch")
+ENGINE = """
+[[engine]]
+name = "cxr"
+kind = "chest_xray"
+model = "demo"
+device = "cpu"
+backend = "{backend}"
+
+[[route]]
+name = "chest x-rays"
+match = {{ Modality = ["CR", "DX"] }}
+engines = ["cxr"]
+destinations = ["pacs"]
+"""
+Row = tuple[str, ...]
 
 
 class Pacs:
@@ -56,55 +78,77 @@ class Pacs:
         return 0x0000
 
 
+@contextmanager
+def busy_neighbour() -> Iterator[None]:
+    """Run a process that computes without a pause, which the system may put on any core."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def main() -> None:
     """Send studies one after another, each when the former has come back."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=40)
     runs = parser.parse_args().runs
     pacs = Pacs()
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="overread-bench-") as scratch:
-        folder = Path(scratch)
-        with Node(folder / "node", [("pacs", "PACS", pacs.port)]) as node:
-            receiver = Destination(name="node", ae_title="OVERREAD", host="127.0.0.1", port=node.port)
-            reports, everything = [], []
-            for number in range(runs + 1):
-                path, dataset = _study(folder, number)
-                file = FileToSend(
-                    path=path,
-                    sop_class_uid=str(dataset.SOPClassUID),
-                    sop_instance_uid=str(dataset.SOPInstanceUID),
-                    transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-                )
-                study = str(dataset.StudyInstanceUID)
-                for result in Sender(receiver, "BENCH").send([file]):
-                    assert result.delivered, result.reason
-                    sent = time.perf_counter()
-                with pacs.changed:
-                    arrived = pacs.changed.wait_for(partial(contains, pacs.reports, study), 60)
-                    assert arrived, f"no report: {node.log}"
-                    assert pacs.changed.wait_for(partial(contains, pacs.overlays, study), 60)
-                    report, overlay = pacs.reports[study], max(pacs.overlays[study])
-                if number:  # the first one warms the node up
-                    reports.append(report - sent)
-                    everything.append(max(report, overlay) - sent)
-            jobs = [job for job in node.jobs() if job["state"] == "succeeded"][1:]
+        for backend in BACKENDS:
+            rows += _measure(Path(scratch) / backend, backend, pacs, runs)
     pacs.stop()
-    inference = [job["summary"]["inference_time_ms"] for job in jobs]
-    writing = [job["summary"]["write_ms"] for job in jobs]
     body = (
         f"{runs} studies of one generated radiograph each (1024 x 1024, 12 bit), sent one after another to a node "
-        "with the demonstration model; each makes one report and one overlay.\n\n"
-        + table(
-            ("seconds", "median", "90 %", "longest"),
-            [
-                _row("last C-STORE response to the report at the PACS", reports),
-                _row("last C-STORE response to the first overlay at the PACS", everything),
-                _row("inference with Grad-CAM", [ms / 1000 for ms in inference]),
-                _row("writing and syncing report and overlay", [ms / 1000 for ms in writing]),
-            ],
-        )
+        "with the demonstration model; each makes one report and one overlay. The busy neighbour is one process "
+        "that computes without a pause.\n\n"
+        + table(("seconds", "backend", "neighbour", "median", "90 %", "95 %", "longest"), rows)
     )
     write_section("Latency", body)
+
+
+def _measure(folder: Path, backend: str, pacs: Pacs, runs: int) -> list[Row]:
+    """The rows of one backend: a node of its own, alone and then beside a busy neighbour."""
+    rows: list[Row] = []
+    destinations = [("pacs", "PACS", pacs.port)]
+    with Node(folder, destinations, engine=False, extra=ENGINE.format(backend=backend)) as node:
+        _send(node, pacs, 0)  # waits for the model, and warms the node up
+        for busy in (False, True):
+            with busy_neighbour() if busy else nullcontext():
+                times = [_send(node, pacs, 1 + busy * runs + number) for number in range(runs)]
+            summaries = [job["summary"] for job in node.jobs()[-runs:]]
+            condition = backend, "busy" if busy else "none"
+            rows += [
+                _row("to the report at the PACS", condition, [report for report, _ in times]),
+                _row("to the first overlay at the PACS", condition, [overlay for _, overlay in times]),
+                _row(
+                    "inference with Grad-CAM", condition, [s["inference_time_ms"] / 1000 for s in summaries]
+                ),
+                _row("writing and syncing", condition, [s["write_ms"] / 1000 for s in summaries]),
+            ]
+    return rows
+
+
+def _send(node: Node, pacs: Pacs, number: int) -> tuple[float, float]:
+    """Send a study; the seconds from its last C-STORE response to its report and to its overlay at the PACS."""
+    path, dataset = _study(node.folder, number)
+    file = FileToSend(
+        path=path,
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+    )
+    study = str(dataset.StudyInstanceUID)
+    receiver = Destination(name="node", ae_title="OVERREAD", host="127.0.0.1", port=node.port)
+    for result in Sender(receiver, "BENCH").send([file]):
+        assert result.delivered, result.reason
+        sent = time.perf_counter()
+    with pacs.changed:
+        for arrivals in (pacs.reports, pacs.overlays):
+            assert pacs.changed.wait_for(partial(contains, arrivals, study), 120), f"nothing came: {node.log}"
+        return pacs.reports[study] - sent, max(pacs.overlays[study]) - sent
 
 
 def _study(folder: Path, number: int) -> tuple[Path, pydicom.Dataset]:
@@ -117,10 +161,14 @@ def _study(folder: Path, number: int) -> tuple[Path, pydicom.Dataset]:
     return path, dataset
 
 
-def _row(name: str, seconds: list[float]) -> tuple[str, str, str, str]:
+def _row(what: str, condition: tuple[str, str], seconds: list[float]) -> Row:
     ordered = sorted(seconds)
-    ninety = ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))]
-    return name, f"{statistics.median(ordered):.3f}", f"{ninety:.3f}", f"{ordered[-1]:.3f}"
+    figures = (
+        statistics.median(ordered),
+        *(ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.9, 0.95)),
+        ordered[-1],
+    )
+    return what, *condition, *(f"{figure:.3f}" for figure in figures)
 
 
 if __name__ == "__main__":

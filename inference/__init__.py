@@ -15,6 +15,7 @@ PUBLIC = (
     "engine",
     "settings",
     "errors",
+    "threads",
     "engines",
     "engines.expected",
     "store",

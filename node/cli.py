@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from db.errors import DatabaseError
+from inference.threads import calm_threads
 from node.errors import ConfigurationError, OverreadError, UsageError
 
 COMMANDS = {
@@ -60,6 +61,7 @@ def main() -> None:
     if not sys.warnoptions:
         # pydicom's warnings quote values, which may identify a patient.
         warnings.simplefilter("ignore")
+    calm_threads()  # before a command's module loads the libraries that read it
     called_commands = [name for name in sys.argv[1:2] if name in COMMANDS]
     try:
         application(called_commands or COMMANDS)()

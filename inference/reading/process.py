@@ -18,6 +18,7 @@ from inference.errors import ImageUnreadable
 from inference.reading import wire
 from inference.reading.fields import Fields
 from inference.reading.limits import ReaderLimits
+from inference.threads import thread_environment
 
 log = logging.getLogger("overread.reader")
 
@@ -166,8 +167,7 @@ def _start(channel: int, memory: int, memory_bytes: int) -> subprocess.Popen[byt
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
             # The stacks of threads count as address space, and reading needs no threads.
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
+            **thread_environment(1),
             "MALLOC_ARENA_MAX": "1",
             # malloc keeps blocks as large as a radiograph: mapping and clearing new pages for each file would
             # take longer than reading it.

@@ -5,7 +5,6 @@ There are two backends: PyTorch on any device, and OpenVINO on the CPU.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -68,14 +67,16 @@ class Classifier:
                 precision.
         """
         placement = place(settings)
-        if placement.device.type == "cpu":
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
         network = load_network(stored)
         compiled = None
         if placement.backend == "openvino":
             from inference.running.openvino_backend import CompiledNetwork, converted_model
 
-            compiled = CompiledNetwork(converted_model(stored), bf16=placement.dtype == torch.bfloat16)
+            compiled = CompiledNetwork(
+                converted_model(stored),
+                threads=torch.get_num_threads(),
+                bf16=placement.dtype == torch.bfloat16,
+            )
         classifier = cls(network, placement, compiled)
         if placement.reduced:
             images = phantom_radiographs(stored.card)

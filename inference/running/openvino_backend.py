@@ -32,15 +32,21 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class CompiledNetwork:
-    """A network compiled for this CPU, for batches of any size; not thread-safe."""
+    """A network compiled for this CPU, for batches of any size; not thread-safe.
 
-    def __init__(self, model: Path, *, bf16: bool = False) -> None:
+    It computes with ``threads`` threads, which the system may move between cores.
+    """
+
+    def __init__(self, model: Path, *, threads: int, bf16: bool = False) -> None:
         import openvino
 
         core = openvino.Core()
         properties = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            # A thread that is pinned waits for its core even if another one is free.
+            "ENABLE_CPU_PINNING": False,
         }
         self._request: Any = core.compile_model(model, "CPU", properties).create_infer_request()
 

@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from inference.threads import calm_threads
 from node.processes.libraries import Role, hide_pixel_libraries
 
 
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--ready", type=int, help="a pipe for a receiver to say that it listens")
     parser.add_argument("--keywords", nargs="*", default=[], help="what a receiver indexes for engines")
     arguments = parser.parse_args()
+    calm_threads()
     if not arguments.role.reads_pixels:
         hide_pixel_libraries()
     from node.configuration.loading import load

@@ -112,8 +112,9 @@ class Ticker:
                 continue
             completed += 1
             log.info("study_complete instances=%d jobs=%d", len(instances), len(jobs))
-        if completed:
-            notify(self.configuration.run_dir, "worker")
+            if jobs:
+                # Now, not after the last: many studies may be complete at once, after a pause for example.
+                notify(self.configuration.run_dir, "worker")
         return completed
 
     def warn_of_unconfigured(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,13 +13,14 @@ from sqlalchemy import text
 from db.database import Database
 from db.index import Index
 from db.queue import Queue
-from db.records import Done, StudyProgress
+from db.records import Done, Instance, PlannedJob, StudyProgress
 from db.states import JobState
+from db.wakeup import Wakeup
 from inference.headers import Selection
 from node.configuration.configuration import Configuration
 from node.configuration.loading import load
 from node.roles.ticker import Ticker, is_complete
-from tests.db.conftest import new_instance, new_result, queued_job
+from tests.db.conftest import new_instance, new_result, planned, queued_job
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -107,6 +109,28 @@ def test_job_has_the_bytes_of_its_inputs_and_the_share_of_its_source_and_rule(
             (2, 2000, "DX7\\chest", 3.0),
             (0, 30, "CT1\\", 1.0),
         ]
+
+
+def test_worker_hears_of_a_study_before_the_next_one_is_planned(
+    configuration: Configuration, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many are complete at once, for example after a pause of the ticker."""
+    heard: list[bool] = []
+
+    def plan_study(_: Configuration, instances: Sequence[Instance]) -> list[PlannedJob]:
+        heard.append(worker.wait(0))
+        return [planned(instances[0].series_instance_uid)]
+
+    monkeypatch.setattr("node.roles.ticker.plan_study", plan_study)
+    Index(database).record(
+        [new_instance(study, f"{study}.1", received_at=NOW) for study in ("1.1", "1.2", "1.3")]
+    )
+    worker = Wakeup(configuration.run_dir, "worker")
+    assert worker.wait(5), "it hears itself start"
+    assert Ticker(configuration, database).complete_studies() == 3
+    assert heard == [False, True, True]
+    assert worker.wait(0)
+    worker.close()
 
 
 def test_what_waits_for_names_that_are_not_configured_is_in_the_log(

@@ -290,7 +290,6 @@ class Node:
                 ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(self.elsewhere)
             )
         return {
-            "OMP_NUM_THREADS": "2",
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             **further,

@@ -220,6 +220,21 @@ def test_processes_that_read_no_pixels_have_no_decoder(site: Site, job: dict[str
                 )
 
 
+def test_waiting_threads_of_every_process_sleep(site: Site, job: dict[str, Any]) -> None:
+    """A node is always its own busy neighbour: a thread that spins keeps a core from another process."""
+    pids = [pid for role in Role for pid in site.node.pids(role.value)]
+    (worker,) = site.node.pids("worker")
+    readers = [
+        int(pid)
+        for children in Path(f"/proc/{worker}/task").glob("*/children")
+        for pid in children.read_text().split()
+    ]
+    assert readers
+    for pid in (*pids, *readers):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert {b"OMP_WAIT_POLICY=PASSIVE", b"OPENBLAS_NUM_THREADS=1"} <= {*environment}, pid
+
+
 def test_log_has_no_patient_data(site: Site, job: dict[str, Any]) -> None:
     assert "anary" not in site.node.log
 
