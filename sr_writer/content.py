@@ -73,9 +73,7 @@ def number(name: Code, value: float, unit: Code, derivation: Code | None = None)
         element("FloatingPointValue", struct.pack("<d", value)),
         text_element("NumericValue", str(DS(value, auto_format=True))),
     )
-    modifiers = (
-        [] if derivation is None else [code(Relationship.HAS_CONCEPT_MOD, _DERIVATION, derivation)]
-    )
+    modifiers = [] if derivation is None else [code(Relationship.HAS_CONCEPT_MOD, _DERIVATION, derivation)]
     return item(
         *_head(Relationship.CONTAINS, "NUM", name),
         sequence("MeasuredValueSequence", [measured]),

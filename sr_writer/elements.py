@@ -35,14 +35,24 @@ _LONGEST_SHORT = 0xFFFF
 
 def element(keyword: str, value: bytes) -> bytes:
     """The data element of an attribute with an encoded value, which is padded if its length is odd."""
-    tag, vr = _tag_and_vr(keyword)
     if len(value) % 2:
+        _, vr = _tag_and_vr(keyword)
         value += b"\0" if vr in _PADDED_WITH_ZERO else b" "
+    return element_header(keyword, len(value)) + value
+
+
+def element_header(keyword: str, length: int, vr: str = "") -> bytes:
+    """Tag, value representation and length of a data element, ahead of its value of an even length in bytes.
+
+    Without a ``vr`` it is that of the data dictionary.
+    """
+    tag, usual_vr = _tag_and_vr(keyword)
+    vr = vr or usual_vr
     if vr not in EXPLICIT_VR_LENGTH_32:
-        if len(value) <= _LONGEST_SHORT:
-            return struct.pack("<HH2sH", tag.group, tag.element, vr.encode(), len(value)) + value
+        if length <= _LONGEST_SHORT:
+            return struct.pack("<HH2sH", tag.group, tag.element, vr.encode(), length)
         vr = "UN"  # PS3.5 section 6.2.2
-    return struct.pack("<HH2sHI", tag.group, tag.element, vr.encode(), 0, len(value)) + value
+    return struct.pack("<HH2sHI", tag.group, tag.element, vr.encode(), 0, length)
 
 
 def text_element(keyword: str, value: str) -> bytes:

@@ -139,9 +139,7 @@ def evaluation(name: Code, value: Code) -> bytes:
 def visual_explanations(overlays: Iterable[Dataset]) -> list[bytes]:
     """References to overlays as Visual Explanation (130401, DCM): they show where the model looked."""
     return [
-        content.image(
-            Relationship.CONTAINS, _VISUAL_EXPLANATION, overlay.SOPClassUID, overlay.SOPInstanceUID
-        )
+        content.image(Relationship.CONTAINS, _VISUAL_EXPLANATION, overlay.SOPClassUID, overlay.SOPInstanceUID)
         for overlay in overlays
     ]
 
@@ -178,9 +176,7 @@ def _measurement_group(
 
 
 def _shown(image: SourceImage, relationship: Relationship, name: Code) -> bytes:
-    return content.image(
-        relationship, name, image.sop_class_uid, image.sop_instance_uid, frame=image.frame
-    )
+    return content.image(relationship, name, image.sop_class_uid, image.sop_instance_uid, frame=image.frame)
 
 
 def _polygon(region: Region, image: SourceImage) -> NDArray[np.float32] | None:

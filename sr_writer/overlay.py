@@ -6,9 +6,7 @@ References: PS3.3 sections A.8.1 (Secondary Capture Image IOD), C.7.6.1 (General
 
 from __future__ import annotations
 
-import numpy as np
-from highdicom.sr import CodedConcept
-from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SecondaryCaptureImageStorage
@@ -16,6 +14,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from inference.findings import Analysis, Detection
 from sr_writer.codes import RISK
 from sr_writer.context import ReportContext
+from sr_writer.elements import code_sequence, item, set_items, text_element
 from sr_writer.equipment import DEMONSTRATION_NOTICE, UNREVIEWED_NOTICE
 from sr_writer.instance import complete_instance
 from sr_writer.lossy import copy_lossy_compression
@@ -41,13 +40,13 @@ def write_overlay(
     source.copy_series_context(overlay)
     _set_derivation(overlay, analysis, shown)
     copy_lossy_compression(source, overlay)
-    _set_pixels(overlay, overlay_pixels(analysis, shown, context.engine_name))
+    _set_pixels(overlay, draw(analysis, shown, context.engine_name))
     complete_instance(overlay, source, context, analysis.model, title="overlays")
     return overlay
 
 
-def overlay_pixels(analysis: Analysis, shown: ShownPicture, engine_name: str) -> NDArray[np.uint8]:
-    """The pixels of an overlay as RGB, shape (rows, columns, 3)."""
+def draw(analysis: Analysis, shown: ShownPicture, engine_name: str) -> Image.Image:
+    """The picture of an overlay, of mode RGB."""
     return draw_overlay(shown, _legend(analysis, shown, engine_name))
 
 
@@ -88,16 +87,13 @@ def _lesion_statements(detection: Detection) -> tuple[str, ...]:
 
 
 def _set_derivation(overlay: Dataset, analysis: Analysis, shown: ShownPicture) -> None:
-    image = Dataset()
-    image.ReferencedSOPClassUID = shown.source.sop_class_uid
-    image.ReferencedSOPInstanceUID = shown.source.sop_instance_uid
-    if shown.source.frame is not None:
-        image.ReferencedFrameNumber = shown.source.frame
-    purpose = codes.DCM.SourceImageForImageProcessingOperation
-    image.PurposeOfReferenceCodeSequence = [
-        CodedConcept(purpose.value, purpose.scheme_designator, purpose.meaning)
-    ]
-    overlay.SourceImageSequence = [image]
+    image = item(
+        text_element("ReferencedSOPClassUID", shown.source.sop_class_uid),
+        text_element("ReferencedSOPInstanceUID", shown.source.sop_instance_uid),
+        b"" if shown.source.frame is None else text_element("ReferencedFrameNumber", str(shown.source.frame)),
+        code_sequence("PurposeOfReferenceCodeSequence", codes.DCM.SourceImageForImageProcessingOperation),
+    )
+    set_items(overlay, "SourceImageSequence", [image])
     overlay.ImageType = ["DERIVED", "SECONDARY"]
     method = shown.heatmap.method
     heat_map = method if method.endswith(" map") else f"{method} heat map"
@@ -107,16 +103,16 @@ def _set_derivation(overlay: Dataset, analysis: Analysis, shown: ShownPicture) -
     overlay.ImageComments = f"{UNREVIEWED_NOTICE}{notice}"
 
 
-def _set_pixels(overlay: Dataset, pixels: NDArray[np.uint8]) -> None:
-    """Set an overlay's pixels, shape (rows, columns, 3)."""
+def _set_pixels(overlay: Dataset, picture: Image.Image) -> None:
+    """Set an overlay's pixels from a picture of mode RGB."""
     overlay.SamplesPerPixel = 3
     overlay.PhotometricInterpretation = "RGB"
     overlay.PlanarConfiguration = 0
-    overlay.Rows, overlay.Columns = pixels.shape[:2]
+    overlay.Rows, overlay.Columns = picture.height, picture.width
     overlay.BitsAllocated = overlay.BitsStored = 8
     overlay.HighBit = 7
     overlay.PixelRepresentation = 0
     # YES, because the legend is burned in, and anything burned into the source stays visible.
     overlay.BurnedInAnnotation = "YES"
-    data = pixels.tobytes()
-    overlay.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
+    data = picture.tobytes()
+    overlay.add_new("PixelData", "OB", data + b"\0" if len(data) % 2 else data)

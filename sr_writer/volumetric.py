@@ -147,9 +147,7 @@ def _tracking(context: ReportContext, index: int, number: int, name: str) -> Tra
 
 
 def _source_series(analysis: Analysis) -> bytes:
-    return content.uid_reference(
-        Relationship.CONTAINS, _SOURCE_SERIES, analysis.source.series_instance_uid
-    )
+    return content.uid_reference(Relationship.CONTAINS, _SOURCE_SERIES, analysis.source.series_instance_uid)
 
 
 def _measurement(name: Code, value: float, unit: Code, derivation: Code | None = None) -> bytes:

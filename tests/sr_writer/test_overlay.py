@@ -173,5 +173,5 @@ def test_colours_grow_lighter_with_the_value() -> None:
 
 def test_anatomy_stays_visible_under_the_strongest_heat() -> None:
     picture = np.array([[0, 255]], np.uint8)
-    dark, bright = blend(picture, np.full_like(picture, 255))[0].astype(int)
+    dark, bright = np.asarray(blend(picture, np.full_like(picture, 255)))[0].astype(int)
     assert (bright - dark).min() > 100
