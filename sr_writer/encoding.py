@@ -17,11 +17,11 @@ def encode(written: WrittenObject) -> bytes:
     """The file of a finished object: the bytes that pydicom's ``save_as`` writes.
 
     Pixel data are the last data element of our objects. pydicom would copy them four times; here it encodes the rest,
-    and they are joined to that.
+    and uncompressed ones are joined to that.
     """
     dataset = written.dataset
     buffer = BytesIO()
-    if _PIXEL_DATA not in dataset:
+    if _PIXEL_DATA not in dataset or dataset.file_meta.TransferSyntaxUID.is_compressed:
         dataset.save_as(buffer, enforce_file_format=True)
         return buffer.getvalue()
     pixels = dataset[_PIXEL_DATA]

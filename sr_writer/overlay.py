@@ -1,4 +1,4 @@
-"""The overlay: an RGB Secondary Capture of the picture under a heat map, with a legend burned in.
+"""The overlay: a Secondary Capture in colour of the picture under a heat map, with a legend burned in.
 
 References: PS3.3 sections A.8.1 (Secondary Capture Image IOD), C.7.6.1 (General Image), C.8.6.1
 (SC Equipment).
@@ -19,6 +19,7 @@ from sr_writer.equipment import DEMONSTRATION_NOTICE, UNREVIEWED_NOTICE
 from sr_writer.instance import complete_instance
 from sr_writer.lossy import copy_lossy_compression
 from sr_writer.overlay_picture import Legend, draw_overlay
+from sr_writer.overlay_pixels import set_pixels
 from sr_writer.shown import ShownPicture
 from sr_writer.source import SourceHeader
 from sr_writer.strings import LONG_STRING, SHORT_TEXT, plain
@@ -31,7 +32,7 @@ def write_overlay(
     """The overlay of one picture of an analysis, with pixels; ``number`` counts the job's overlays from 1."""
     overlay = Dataset()
     overlay.SOPClassUID = SecondaryCaptureImageStorage
-    overlay.SOPInstanceUID = derived_uid(context.job_seed, "overlay", number)
+    overlay.SOPInstanceUID = _instance_uid(context, number)
     overlay.SeriesInstanceUID = derived_uid(context.job_seed, "overlay series")
     overlay.SeriesNumber = context.series_number + 1
     overlay.InstanceNumber = number
@@ -40,9 +41,16 @@ def write_overlay(
     source.copy_series_context(overlay)
     _set_derivation(overlay, analysis, shown)
     copy_lossy_compression(source, overlay)
-    _set_pixels(overlay, draw(analysis, shown, context.engine_name))
     complete_instance(overlay, source, context, analysis.model, title="overlays")
+    set_pixels(overlay, draw(analysis, shown, context.engine_name), context.overlay_compression)
     return overlay
+
+
+def _instance_uid(context: ReportContext, number: int) -> str:
+    """SOP Instance UID of an overlay: a picture with loss is another one (PS3.3 section C.7.6.1.1.5)."""
+    if context.overlay_compression == "none":
+        return derived_uid(context.job_seed, "overlay", number)
+    return derived_uid(context.job_seed, "overlay", number, context.overlay_compression)
 
 
 def draw(analysis: Analysis, shown: ShownPicture, engine_name: str) -> Image.Image:
@@ -101,18 +109,3 @@ def _set_derivation(overlay: Dataset, analysis: Analysis, shown: ShownPicture) -
     overlay.DerivationDescription = plain(description, SHORT_TEXT)
     notice = f"; {DEMONSTRATION_NOTICE}" if analysis.model.demonstration else ""
     overlay.ImageComments = f"{UNREVIEWED_NOTICE}{notice}"
-
-
-def _set_pixels(overlay: Dataset, picture: Image.Image) -> None:
-    """Set an overlay's pixels from a picture of mode RGB."""
-    overlay.SamplesPerPixel = 3
-    overlay.PhotometricInterpretation = "RGB"
-    overlay.PlanarConfiguration = 0
-    overlay.Rows, overlay.Columns = picture.height, picture.width
-    overlay.BitsAllocated = overlay.BitsStored = 8
-    overlay.HighBit = 7
-    overlay.PixelRepresentation = 0
-    # YES, because the legend is burned in, and anything burned into the source stays visible.
-    overlay.BurnedInAnnotation = "YES"
-    data = picture.tobytes()
-    overlay.add_new("PixelData", "OB", data + b"\0" if len(data) % 2 else data)

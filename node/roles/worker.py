@@ -45,7 +45,9 @@ class Worker:
         self.name = name
         self.engines = tuple(engines)
         self.queue = Queue(database)
-        self.pipeline = Pipeline(database, configuration.data_dir)
+        self.pipeline = Pipeline(
+            database, configuration.data_dir, overlay_compression=configuration.overlay.compression
+        )
         self.store = ModelStore(configuration.models_dir)
         limit_readers(configuration.reader_limits())
         self.loaded: dict[str, Engine] = {}

@@ -22,7 +22,7 @@ from inference.offline.output import stage_summary
 from node.steps import artifacts
 from node.steps.batches import Batches, Cause, Failure, Inputs, Result
 from node.steps.reports import series_number, written_objects
-from sr_writer import PredecessorReport, ReportContext
+from sr_writer import OverlayCompression, PredecessorReport, ReportContext
 
 log = logging.getLogger("overread.pipeline")
 
@@ -30,11 +30,18 @@ log = logging.getLogger("overread.pipeline")
 class Pipeline:
     """Runs jobs of one data folder and database. Thread-safe if the engine is."""
 
-    def __init__(self, database: Database, data_dir: Path, threads: int = 2) -> None:
+    def __init__(
+        self,
+        database: Database,
+        data_dir: Path,
+        threads: int = 2,
+        overlay_compression: OverlayCompression = "none",
+    ) -> None:
         self.index = Index(database)
         self.queue = Queue(database)
         self.results = Results(database)
         self.files = StoredFiles(data_dir)
+        self.overlay_compression = overlay_compression
         self.readers = ThreadPoolExecutor(threads, thread_name_prefix="reader")
 
     def run(self, engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
@@ -98,6 +105,7 @@ class Pipeline:
             content_datetime=job.created_at,
             series_number=series_number(self.queue.earlier_jobs(job)),
             predecessor=self._predecessor(job),
+            overlay_compression=self.overlay_compression,
         )
         try:
             written = written_objects(analyses, context)
