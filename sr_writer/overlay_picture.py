@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -111,8 +110,9 @@ def _resized(
     grey: NDArray[np.uint8], size: tuple[int, int], resampling: Image.Resampling
 ) -> NDArray[np.uint8]:
     """A picture of shape (rows, columns) in another size (columns, rows)."""
-    picture = Image.fromarray(grey)
-    return grey if picture.size == size else np.asarray(picture.resize(size, resampling))
+    if grey.shape[::-1] == size:
+        return grey
+    return np.asarray(Image.fromarray(grey).resize(size, resampling))
 
 
 def _outline_regions(blended: Image.Image, shown: ShownPicture) -> None:
@@ -138,25 +138,24 @@ class _Line:
     offset: tuple[int, int]
 
 
-@lru_cache(maxsize=256)
-def _lines(text: str, size: int) -> tuple[_Line, ...]:
-    """The lines of a text that is wrapped in the panel.
+_LINES_KEPT = 256
+"""Lines of text that are kept as they were drawn, of 25 KB at most: most of a panel is the same for a model."""
 
-    Most texts are the same in all overlays of a model. A line takes 25 KB at most.
-    """
+
+@lru_cache(maxsize=_LINES_KEPT)
+def _line(text: str, size: int) -> _Line:
     font = _font(size)
-    return tuple(_line(part, font) for part in _wrapped(text, font))
-
-
-def _line(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> _Line:
     left, top, right, bottom = (int(edge) for edge in font.getbbox(text))
     mask = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font)
     return _Line(mask=mask, offset=(left, top))
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[str]:
+@lru_cache(maxsize=_LINES_KEPT)
+def _wrapped(text: str, size: int) -> tuple[str, ...]:
     """Lines that fit into the panel; a word that is longer than a line is broken."""
+    font = _font(size)
+    lines: list[str] = []
     line = ""
     for word in text.split():
         joined = f"{line} {word}".strip()
@@ -164,14 +163,13 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> I
             line = joined
             continue
         if line:
-            yield line
+            lines.append(line)
         line = word
         while font.getlength(line) > _TEXT_WIDTH:
             fitting = next(n for n in range(len(line), 0, -1) if font.getlength(line[:n]) <= _TEXT_WIDTH)
-            yield line[:fitting]
+            lines.append(line[:fitting])
             line = line[fitting:]
-    if line:
-        yield line
+    return (*lines, line) if line else tuple(lines)
 
 
 @cache
@@ -224,14 +222,15 @@ class _Panel:
         self._write_at_bottom(lines)
 
     def _write(self, text: str, size: int, colour: Colour) -> None:
-        for line in _lines(text, size):
+        for part in _wrapped(text, size):
+            line = _line(part, size)
             x, y = line.offset
             self._canvas.paste(colour, (self._left + x, self._y + y), line.mask)
             self._y += round(size * 1.25)
 
     def _write_at_bottom(self, lines: list[str]) -> None:
         size = 20
-        count = sum(len(_lines(line, size)) for line in lines)
+        count = sum(len(_wrapped(line, size)) for line in lines)
         self._y = max(self._y, self._canvas.height - _MARGIN - round(count * size * 1.25))
         for line in lines:
             self._write(line, size, _FAINT_TEXT)
