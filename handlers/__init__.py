@@ -14,6 +14,7 @@ PUBLIC = (
     "acceptor.server",
     "audit.trail",
     "dimse.commitment",
+    "sending.acceptance",
     "sending.commitment",
     "sending.sender",
     "sending.storage_folder",

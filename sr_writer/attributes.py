@@ -52,6 +52,8 @@ QUERY_KEYWORDS = (
     "VerificationFlag",
 )
 
+_TAGS = {keyword: Tag(keyword) for keyword in QUERY_KEYWORDS}
+
 
 def result_attributes(dataset: Dataset) -> dict[str, AttributeValue]:
     """Query keys of an object by keyword, as text.
@@ -61,7 +63,7 @@ def result_attributes(dataset: Dataset) -> dict[str, AttributeValue]:
     """
     values: dict[str, AttributeValue] = {}
     for keyword in QUERY_KEYWORDS:
-        if Tag(keyword) in dataset:
+        if _TAGS[keyword] in dataset:
             parts = encoded_text(dataset, keyword).split("\\")
             values[keyword] = (parts[0] or None) if len(parts) == 1 else parts
     concept = dataset.get("ConceptNameCodeSequence")

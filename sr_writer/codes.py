@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import re
 
-from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from inference import findings
 from inference.findings import Label, Presence, Severity
+from sr_writer.elements import item, text_element
 from sr_writer.strings import LONG_STRING, plain
 
 PRIVATE_SCHEME = "99OVERREAD"
@@ -125,8 +125,10 @@ def private_code(name: str) -> Code:
     return Code(value, PRIVATE_SCHEME, plain(name, LONG_STRING) or value)
 
 
-def private_scheme_identification() -> CodingSchemeIdentificationItem:
-    """Item of Coding Scheme Identification Sequence (0008,0110) that declares the private scheme."""
-    return CodingSchemeIdentificationItem(
-        PRIVATE_SCHEME, name="overread private codes", responsible_organization="overread"
+def private_scheme_identification() -> bytes:
+    """Encoded item of Coding Scheme Identification Sequence (0008,0110) that declares the private scheme."""
+    return item(
+        text_element("CodingSchemeDesignator", PRIVATE_SCHEME),
+        text_element("CodingSchemeName", "overread private codes"),
+        text_element("CodingSchemeResponsibleOrganization", "overread"),
     )

@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 LEVELS = 256
 """Entries of the tables, one for each value of an 8-bit heat map."""
@@ -78,12 +79,14 @@ def opacities() -> NDArray[np.float32]:
     return table
 
 
-def blend(picture: NDArray[np.uint8], heat: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay a heat map over a grey picture, both of shape (rows, columns); gives RGB, shape (rows, columns, 3)."""
+def blend(picture: NDArray[np.uint8], heat: NDArray[np.uint8]) -> Image.Image:
+    """Lay a heat map over a grey picture, both of shape (rows, columns); gives a picture of mode RGB."""
     place = heat.astype(np.uint16)
     place <<= 8
     place |= picture
-    return _blended()[place].view(np.uint8).reshape(*picture.shape, 4)[..., :3]
+    rows, columns = picture.shape
+    coloured = np.take(_blended(), place, mode="clip")  # every place is in the table, so none is clipped
+    return Image.frombuffer("RGBX", (columns, rows), coloured, "raw", "RGBX", 0, 1).convert("RGB")
 
 
 @cache

@@ -13,6 +13,9 @@ from sr_writer.document import InstanceReference
 
 ResultKind = Literal["sr", "overlay", "segmentation"]
 
+OverlayCompression = Literal["none", "jpeg"]
+"""How overlays are encoded: ``none`` is uncompressed RGB, ``jpeg`` is JPEG Baseline, which loses information."""
+
 
 def installed_version() -> str:
     """Version of the installed package, for Software Versions (0018,1020) of every result."""
@@ -35,7 +38,7 @@ class ReportContext:
     ``series_number`` is the report's Series Number; overlays have the next one, segmentations the one after.
     ``content_datetime`` is when the results were made, in UTC. It is written in the offset that the source declares,
     else in ``timezone`` (None: the time zone of the node). ``manufacturer``, ``model_name`` and ``software_version``
-    describe the node, not the model.
+    describe the node, not the model. ``overlay_compression`` is how the pixels of overlays are encoded.
 
     Raises:
         ValueError: ``content_datetime`` is not in UTC, or ``series_number`` is below 1.
@@ -51,6 +54,7 @@ class ReportContext:
     software_version: str = field(default_factory=installed_version)
     device_serial_number: str | None = None
     timezone: tzinfo | None = None
+    overlay_compression: OverlayCompression = "none"
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -1,8 +1,5 @@
 """The Comprehensive 3D SR document around a content tree.
 
-The document's modules are set here and not by highdicom's document class, which validates the patient's attributes,
-takes the time from its own clock and copies the content tree three times.
-
 References: PS3.3 sections A.35.13 (Comprehensive 3D SR IOD), C.17.1 (SR Document Series), C.17.2 (SR
 Document General), table C.17-3b (Hierarchical SOP Instance Reference macro).
 """
@@ -13,9 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage
 
 from sr_writer.codes import private_scheme_identification
+from sr_writer.content import referenced_instance, template_item
+from sr_writer.elements import code_item, item, sequence, set_items, text_element
+
+_TITLE = codes.DCM.ImagingMeasurementReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class InstanceReference:
 
 
 def new_document(
-    content: Dataset,
+    content: Iterable[bytes],
     *,
     series_instance_uid: str,
     sop_instance_uid: str,
@@ -41,7 +43,7 @@ def new_document(
     """A complete but unverified document; patient, study, dates and equipment are still to be set.
 
     Args:
-        content: the root content item.
+        content: the content items below the root of TID 1500, encoded.
         series_instance_uid: UID of the document's series.
         sop_instance_uid: UID of the document.
         series_number: number of the document's series.
@@ -56,43 +58,49 @@ def new_document(
     document.SeriesNumber = series_number
     document.InstanceNumber = 1
     document.Modality = "SR"
-    document.ReferencedPerformedProcedureStepSequence = []
-    document.PerformedProcedureCodeSequence = []
+    set_items(document, "ReferencedPerformedProcedureStepSequence", [])
+    set_items(document, "PerformedProcedureCodeSequence", [])
     # No person has read the content or is responsible for it.
     document.CompletionFlag = "COMPLETE"
     document.VerificationFlag = "UNVERIFIED"
     document.PreliminaryFlag = "PRELIMINARY"
-    document.CurrentRequestedProcedureEvidenceSequence = hierarchical_references(evidence)
+    set_items(document, "CurrentRequestedProcedureEvidenceSequence", hierarchical_references(evidence))
     predecessor_items = hierarchical_references(predecessors)
     if predecessor_items:
-        document.PredecessorDocumentsSequence = predecessor_items
+        set_items(document, "PredecessorDocumentsSequence", predecessor_items)
     if requests:
         document.ReferencedRequestSequence = list(requests)
-    document.CodingSchemeIdentificationSequence = [private_scheme_identification()]
-    for element in content:
-        document.add(element)
+    set_items(document, "CodingSchemeIdentificationSequence", [private_scheme_identification()])
+    document.ValueType = "CONTAINER"
+    set_items(document, "ConceptNameCodeSequence", [code_item(_TITLE)])
+    document.ContinuityOfContent = "CONTINUOUS"
+    set_items(document, "ContentTemplateSequence", [template_item("1500")])
+    set_items(document, "ContentSequence", content)
     return document
 
 
-def hierarchical_references(references: Iterable[InstanceReference]) -> list[Dataset]:
-    """Items that list instances by study and series, each instance once."""
-    studies: dict[str, dict[str, dict[str, Dataset]]] = {}
+def hierarchical_references(references: Iterable[InstanceReference]) -> list[bytes]:
+    """Encoded items that list instances by study and series, each instance once."""
+    studies: dict[str, dict[str, dict[str, bytes]]] = {}
     for reference in references:
-        instance = Dataset()
-        instance.ReferencedSOPClassUID = reference.sop_class_uid
-        instance.ReferencedSOPInstanceUID = reference.sop_instance_uid
         series = studies.setdefault(reference.study_instance_uid, {})
-        series.setdefault(reference.series_instance_uid, {})[reference.sop_instance_uid] = instance
+        series.setdefault(reference.series_instance_uid, {})[reference.sop_instance_uid] = (
+            referenced_instance(reference.sop_class_uid, reference.sop_instance_uid)
+        )
     return [_study_item(study_uid, series) for study_uid, series in studies.items()]
 
 
-def _study_item(study_uid: str, series: dict[str, dict[str, Dataset]]) -> Dataset:
-    study_item = Dataset()
-    study_item.StudyInstanceUID = study_uid
-    study_item.ReferencedSeriesSequence = []
-    for series_uid, instances in series.items():
-        series_item = Dataset()
-        series_item.SeriesInstanceUID = series_uid
-        series_item.ReferencedSOPSequence = list(instances.values())
-        study_item.ReferencedSeriesSequence.append(series_item)
-    return study_item
+def _study_item(study_uid: str, series: dict[str, dict[str, bytes]]) -> bytes:
+    return item(
+        sequence(
+            "ReferencedSeriesSequence",
+            [
+                item(
+                    sequence("ReferencedSOPSequence", instances.values()),
+                    text_element("SeriesInstanceUID", series_uid),
+                )
+                for series_uid, instances in series.items()
+            ],
+        ),
+        text_element("StudyInstanceUID", study_uid),
+    )

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from highdicom import ContributingEquipment
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.valuerep import DT
 
 from inference.findings import ModelIdentity
 from sr_writer.context import ReportContext
+from sr_writer.elements import code_sequence, item, text_element
 from sr_writer.strings import LONG_STRING, plain
 from sr_writer.uids import device_uid
 
@@ -45,18 +46,17 @@ class Algorithm:
         )
 
 
-def contributing_equipment(algorithm: Algorithm, made_at: datetime, demonstration: bool) -> Dataset:
-    """Item of Contributing Equipment Sequence (0018,A001) for the model."""
-    item = ContributingEquipment(
-        algorithm.manufacturer,
-        codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=algorithm.name,
-        software_versions=algorithm.version,
-        contribution_datetime=made_at,
-        contribution_description=DEMONSTRATION_NOTICE if demonstration else None,
+def contributing_equipment(algorithm: Algorithm, made_at: datetime, demonstration: bool) -> bytes:
+    """Encoded item of Contributing Equipment Sequence (0018,A001) for the model."""
+    return item(
+        text_element("Manufacturer", algorithm.manufacturer),
+        text_element("ManufacturerModelName", algorithm.name),
+        text_element("DeviceUID", algorithm.device_uid),
+        text_element("SoftwareVersions", algorithm.version),
+        text_element("ContributionDateTime", str(DT(made_at))),
+        text_element("ContributionDescription", DEMONSTRATION_NOTICE) if demonstration else b"",
+        code_sequence("PurposeOfReferenceCodeSequence", codes.DCM.ProcessingEquipment),
     )
-    item.DeviceUID = algorithm.device_uid
-    return item
 
 
 def set_general_equipment(dataset: Dataset, context: ReportContext) -> None:

@@ -10,6 +10,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from inference.findings import ModelIdentity
 from sr_writer.context import ReportContext
+from sr_writer.elements import set_items
 from sr_writer.equipment import (
     DEMONSTRATION_NOTICE,
     Algorithm,
@@ -41,9 +42,8 @@ def complete_instance(
     dataset.InstanceCreationTime = dataset.SeriesTime = dataset.ContentTime = time
     dataset.SeriesDescription = _series_description(context.engine_name, title, model)
     set_general_equipment(dataset, context)
-    dataset.ContributingEquipmentSequence = [
-        contributing_equipment(Algorithm.of_model(model), made_at, model.demonstration)
-    ]
+    equipment = contributing_equipment(Algorithm.of_model(model), made_at, model.demonstration)
+    set_items(dataset, "ContributingEquipmentSequence", [equipment])
     dataset.file_meta = _file_meta(dataset)
     source.copy_identity(dataset)
 

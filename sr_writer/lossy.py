@@ -1,4 +1,4 @@
-"""Lossy compression of the source, which its overlays must declare too.
+"""Lossy compression, which overlays must declare: that of the source, and their own.
 
 References: PS3.3 section C.7.6.1.1.5 (Lossy Image Compression).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pydicom.dataset import Dataset
 
+from sr_writer.encoded import encoded_text
 from sr_writer.source import SourceHeader
 
 _ALWAYS_LOSSY = {
@@ -41,6 +42,31 @@ def copy_lossy_compression(source: SourceHeader, overlay: Dataset) -> None:
     ratios = source.text("LossyImageCompressionRatio") or (_ratio(source) if method else "")
     if ratios:
         overlay.LossyImageCompressionRatio = ratios.split("\\")
+
+
+def declare_lossy_compression(overlay: Dataset, method: str, ratio: float) -> None:
+    """Declare on an overlay that its own pixels are compressed with loss, after what is declared of its source.
+
+    Methods and ratios of several steps correspond, so those of the source are only kept where they do.
+
+    Args:
+        overlay: the overlay, with what it declares of its source.
+        method: a Defined Term of Lossy Image Compression Method (0028,2114).
+        ratio: bytes of the uncompressed pixels divided by bytes of the compressed ones.
+    """
+    methods = _values(overlay, "LossyImageCompressionMethod")
+    ratios = _values(overlay, "LossyImageCompressionRatio")
+    if len(methods) != len(ratios):
+        methods, ratios = [], []
+    overlay.LossyImageCompression = "01"
+    overlay.LossyImageCompressionMethod = [*methods, method]
+    overlay.LossyImageCompressionRatio = [*ratios, f"{ratio:.2f}"]
+
+
+def _values(dataset: Dataset, keyword: str) -> list[str]:
+    """The values of an attribute as text, none if it is absent."""
+    text = encoded_text(dataset, keyword)
+    return text.split("\\") if text else []
 
 
 def _ratio(source: SourceHeader) -> str:

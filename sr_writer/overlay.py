@@ -1,4 +1,4 @@
-"""The overlay: an RGB Secondary Capture of the picture under a heat map, with a legend burned in.
+"""The overlay: a Secondary Capture in colour of the picture under a heat map, with a legend burned in.
 
 References: PS3.3 sections A.8.1 (Secondary Capture Image IOD), C.7.6.1 (General Image), C.8.6.1
 (SC Equipment).
@@ -6,9 +6,7 @@ References: PS3.3 sections A.8.1 (Secondary Capture Image IOD), C.7.6.1 (General
 
 from __future__ import annotations
 
-import numpy as np
-from highdicom.sr import CodedConcept
-from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SecondaryCaptureImageStorage
@@ -16,10 +14,12 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from inference.findings import Analysis, Detection
 from sr_writer.codes import RISK
 from sr_writer.context import ReportContext
+from sr_writer.elements import code_sequence, item, set_items, text_element
 from sr_writer.equipment import DEMONSTRATION_NOTICE, UNREVIEWED_NOTICE
 from sr_writer.instance import complete_instance
 from sr_writer.lossy import copy_lossy_compression
 from sr_writer.overlay_picture import Legend, draw_overlay
+from sr_writer.overlay_pixels import set_pixels
 from sr_writer.shown import ShownPicture
 from sr_writer.source import SourceHeader
 from sr_writer.strings import LONG_STRING, SHORT_TEXT, plain
@@ -32,7 +32,7 @@ def write_overlay(
     """The overlay of one picture of an analysis, with pixels; ``number`` counts the job's overlays from 1."""
     overlay = Dataset()
     overlay.SOPClassUID = SecondaryCaptureImageStorage
-    overlay.SOPInstanceUID = derived_uid(context.job_seed, "overlay", number)
+    overlay.SOPInstanceUID = _instance_uid(context, number)
     overlay.SeriesInstanceUID = derived_uid(context.job_seed, "overlay series")
     overlay.SeriesNumber = context.series_number + 1
     overlay.InstanceNumber = number
@@ -41,13 +41,20 @@ def write_overlay(
     source.copy_series_context(overlay)
     _set_derivation(overlay, analysis, shown)
     copy_lossy_compression(source, overlay)
-    _set_pixels(overlay, overlay_pixels(analysis, shown, context.engine_name))
     complete_instance(overlay, source, context, analysis.model, title="overlays")
+    set_pixels(overlay, draw(analysis, shown, context.engine_name), context.overlay_compression)
     return overlay
 
 
-def overlay_pixels(analysis: Analysis, shown: ShownPicture, engine_name: str) -> NDArray[np.uint8]:
-    """The pixels of an overlay as RGB, shape (rows, columns, 3)."""
+def _instance_uid(context: ReportContext, number: int) -> str:
+    """SOP Instance UID of an overlay: a picture with loss is another one (PS3.3 section C.7.6.1.1.5)."""
+    if context.overlay_compression == "none":
+        return derived_uid(context.job_seed, "overlay", number)
+    return derived_uid(context.job_seed, "overlay", number, context.overlay_compression)
+
+
+def draw(analysis: Analysis, shown: ShownPicture, engine_name: str) -> Image.Image:
+    """The picture of an overlay, of mode RGB."""
     return draw_overlay(shown, _legend(analysis, shown, engine_name))
 
 
@@ -88,16 +95,13 @@ def _lesion_statements(detection: Detection) -> tuple[str, ...]:
 
 
 def _set_derivation(overlay: Dataset, analysis: Analysis, shown: ShownPicture) -> None:
-    image = Dataset()
-    image.ReferencedSOPClassUID = shown.source.sop_class_uid
-    image.ReferencedSOPInstanceUID = shown.source.sop_instance_uid
-    if shown.source.frame is not None:
-        image.ReferencedFrameNumber = shown.source.frame
-    purpose = codes.DCM.SourceImageForImageProcessingOperation
-    image.PurposeOfReferenceCodeSequence = [
-        CodedConcept(purpose.value, purpose.scheme_designator, purpose.meaning)
-    ]
-    overlay.SourceImageSequence = [image]
+    image = item(
+        text_element("ReferencedSOPClassUID", shown.source.sop_class_uid),
+        text_element("ReferencedSOPInstanceUID", shown.source.sop_instance_uid),
+        b"" if shown.source.frame is None else text_element("ReferencedFrameNumber", str(shown.source.frame)),
+        code_sequence("PurposeOfReferenceCodeSequence", codes.DCM.SourceImageForImageProcessingOperation),
+    )
+    set_items(overlay, "SourceImageSequence", [image])
     overlay.ImageType = ["DERIVED", "SECONDARY"]
     method = shown.heatmap.method
     heat_map = method if method.endswith(" map") else f"{method} heat map"
@@ -105,18 +109,3 @@ def _set_derivation(overlay: Dataset, analysis: Analysis, shown: ShownPicture) -
     overlay.DerivationDescription = plain(description, SHORT_TEXT)
     notice = f"; {DEMONSTRATION_NOTICE}" if analysis.model.demonstration else ""
     overlay.ImageComments = f"{UNREVIEWED_NOTICE}{notice}"
-
-
-def _set_pixels(overlay: Dataset, pixels: NDArray[np.uint8]) -> None:
-    """Set an overlay's pixels, shape (rows, columns, 3)."""
-    overlay.SamplesPerPixel = 3
-    overlay.PhotometricInterpretation = "RGB"
-    overlay.PlanarConfiguration = 0
-    overlay.Rows, overlay.Columns = pixels.shape[:2]
-    overlay.BitsAllocated = overlay.BitsStored = 8
-    overlay.HighBit = 7
-    overlay.PixelRepresentation = 0
-    # YES, because the legend is burned in, and anything burned into the source stays visible.
-    overlay.BurnedInAnnotation = "YES"
-    data = pixels.tobytes()
-    overlay.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))

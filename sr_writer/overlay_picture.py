@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,9 @@ DISCLAIMER_CHARACTERS = 24
 """Characters of the disclaimer that surely fit on a line."""
 
 _MARGIN = 28
+_TEXT_WIDTH = PANEL_WIDTH - 2 * _MARGIN
+"""Width of the panel's lines, in pixels."""
+
 _BACKGROUND = (14, 17, 21)
 _TEXT = (236, 239, 242)
 _FAINT_TEXT = (160, 168, 178)
@@ -71,21 +73,18 @@ class Legend:
     disclaimer: str
 
 
-def draw_overlay(shown: ShownPicture, legend: Legend) -> NDArray[np.uint8]:
+def draw_overlay(shown: ShownPicture, legend: Legend) -> Image.Image:
     """Draw an overlay: the picture on the left, scaled to ``PICTURE_SIZE`` on its longer side, and the panel right.
 
     Returns:
-        RGB values, shape (rows, columns, 3).
+        A picture of mode RGB.
     """
-    picture = Image.fromarray(shown.picture)
-    scale = PICTURE_SIZE / max(picture.size)
-    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    levels = np.rint(np.clip(shown.heatmap.values, 0.0, 1.0) * (LEVELS - 1)).astype(np.uint8)
-    blended = Image.fromarray(
-        blend(
-            np.asarray(picture.resize(size, Image.Resampling.BICUBIC)),
-            np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR)),
-        )
+    rows, columns = shown.picture.shape
+    scale = PICTURE_SIZE / max(rows, columns)
+    size = (max(round(columns * scale), 1), max(round(rows * scale), 1))
+    blended = blend(
+        _resized(shown.picture, size, Image.Resampling.BICUBIC),
+        _resized(_levels(shown.heatmap.values), size, Image.Resampling.BILINEAR),
     )
     _outline_regions(blended, shown)
     # A title takes up to two lines.
@@ -93,10 +92,27 @@ def draw_overlay(shown: ShownPicture, legend: Legend) -> NDArray[np.uint8]:
     more_lines += -(-len(legend.disclaimer) // DISCLAIMER_CHARACTERS)
     height = max(size[1], LEAST_HEIGHT + LINE_HEIGHT * more_lines)
     canvas = Image.new("RGB", (size[0] + PANEL_WIDTH, height), _BACKGROUND)
-    canvas.paste((0, 0, 0), (0, 0, size[0], height))
+    if height > size[1]:
+        canvas.paste((0, 0, 0), (0, 0, size[0], height))
     canvas.paste(blended, (0, (height - size[1]) // 2))
     _Panel(canvas, left=size[0] + _MARGIN).draw(legend)
-    return np.asarray(canvas)
+    return canvas
+
+
+def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Levels of the colour map for values of a heat map in [0, 1], of the same shape."""
+    levels = np.clip(values, 0.0, 1.0)
+    levels *= LEVELS - 1
+    return np.rint(levels, out=levels).astype(np.uint8)
+
+
+def _resized(
+    grey: NDArray[np.uint8], size: tuple[int, int], resampling: Image.Resampling
+) -> NDArray[np.uint8]:
+    """A picture of shape (rows, columns) in another size (columns, rows)."""
+    if grey.shape[::-1] == size:
+        return grey
+    return np.asarray(Image.fromarray(grey).resize(size, resampling))
 
 
 def _outline_regions(blended: Image.Image, shown: ShownPicture) -> None:
@@ -114,6 +130,61 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """A line of text: how much of the colour each of its pixels takes (mode L), and where its left upper pixel is."""
+
+    mask: Image.Image
+    offset: tuple[int, int]
+
+
+_LINES_KEPT = 256
+"""Lines of text that are kept as they were drawn, of 25 KB at most: most of a panel is the same for a model."""
+
+
+@lru_cache(maxsize=_LINES_KEPT)
+def _line(text: str, size: int) -> _Line:
+    font = _font(size)
+    left, top, right, bottom = (int(edge) for edge in font.getbbox(text))
+    mask = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font)
+    return _Line(mask=mask, offset=(left, top))
+
+
+@lru_cache(maxsize=_LINES_KEPT)
+def _wrapped(text: str, size: int) -> tuple[str, ...]:
+    """Lines that fit into the panel; a word that is longer than a line is broken."""
+    font = _font(size)
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        joined = f"{line} {word}".strip()
+        if font.getlength(joined) <= _TEXT_WIDTH:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        line = word
+        while font.getlength(line) > _TEXT_WIDTH:
+            fitting = next(n for n in range(len(line), 0, -1) if font.getlength(line[:n]) <= _TEXT_WIDTH)
+            lines.append(line[:fitting])
+            line = line[fitting:]
+    return (*lines, line) if line else tuple(lines)
+
+
+@cache
+def _colour_scale() -> Image.Image:
+    """The colours from 0 to 1 as they look over soft tissue, with the values below them."""
+    levels = np.linspace(0, LEVELS - 1, _TEXT_WIDTH).astype(np.uint8)[np.newaxis].repeat(24, axis=0)
+    scale = Image.new("RGB", (_TEXT_WIDTH, 60), _BACKGROUND)
+    scale.paste(blend(np.full_like(levels, _SCALE_BACKGROUND), levels), (0, 0))
+    draw, font = ImageDraw.Draw(scale), _font(20)
+    for value in (0.0, 0.5, 1.0):
+        text = f"{value:g}"
+        draw.text((value * (_TEXT_WIDTH - font.getlength(text)), 30), text, fill=_TEXT, font=font)
+    return scale
+
+
 class _Panel:
     """The panel, drawn from top to bottom; its last lines are aligned with the bottom."""
 
@@ -121,7 +192,6 @@ class _Panel:
         self._canvas = canvas
         self._draw = ImageDraw.Draw(canvas)
         self._left = left
-        self._width = PANEL_WIDTH - 2 * _MARGIN
         self._y = _MARGIN
 
     def draw(self, legend: Legend) -> None:
@@ -145,72 +215,43 @@ class _Panel:
         self._separator()
         self._write(f"Colours: {legend.method}", 22, _TEXT)
         self._write("where the model looked", 20, _FAINT_TEXT)
-        self._colour_scale()
+        self._skip(8)
+        self._canvas.paste(_colour_scale(), (self._left, self._y))
+        self._skip(60)
         lines = [f"Engine {legend.engine}", f"Model {legend.model}", f"Version {legend.version}"]
         self._write_at_bottom(lines)
 
     def _write(self, text: str, size: int, colour: Colour) -> None:
-        font = _font(size)
-        for line in self._wrapped(text, font):
-            self._draw.text((self._left, self._y), line, fill=colour, font=font)
+        for part in _wrapped(text, size):
+            line = _line(part, size)
+            x, y = line.offset
+            self._canvas.paste(colour, (self._left + x, self._y + y), line.mask)
             self._y += round(size * 1.25)
 
     def _write_at_bottom(self, lines: list[str]) -> None:
         size = 20
-        wrapped = [part for line in lines for part in self._wrapped(line, _font(size))]
-        self._y = max(self._y, self._canvas.height - _MARGIN - round(len(wrapped) * size * 1.25))
-        for line in wrapped:
+        count = sum(len(_wrapped(line, size)) for line in lines)
+        self._y = max(self._y, self._canvas.height - _MARGIN - round(count * size * 1.25))
+        for line in lines:
             self._write(line, size, _FAINT_TEXT)
-
-    def _wrapped(self, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[str]:
-        """Lines that fit into the panel; a word that is longer than a line is broken."""
-        line = ""
-        for word in text.split():
-            joined = f"{line} {word}".strip()
-            if font.getlength(joined) <= self._width:
-                line = joined
-                continue
-            if line:
-                yield line
-            line = word
-            while font.getlength(line) > self._width:
-                fitting = next(n for n in range(len(line), 0, -1) if font.getlength(line[:n]) <= self._width)
-                yield line[:fitting]
-                line = line[fitting:]
-        if line:
-            yield line
 
     def _skip(self, pixels: int) -> None:
         self._y += pixels
 
     def _separator(self) -> None:
         self._skip(14)
-        self._draw.line((self._left, self._y, self._left + self._width, self._y), fill=_RULE_COLOUR, width=2)
+        self._draw.line((self._left, self._y, self._left + _TEXT_WIDTH, self._y), fill=_RULE_COLOUR, width=2)
         self._skip(18)
 
     def _certainty_bar(self, probability: float, thresholds: Thresholds) -> None:
         """Draw the probability as a bar from 0 to 1, with marks at the low, high and critical threshold."""
         self._skip(8)
         top, bottom = self._y, self._y + 14
-        self._draw.rectangle((self._left, top, self._left + self._width, bottom), fill=_RULE_COLOUR)
-        self._draw.rectangle((self._left, top, self._left + self._width * probability, bottom), fill=_TEXT)
+        self._draw.rectangle((self._left, top, self._left + _TEXT_WIDTH, bottom), fill=_RULE_COLOUR)
+        self._draw.rectangle((self._left, top, self._left + _TEXT_WIDTH * probability, bottom), fill=_TEXT)
         for threshold in (thresholds.low, thresholds.high, thresholds.critical):
-            x = self._left + self._width * threshold
+            x = self._left + _TEXT_WIDTH * threshold
             self._draw.line((x, top - 5, x, bottom + 5), fill=_WARNING, width=2)
         self._y = bottom + 8
         self._write("marks: low, high, critical threshold", 16, _FAINT_TEXT)
         self._skip(8)
-
-    def _colour_scale(self) -> None:
-        """Draw the colours from 0 to 1 as they look over soft tissue."""
-        self._skip(8)
-        levels = np.linspace(0, LEVELS - 1, self._width).astype(np.uint8)[np.newaxis].repeat(24, axis=0)
-        scale = blend(np.full_like(levels, _SCALE_BACKGROUND), levels)
-        self._canvas.paste(Image.fromarray(scale), (self._left, self._y))
-        self._y += 30
-        for value in (0.0, 0.5, 1.0):
-            text = f"{value:g}"
-            font = _font(20)
-            x = self._left + value * (self._width - font.getlength(text))
-            self._draw.text((x, self._y), text, fill=_TEXT, font=font)
-        self._skip(30)

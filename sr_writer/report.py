@@ -8,33 +8,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from highdicom.sr import (
-    DeviceObserverIdentifyingAttributes,
-    MeasurementReport,
-    ObservationContext,
-    ObserverContext,
-    RelationshipTypeValues,
-    TextContentItem,
-)
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from inference.findings import Analysis
+from sr_writer import content
 from sr_writer.codes import procedure_reported
+from sr_writer.content import Relationship
 from sr_writer.context import ReportContext
 from sr_writer.document import InstanceReference, new_document
 from sr_writer.equipment import DEMONSTRATION_NOTICE, UNREVIEWED_NOTICE, Algorithm
-from sr_writer.groups import (
-    MeasurementGroup,
-    add_visual_explanations,
-    measurement_groups,
-    tracking_name,
-)
+from sr_writer.groups import measurement_groups, tracking_name
 from sr_writer.instance import complete_instance
 from sr_writer.source import SourceHeader
 from sr_writer.strings import LONG_STRING, SHORT_TEXT, plain
 from sr_writer.uids import derived_uid
-from sr_writer.volumetric import VolumetricGroup, detection_groups, structure_groups
+from sr_writer.volumetric import detection_group, structure_groups
+
+_LANGUAGE = codes.DCM.LanguageOfContentItemAndDescendants
+_ENGLISH = Code("en-US", "RFC5646", "English (United States)")
+_OBSERVER_TYPE = codes.DCM.ObserverType
+_DEVICE = codes.DCM.Device
+_DEVICE_UID = codes.DCM.DeviceObserverUID
+_DEVICE_NAME = codes.DCM.DeviceObserverName
+_DEVICE_MANUFACTURER = codes.DCM.DeviceObserverManufacturer
+_DEVICE_MODEL_NAME = codes.DCM.DeviceObserverModelName
+_PROCEDURE_REPORTED = codes.DCM.ProcedureReported
+_IMAGING_MEASUREMENTS = codes.DCM.ImagingMeasurements
+_COMMENT = codes.DCM.Comment
 
 Overlays = dict[tuple[int, str | int], list[Dataset]]
 """Secondary Captures by index of the analysis and either name of the label or number of the detection."""
@@ -77,18 +79,38 @@ def _content(
     segmentations: Mapping[int, Dataset],
     context: ReportContext,
     algorithm: Algorithm,
-) -> Dataset:
-    """The root content item of the content tree."""
-    observer = ObserverContext(
-        codes.DCM.Device,
-        DeviceObserverIdentifyingAttributes(
-            algorithm.device_uid,
-            name=plain(f"overread {context.engine_name}", LONG_STRING),
-            manufacturer_name=algorithm.manufacturer,
-            model_name=algorithm.name,
+) -> list[bytes]:
+    """The content items below the root of the content tree (TID 1500), encoded."""
+    groups = _groups(analyses, overlays, segmentations, context, algorithm)
+    if not groups:
+        raise ValueError("a report needs at least one measurement group")
+    observer = Relationship.HAS_OBS_CONTEXT
+    return [
+        content.code(Relationship.HAS_CONCEPT_MOD, _LANGUAGE, _ENGLISH),
+        content.code(observer, _OBSERVER_TYPE, _DEVICE),
+        content.uid_reference(observer, _DEVICE_UID, algorithm.device_uid),
+        content.text(observer, _DEVICE_NAME, plain(f"overread {context.engine_name}", LONG_STRING)),
+        content.text(observer, _DEVICE_MANUFACTURER, algorithm.manufacturer),
+        content.text(observer, _DEVICE_MODEL_NAME, algorithm.name),
+        content.code(
+            Relationship.HAS_CONCEPT_MOD,
+            _PROCEDURE_REPORTED,
+            procedure_reported(sources[0].text("Modality")),
         ),
-    )
-    groups: list[MeasurementGroup | VolumetricGroup] = []
+        content.container(Relationship.CONTAINS, _IMAGING_MEASUREMENTS, groups),
+        *(content.text(Relationship.CONTAINS, _COMMENT, comment) for comment in _comments(analyses)),
+    ]
+
+
+def _groups(
+    analyses: Sequence[Analysis],
+    overlays: Overlays,
+    segmentations: Mapping[int, Dataset],
+    context: ReportContext,
+    algorithm: Algorithm,
+) -> list[bytes]:
+    """The measurement groups of all analyses, encoded."""
+    groups: list[bytes] = []
     for index, analysis in enumerate(analyses):
         image_number = index + 1 if len(analyses) > 1 else None
         for finding in analysis.findings:
@@ -100,9 +122,9 @@ def _content(
                 tracking_name=tracking_name(context.engine_name, finding, image_number),
                 tracking_seed=derived_uid(context.job_seed, "finding", index, finding.label.name),
             )
-        for detection, group in detection_groups(analysis, algorithm, context, index=index):
-            add_visual_explanations(group, overlays.get((index, detection.number), ()))
-            groups.append(group)
+        for detection in (analysis.detections or ()) if analysis.volume is not None else ():
+            shown = overlays.get((index, detection.number), ())
+            groups.append(detection_group(detection, analysis, shown, algorithm, context, index=index))
         if index in segmentations and analysis.segmentation is not None and not analysis.detections:
             groups += structure_groups(
                 analysis,
@@ -113,17 +135,7 @@ def _content(
                 index=index,
                 beside_findings=any(a.findings for a in analyses),
             )
-    report = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=observer),
-        procedure_reported=procedure_reported(sources[0].text("Modality")),
-        imaging_measurements=groups,
-    )
-    for comment in _comments(analyses):
-        report[0].ContentSequence.append(
-            TextContentItem(codes.DCM.Comment, comment, RelationshipTypeValues.CONTAINS)
-        )
-    root: Dataset = report[0]
-    return root
+    return groups
 
 
 def _comments(analyses: Sequence[Analysis]) -> list[str]:

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from inference.findings import Analysis
 from sr_writer.context import ReportContext, WrittenObject
-from sr_writer.overlay import overlay_pixels, write_overlay
+from sr_writer.overlay import draw, write_overlay
 from sr_writer.report import Overlays, write_report
 from sr_writer.segmentation import write_segmentation
 from sr_writer.shown import shown_pictures
@@ -62,4 +62,4 @@ def write_results(analyses: Sequence[Analysis], context: ReportContext) -> list[
 def overlay_pictures(analysis: Analysis, engine_name: str) -> Iterator[NDArray[np.uint8]]:
     """The overlays of an analysis as RGB pictures of shape (rows, columns, 3), for sources that are not DICOM."""
     for shown in shown_pictures(analysis):
-        yield overlay_pixels(analysis, shown, engine_name)
+        yield np.asarray(draw(analysis, shown, engine_name))

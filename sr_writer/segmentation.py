@@ -26,6 +26,7 @@ from pydicom.sr.coding import Code
 from inference.findings import Analysis, Segmentation, SourceImage, Structure
 from sr_writer.codes import PRIVATE_SCHEME, private_code, private_scheme_identification, verified
 from sr_writer.context import ReportContext
+from sr_writer.elements import set_items
 from sr_writer.equipment import Algorithm
 from sr_writer.instance import complete_instance
 from sr_writer.source import IDENTITY_TYPE_2, SourceHeader
@@ -87,7 +88,7 @@ def write_segmentation(
     for item in (*written.DimensionOrganizationSequence, *written.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     if any(type_code(s).scheme_designator == PRIVATE_SCHEME for s in structures):
-        written.CodingSchemeIdentificationSequence = [private_scheme_identification()]
+        set_items(written, "CodingSchemeIdentificationSequence", [private_scheme_identification()])
     for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
         if keyword in written:
             delattr(written, keyword)

@@ -104,6 +104,8 @@ _OTHER_KEYWORDS = (
     "NumberOfFrames",
 )
 
+_TAGS = [Tag(keyword) for keyword in (*IDENTITY_TYPE_2, *IDENTITY_TYPE_3, *_OTHER_KEYWORDS)]
+
 
 class SourceHeader:
     """The part of a source image's header that results need; pixels are not read.
@@ -114,10 +116,7 @@ class SourceHeader:
     """
 
     def __init__(self, image: SourceImage) -> None:
-        keywords = {*IDENTITY_TYPE_2, *IDENTITY_TYPE_3, *_OTHER_KEYWORDS}
-        self._dataset = pydicom.dcmread(
-            image.path, stop_before_pixels=True, force=True, specific_tags=sorted(keywords)
-        )
+        self._dataset = pydicom.dcmread(image.path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         self.image = image
         self.file_size = image.path.stat().st_size
 

@@ -5,106 +5,89 @@ References: PS3.16 TID 1411, TID 1419; PS3.3 section C.18.9.1.2 (ELLIPSOID).
 
 from __future__ import annotations
 
-from highdicom.sr import (
-    AlgorithmIdentification,
-    FindingSite,
-    GraphicTypeValues3D,
-    Measurement,
-    MeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
-    ReferencedSegment,
-    SourceImageForMeasurementGroup,
-    SourceSeriesForSegmentation,
-    TrackingIdentifier,
-    VolumeSurface,
-    VolumetricROIMeasurementsAndQualitativeEvaluations,
-)
+from collections.abc import Sequence
+
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from inference.findings import Analysis, Detection, Segmentation
+from sr_writer import content
 from sr_writer.codes import MILLILITER, PRESENCE, RISK, RISK_CATEGORY, finding_code, verified
+from sr_writer.content import Relationship
 from sr_writer.context import ReportContext
 from sr_writer.equipment import Algorithm
+from sr_writer.groups import (
+    SOURCE_OF_MEASUREMENT,
+    Tracking,
+    evaluation,
+    finding_site,
+    group,
+    visual_explanations,
+)
 from sr_writer.segmentation import laterality, segment_number, tracking_identifiers, type_code
 
-VolumetricGroup = VolumetricROIMeasurementsAndQualitativeEvaluations
+_VOLUME_SURFACE = codes.DCM.VolumeSurface
+_REFERENCED_SEGMENT = codes.DCM.ReferencedSegment
+_SOURCE_SERIES = Code("121232", "DCM", "Source Series for Segmentation")
 
 _DECIMALS = 4
 
 
-def detection_groups(
-    analysis: Analysis, algorithm: Algorithm, context: ReportContext, *, index: int
-) -> list[tuple[Detection, VolumetricGroup]]:
-    """A group for each detection of an analysis: an ellipsoid with its size, density and certainty.
-
-    ``index`` is that of the analysis in the job.
-    """
-    if analysis.volume is None:
-        return []
-    frame_of_reference_uid = analysis.volume.frame_of_reference_uid
-    return [
-        (detection, _detection_group(detection, analysis, frame_of_reference_uid, algorithm, context, index))
-        for detection in analysis.detections or ()
-    ]
-
-
-def _detection_group(
+def detection_group(
     detection: Detection,
     analysis: Analysis,
-    frame_of_reference_uid: str,
+    overlays: Sequence[Dataset],
     algorithm: Algorithm,
     context: ReportContext,
+    *,
     index: int,
-) -> VolumetricGroup:
+) -> bytes:
+    """The group of a lesion: an ellipsoid with its size, density and certainty, as an encoded content item.
+
+    Args:
+        detection: the lesion.
+        analysis: its analysis, which is of a volume.
+        overlays: the lesion's Secondary Captures.
+        algorithm: the model.
+        context: the job.
+        index: index of the analysis in the job.
+
+    Raises:
+        ValueError: the analysis is not of a volume.
+    """
+    if analysis.volume is None:
+        raise ValueError("a lesion in patient coordinates needs the volume that it was found in")
     site = verified(detection.label.site)
-    measurements = [
+    density = codes.DCM.AttenuationCoefficient
+    hounsfield = codes.UCUM.HounsfieldUnit
+    values = [
         _measurement(codes.DCM.CertaintyOfFinding, 100 * detection.certainty, codes.UCUM.Percent),
         _measurement(codes.SCT.Diameter, detection.diameter_mm, codes.UCUM.Millimeter),
         _measurement(codes.SCT.Volume, detection.volume_mm3, codes.UCUM.CubicMillimeter),
-        Measurement(
-            codes.DCM.AttenuationCoefficient,
-            round(detection.mean_hu, _DECIMALS),
-            codes.UCUM.HounsfieldUnit,
-            derivation=codes.SCT.Mean,
-        ),
-        Measurement(
-            codes.DCM.AttenuationCoefficient,
-            round(detection.std_hu, _DECIMALS),
-            codes.UCUM.HounsfieldUnit,
-            derivation=codes.SCT.StandardDeviation,
-        ),
-    ]
-    evaluations = [
-        QualitativeEvaluation(
-            codes.DCM.PresenceOfProperty,
-            PRESENCE[detection.label.thresholds.presence(detection.certainty)],
-        )
+        _measurement(density, detection.mean_hu, hounsfield, codes.SCT.Mean),
+        _measurement(density, detection.std_hu, hounsfield, codes.SCT.StandardDeviation),
     ]
     if detection.malignancy is not None:
-        measurements.append(
+        values.append(
             _measurement(codes.DCM.ProbabilityOfCancer, 100 * detection.malignancy, codes.UCUM.Percent)
         )
+    presence = detection.label.thresholds.presence(detection.certainty)
+    values.append(evaluation(codes.DCM.PresenceOfProperty, PRESENCE[presence]))
     if detection.risk is not None:
-        evaluations.append(QualitativeEvaluation(RISK_CATEGORY, RISK[detection.risk]))
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
-        TrackingIdentifier(
-            *tracking_identifiers(
-                context, index, detection.number, f"{detection.label.name} {detection.number}"
-            )
-        ),
-        referenced_volume_surface=VolumeSurface(
-            GraphicTypeValues3D.ELLIPSOID,
-            detection.ellipsoid,
-            frame_of_reference_uid,
-            source_series=SourceSeriesForSegmentation(analysis.source.series_instance_uid),
-        ),
-        finding_type=finding_code(detection.label),
-        algorithm_id=_algorithm(algorithm),
-        finding_sites=None if site is None else [FindingSite(site)],
-        measurements=measurements,
-        qualitative_evaluations=evaluations,
+        values.append(evaluation(RISK_CATEGORY, RISK[detection.risk]))
+    values.append(
+        content.ellipsoid(_VOLUME_SURFACE, detection.ellipsoid, analysis.volume.frame_of_reference_uid)
+    )
+    values.append(_source_series(analysis))
+    name = f"{detection.label.name} {detection.number}"
+    return group(
+        "1411",
+        _tracking(context, index, detection.number, name),
+        finding_code(detection.label),
+        [] if site is None else [finding_site(site)],
+        algorithm,
+        values + visual_explanations(overlays),
     )
 
 
@@ -117,7 +100,7 @@ def structure_groups(
     *,
     index: int,
     beside_findings: bool,
-) -> list[VolumetricGroup | MeasurementsAndQualitativeEvaluations]:
+) -> list[bytes]:
     """A group for each segment: its volume, and the side of the body if its name contains one.
 
     A report of structures alone has volumetric groups (TID 1411). In a report with findings, they are plain groups
@@ -133,50 +116,39 @@ def structure_groups(
         index: index of the analysis in the job.
         beside_findings: whether the report has findings too.
     """
-    groups: list[VolumetricGroup | MeasurementsAndQualitativeEvaluations] = []
+    groups: list[bytes] = []
     for structure in segmentation.structures:
-        identifier = TrackingIdentifier(
-            *tracking_identifiers(context, index, structure.value, structure.name)
-        )
         side = laterality(structure)
-        sites = None if side is None else [FindingSite(type_code(structure), laterality=side)]
-        volume = [_measurement(codes.SCT.Volume, structure.volume_mm3 / 1000, MILLILITER)]
-        number = segment_number(segmentation, structure.value)
-        if beside_findings:
-            source = SourceImageForMeasurementGroup(segmented.SOPClassUID, segmented.SOPInstanceUID)
-            source.ReferencedSOPSequence[0].ReferencedSegmentNumber = number
-            groups.append(
-                MeasurementsAndQualitativeEvaluations(
-                    identifier,
-                    finding_type=type_code(structure),
-                    algorithm_id=_algorithm(algorithm),
-                    finding_sites=sites,
-                    measurements=volume,
-                    source_images=[source],
-                )
-            )
-            continue
+        kind = type_code(structure)
+        segment = content.image(
+            Relationship.CONTAINS,
+            SOURCE_OF_MEASUREMENT if beside_findings else _REFERENCED_SEGMENT,
+            segmented.SOPClassUID,
+            segmented.SOPInstanceUID,
+            segment=segment_number(segmentation, structure.value),
+        )
+        volume = _measurement(codes.SCT.Volume, structure.volume_mm3 / 1000, MILLILITER)
         groups.append(
-            VolumetricROIMeasurementsAndQualitativeEvaluations(
-                identifier,
-                referenced_segment=ReferencedSegment(
-                    segmented.SOPClassUID,
-                    segmented.SOPInstanceUID,
-                    number,
-                    source_series=SourceSeriesForSegmentation(analysis.source.series_instance_uid),
-                ),
-                finding_type=type_code(structure),
-                algorithm_id=_algorithm(algorithm),
-                finding_sites=sites,
-                measurements=volume,
+            group(
+                "1501" if beside_findings else "1411",
+                _tracking(context, index, structure.value, structure.name),
+                kind,
+                [] if side is None else [finding_site(kind, side)],
+                algorithm,
+                [volume, segment] if beside_findings else [volume, segment, _source_series(analysis)],
             )
         )
     return groups
 
 
-def _measurement(name: Code, value: float, unit: Code) -> Measurement:
-    return Measurement(name, round(float(value), _DECIMALS), unit)
+def _tracking(context: ReportContext, index: int, number: int, name: str) -> Tracking:
+    uid, text = tracking_identifiers(context, index, number, name)
+    return Tracking(uid=uid, name=text)
 
 
-def _algorithm(algorithm: Algorithm) -> AlgorithmIdentification:
-    return AlgorithmIdentification(algorithm.name, algorithm.version, manufacturer=algorithm.manufacturer)
+def _source_series(analysis: Analysis) -> bytes:
+    return content.uid_reference(Relationship.CONTAINS, _SOURCE_SERIES, analysis.source.series_instance_uid)
+
+
+def _measurement(name: Code, value: float, unit: Code, derivation: Code | None = None) -> bytes:
+    return content.number(name, round(float(value), _DECIMALS), unit, derivation)

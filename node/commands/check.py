@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 from rich.markup import escape
 from rich.table import Table
 
 from db.database import Database
 from db.errors import DatabaseError
 from handlers.errors import ScanError
+from handlers.sending.acceptance import reason_not_accepted
 from handlers.sending.commitment import offers_commitment
 from handlers.sending.sender import echo
+from handlers.settings import Destination
 from handlers.spool.part10 import scan_file
 from inference.engines import engine_class
 from inference.errors import InferenceError
@@ -131,6 +134,8 @@ def _check_destinations(configuration: Configuration) -> Iterator[Finding]:
             f"answers in {result.milliseconds:.0f} ms" if result.ok else f"does not answer: {result.reason}"
         )
         yield Finding(subject=f"destination {destination.name}", ok=result.ok, message=message)
+        if configuration.overlay.compression == "jpeg" and result.ok:
+            yield _check_overlays(configuration, destination)
         if destination.commit and result.ok:
             answer = offers_commitment(destination, configuration.node.ae_title)
             yield Finding(
@@ -140,6 +145,20 @@ def _check_destinations(configuration: Configuration) -> Iterator[Finding]:
                 if answer.accepted
                 else f"not offered ({answer.reason}): enable it there for this AE title or set commit = false",
             )
+
+
+def _check_overlays(configuration: Configuration, destination: Destination) -> Finding:
+    """Check that a destination takes compressed overlays; others would never get there."""
+    reason = reason_not_accepted(
+        destination, configuration.node.ae_title, SecondaryCaptureImageStorage, JPEGBaseline8Bit
+    )
+    return Finding(
+        subject=f"overlays for {destination.name}",
+        ok=not reason,
+        message="taken in JPEG Baseline"
+        if not reason
+        else f"not taken in JPEG Baseline ({reason}): enable it there or set overlay.compression to none",
+    )
 
 
 def explain_route(

@@ -25,7 +25,7 @@ from inference.settings import EngineSettings
 from inference.store import DEMONSTRATION, ModelCard, ModelStore, StoredModel
 from node.commands.common import ConfigOption, JsonOption, console, errors, load_configuration, print_json
 from node.commands.send import find_files
-from node.configuration.tables import or_valid_names
+from node.configuration.suggestions import or_valid_names
 from node.errors import CommandError, UsageError
 from node.steps.inputs import is_image, select
 

@@ -22,6 +22,7 @@ from node.configuration.tables import (
     EngineTable,
     LogTable,
     NodeTable,
+    OverlayTable,
     ReaderTable,
     RetentionTable,
     RouteTable,
@@ -49,6 +50,7 @@ class Configuration(Table):
     spool: SpoolTable = SpoolTable()
     reader: ReaderTable = ReaderTable()
     retention: RetentionTable = RetentionTable()
+    overlay: OverlayTable = OverlayTable()
     source: tuple[SourceTable, ...] = ()
     destination: tuple[DestinationTable, ...] = ()
     engine: tuple[EngineTable, ...] = ()

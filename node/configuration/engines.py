@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from inference.engines import engine_class, engine_kinds, registered_kinds
-from node.configuration.tables import EngineTable, did_you_mean, or_valid_names
+from node.configuration.suggestions import did_you_mean, or_valid_names
+from node.configuration.tables import EngineTable
 from node.errors import Fault
 
 

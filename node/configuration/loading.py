@@ -17,7 +17,7 @@ from handlers.errors import TlsMisconfigured
 from handlers.upper_layer.tls import client_context, server_context
 from node.configuration.configuration import DEFAULT_FILE, Configuration
 from node.configuration.engines import engine_faults, unknown_keys
-from node.configuration.tables import did_you_mean, or_valid_names
+from node.configuration.suggestions import did_you_mean, or_valid_names
 from node.errors import ConfigurationError, Fault
 
 ENVIRONMENT_PREFIX = "OVERREAD_"

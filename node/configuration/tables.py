@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.datadict import tag_for_keyword
 
+from node.configuration.suggestions import did_you_mean
+
 INSTANCES_KEYWORD = "instances"
 """The key of a condition on the number of instances in a series; all other keys are DICOM keywords."""
-
-
-def did_you_mean(name: str, valid: Sequence[str]) -> str:
-    """A hint at the valid name that is most like a wrong one, or nothing."""
-    matches = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
-def or_valid_names(name: str, valid: Sequence[str]) -> str:
-    """As ``did_you_mean``, or a list of all valid names if none is like it."""
-    return (
-        did_you_mean(name, valid)
-        or f"; there {'is' if len(valid) == 1 else 'are'} {', '.join(valid) or 'none'}"
-    )
 
 
 class Table(BaseModel):
@@ -177,6 +163,13 @@ class RetentionTable(Table):
     """Instances of studies whose jobs have all ended, counted from the last instance."""
     results: Days | None = None
     """Result files that every destination has, counted from when they were made."""
+
+
+class OverlayTable(Table):
+    """``[overlay]``: how overlays are written."""
+
+    compression: Literal["none", "jpeg"] = "none"
+    """Uncompressed RGB, or JPEG Baseline, which every destination then has to take."""
 
 
 class SourceTable(Table):

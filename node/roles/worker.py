@@ -59,7 +59,9 @@ class Worker:
         self.name = name
         self.engines = tuple(engines)
         self.queue = Queue(database)
-        self.pipeline = Pipeline(database, configuration.data_dir)
+        self.pipeline = Pipeline(
+            database, configuration.data_dir, overlay_compression=configuration.overlay.compression
+        )
         self.store = ModelStore(configuration.models_dir)
         limits = configuration.reader_limits()
         limit_readers(limits)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from io import BytesIO
 
 from db.records import Job, NewResult
 from handlers.spool.stored_files import UnsyncedFiles
-from sr_writer import WrittenObject, result_attributes
+from sr_writer import WrittenObject, encode, result_attributes
 
 
 def store(written: WrittenObject, job: Job, files: UnsyncedFiles) -> NewResult:
@@ -17,9 +16,7 @@ def store(written: WrittenObject, job: Job, files: UnsyncedFiles) -> NewResult:
         OSError: the disk is full or broken. Nothing is left behind.
     """
     dataset = written.dataset
-    buffer = BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    data = buffer.getvalue()
+    data = encode(written)
     path = f"results/{job.id % 256:02x}/{job.id}/{dataset.SOPInstanceUID}.dcm"
     files.put(path, data)
     return NewResult(

@@ -19,7 +19,7 @@ from node.configuration.tables import EngineTable
 from node.line.work import Cause, Failure, Inputs, Work
 from node.steps.reports import series_number
 from node.steps.written_job import WriteJob, WrittenJob, not_written, outcome_of
-from sr_writer import PredecessorReport, ReportContext
+from sr_writer import OverlayCompression, PredecessorReport, ReportContext
 
 JobWork = Work[Job, WrittenJob]
 
@@ -27,11 +27,14 @@ JobWork = Work[Job, WrittenJob]
 class Pipeline:
     """The jobs of one data folder and database. Thread-safe."""
 
-    def __init__(self, database: Database, data_dir: Path) -> None:
+    def __init__(
+        self, database: Database, data_dir: Path, overlay_compression: OverlayCompression = "none"
+    ) -> None:
         self.index = Index(database)
         self.queue = Queue(database)
         self.results = Results(database)
         self.files = StoredFiles(data_dir)
+        self.overlay_compression = overlay_compression
 
     def work(self, engine: Engine, table: EngineTable, job: Job) -> JobWork:
         """A job as work for the line: where its files are, and how its results are written."""
@@ -50,6 +53,7 @@ class Pipeline:
             content_datetime=job.created_at,
             series_number=series_number(self.queue.earlier_jobs(job)),
             predecessor=self._predecessor(job),
+            overlay_compression=self.overlay_compression,
         )
         return Work(
             item=job,

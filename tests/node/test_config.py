@@ -229,6 +229,13 @@ def test_limits_of_reading(tmp_path: Path) -> None:
     assert "reader.memory" in faults(tmp_path, COMPLETE + '[reader]\nmemory = "100MB"\n')
 
 
+def test_compression_of_overlays(tmp_path: Path) -> None:
+    assert load(write(tmp_path, COMPLETE), {}).overlay.compression == "none"
+    text = COMPLETE + '[overlay]\ncompression = "jpeg"\n'
+    assert load(write(tmp_path, text), {}).overlay.compression == "jpeg"
+    assert "overlay.compression" in faults(tmp_path, COMPLETE + '[overlay]\ncompression = "png"\n')
+
+
 def test_ensemble_of_models_with_other_findings_is_refused(tmp_path: Path) -> None:
     store = tmp_path / "var" / "models"
     for name, label in (("a", "Nodule"), ("b", "Mass")):

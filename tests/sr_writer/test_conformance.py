@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import Comprehensive3DSRStorage
 
 from inference.findings import Absence, Analysis, ModelIdentity
-from sr_writer import PredecessorReport, ReportContext, write_results
+from sr_writer import PredecessorReport, ReportContext, encode, write_results
 from tests.validators import dciodvfy_errors, sr_validator_errors, validators_missing
 
 MakeAnalysis = Callable[..., Analysis]
@@ -37,7 +41,7 @@ def errors(analyses: Sequence[Analysis], context: ReportContext, folder: Path) -
     found: list[str] = []
     for index, written in enumerate(write_results(analyses, context)):
         path = folder / f"result{index}.dcm"
-        written.dataset.save_as(path, enforce_file_format=True)
+        path.write_bytes(encode(written))
         found += dciodvfy_errors(path)
         if written.kind == "sr":
             found += sr_validator_errors(path)
@@ -118,6 +122,30 @@ def test_japanese_names_requests_and_a_demonstration_model_conform(
     )
     with_device = replace(context, device_serial_number="17")
     assert errors([make_analysis(image, model=model, regions=0)], with_device, tmp_path) == []
+
+
+def test_compressed_overlays_conform_and_dcmtk_decodes_them(
+    make_analysis: MakeAnalysis,
+    make_image: MakeImage,
+    jpeg_image: Path,
+    context: ReportContext,
+    tmp_path: Path,
+) -> None:
+    if shutil.which("dcmdjpeg") is None:
+        pytest.skip("not installed: dcmtk")
+    compressed = replace(context, overlay_compression="jpeg")
+    # Of an odd width, and of a source that lost something before.
+    odd = make_image(Laterality="L", ImageLaterality="L")
+    for source in (odd, jpeg_image):
+        folder = tmp_path / source.stem
+        folder.mkdir()
+        analysis = make_analysis(source)
+        assert errors([analysis], compressed, folder) == []
+        decoded = folder / "decoded.dcm"
+        subprocess.run(["dcmdjpeg", folder / "result1.dcm", decoded], check=True, timeout=60)
+        pixels = write_results([analysis], context)[1].dataset.pixel_array
+        difference = pixel_array(decoded).astype(int) - pixels
+        assert 10 * np.log10(255**2 / np.mean(difference**2)) > 38
 
 
 def test_validators_report_a_broken_object(

@@ -9,15 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.encaps import generate_frames
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from inference.findings import Analysis, Heatmap
-from sr_writer import ReportContext, write_results
+from sr_writer import ReportContext, encode, write_results
 from sr_writer.colour_map import blend, colours, opacities
+from sr_writer.encoded import encoded_text
 from sr_writer.overlay_picture import LEAST_HEIGHT, PANEL_WIDTH, PICTURE_SIZE
 
 MakeAnalysis = Callable[..., Analysis]
 MakeImage = Callable[..., Path]
+
+
+def jpeg(context: ReportContext) -> ReportContext:
+    return replace(context, overlay_compression="jpeg")
 
 
 @pytest.fixture
@@ -163,6 +170,60 @@ def test_lossy_source_makes_a_lossy_overlay(
     assert "LossyImageCompression" not in never_lossy
 
 
+def test_compressed_overlay_is_jpeg_baseline_and_says_that_it_lost_something(
+    analysis: Analysis, context: ReportContext, write_read: Callable[[Dataset], Dataset]
+) -> None:
+    plain = write_results([analysis], context)
+    report, compressed = [w.dataset for w in write_results([analysis], jpeg(context))[:2]]
+    read = write_read(compressed)
+    assert read.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
+    assert (read.PhotometricInterpretation, read.SamplesPerPixel) == ("YBR_FULL_422", 3)
+    assert (read.LossyImageCompression, read.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    pixels = plain[1].dataset.pixel_array
+    (frame,) = generate_frames(read.PixelData, number_of_frames=1)
+    assert float(read.LossyImageCompressionRatio) == pytest.approx(pixels.nbytes / len(frame), rel=0.01)
+    difference = pixel_array(read).astype(int) - pixels
+    assert 10 * np.log10(255**2 / np.mean(difference**2)) > 38
+    # A picture with loss is another instance, and the report refers to that one.
+    assert read.SOPInstanceUID != plain[1].dataset.SOPInstanceUID
+    assert read.SOPInstanceUID in str(report)
+
+
+def result_values(dataset: Dataset, *keywords: str) -> list[list[str]]:
+    """The values of each attribute as text."""
+    return [encoded_text(dataset, keyword).split("\\") for keyword in keywords]
+
+
+def test_compressed_overlay_lists_the_losses_of_its_source_first(
+    make_analysis: MakeAnalysis, make_image: MakeImage, context: ReportContext
+) -> None:
+    def losses(**attributes: object) -> tuple[list[str], list[float]]:
+        image = make_image(LossyImageCompression="01", **attributes)
+        shown = write_results([make_analysis(image)], jpeg(context))[1].dataset
+        said = result_values(shown, "LossyImageCompressionMethod", "LossyImageCompressionRatio")
+        return said[0], [float(ratio) for ratio in said[1]]
+
+    methods, ratios = losses(LossyImageCompressionMethod="ISO_15444_1", LossyImageCompressionRatio="12.5")
+    assert methods == ["ISO_15444_1", "ISO_10918_1"]
+    assert (len(ratios), ratios[0]) == (2, 12.5)
+    # A method without a ratio would make ours look like its ratio.
+    methods, ratios = losses(LossyImageCompressionMethod="ISO_15444_1")
+    assert (methods, len(ratios)) == (["ISO_10918_1"], 1)
+
+
+def test_compressed_overlay_of_a_noisy_radiograph_is_at_most_one_and_a_half_megabytes(
+    make_analysis: MakeAnalysis, make_image: MakeImage, context: ReportContext
+) -> None:
+    analysis = make_analysis(make_image())
+    noise = np.random.default_rng(3).normal(128, 25, (1024, 1024)).clip(0, 255).astype(np.uint8)
+    heat = Heatmap(
+        values=np.linspace(0, 1, noise.size, dtype=np.float32).reshape(noise.shape), method="Grad-CAM"
+    )
+    findings = tuple(replace(f, heatmap=heat, regions=()) for f in analysis.findings[:1])
+    noisy = replace(analysis, picture=noise, findings=findings)
+    assert len(encode(write_results([noisy], jpeg(context))[1])) < 1_500_000
+
+
 def test_colours_grow_lighter_with_the_value() -> None:
     lightness = colours().astype(float) @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(lightness) > -1.5).all()
@@ -173,5 +234,5 @@ def test_colours_grow_lighter_with_the_value() -> None:
 
 def test_anatomy_stays_visible_under_the_strongest_heat() -> None:
     picture = np.array([[0, 255]], np.uint8)
-    dark, bright = blend(picture, np.full_like(picture, 255))[0].astype(int)
+    dark, bright = np.asarray(blend(picture, np.full_like(picture, 255)))[0].astype(int)
     assert (bright - dark).min() > 100

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
 
 from inference.demo.volume_phantoms import straight_geometry, write_ct_series
@@ -160,7 +161,7 @@ def test_panel_of_a_lesion_says_what_the_report_says(
 ) -> None:
     drawn: list[Legend] = []
 
-    def noted(shown: ShownPicture, legend: Legend) -> np.ndarray:
+    def noted(shown: ShownPicture, legend: Legend) -> Image.Image:
         drawn.append(legend)
         return draw_overlay(shown, legend)
 
