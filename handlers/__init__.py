@@ -15,6 +15,7 @@ PUBLIC = (
     "audit.trail",
     "dimse.commitment",
     "sending.commitment",
+    "sending.parallel",
     "sending.sender",
     "sending.storage_folder",
     "spool.disk",

@@ -129,6 +129,8 @@ class RequestedAssociation(DataTransfer):
         self.established = False
         deadline = time.monotonic() + RELEASE_SECONDS
         try:
+            if self.has_pending_data():
+                self.next_value()  # ends with the peer's own release, which is answered, or its abort
             self.connection.send(pdu.RELEASE_RQ, deadline)
             kind, _ = self._read_header(deadline)
             if kind != pdu.A_RELEASE_RP:
@@ -136,7 +138,7 @@ class RequestedAssociation(DataTransfer):
         except PeerTimeout:
             self.abort(by_user=True)
         except NetworkError:
-            pass  # the peer has closed the connection: nothing is left to release
+            pass  # the peer has ended the association: nothing is left to release
         finally:
             self.connection.close()
 

@@ -6,28 +6,23 @@ another native one. Pixel data are never compressed or decompressed.
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from handlers.dimse.commands import C_ECHO_RQ, C_ECHO_RSP, C_STORE_RQ, C_STORE_RSP, WITH_DATASET, Command
-from handlers.dimse.identifiers import encode_dataset
-from handlers.dimse.messages import MessageExchange
 from handlers.dimse.statuses import meaning
 from handlers.dimse.uids import VERIFICATION
 from handlers.encoding.uids import IMPLICIT_LITTLE, NATIVE
-from handlers.errors import NetworkError, ProtocolViolation, ScanError
+from handlers.errors import NetworkError, ScanError
 from handlers.sending.association import AssociationFailed, NothingAccepted, Timeouts
 from handlers.sending.requestor import RequestedAssociation, open_storage_association
+from handlers.sending.requests import encoded_dataset, request
 from handlers.settings import Destination
-from handlers.spool.part10 import read_meta_information
 from handlers.upper_layer.association import PresentationContext
 from handlers.upper_layer.pdu import ProposedContext
 
@@ -40,8 +35,6 @@ MAXIMUM_KINDS = 64
 LOST = "the association was lost"
 MAXIMUM_LOST_IN_A_ROW = 2
 """After this many lost associations without a delivery in between, the peer is the problem, not the object."""
-META_BYTES = 65_536
-"""File meta information is shorter."""
 MEDIUM_PRIORITY = 0
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
 """Result of a presentation context (PS3.8 table 9-18)."""
@@ -159,14 +152,12 @@ def echo(destination: Destination, calling_ae: str, timeouts: Timeouts | None = 
     except AssociationFailed as failure:
         return EchoResult(ok=False, reason=str(failure), milliseconds=0.0)
     try:
-        request = Command(
+        command = Command(
             command_field=C_ECHO_RQ,
             message_id=association.next_message_id(),
             affected_sop_class_uid=VERIFICATION,
         )
-        exchange = MessageExchange(association)
-        exchange.send(proposed.identifier, request)
-        status = _response_to(request, C_ECHO_RSP, exchange)
+        status = request(association, proposed.identifier, command, C_ECHO_RSP)
         reason = "" if status == 0 else f"status {status:04X}"
     except NetworkError:
         association.break_off()
@@ -220,17 +211,29 @@ def send_file(
         known = bool(refusals - {ABSTRACT_SYNTAX_NOT_SUPPORTED})
         reason = "transfer syntax" if known else "SOP class"
         return undelivered(file, f"the peer does not accept the {reason}", transient=False)
+    command = Command(
+        command_field=C_STORE_RQ,
+        message_id=association.next_message_id(),
+        affected_sop_class_uid=file.sop_class_uid,
+        priority=MEDIUM_PRIORITY,
+        dataset_type=WITH_DATASET,
+        affected_sop_instance_uid=file.sop_instance_uid,
+        move_originator_ae=originator.ae_title if originator else None,
+        move_originator_message_id=originator.message_id if originator else None,
+    )
+    begun = False
     try:
         with file.path.open("rb") as opened:
-            data = _dataset_of(opened, file, context)
-            status = _store(association, context, file, data, originator)
+            data = encoded_dataset(opened, file.transfer_syntax_uid, context.transfer_syntax)
+            begun = True
+            status = request(association, context.identifier, command, C_STORE_RSP, data)
     except NetworkError as error:
         association.break_off()
         # The peer may or may not have the file.
         return undelivered(file, f"{LOST}: {error}", transient=True, reached=False)
     except OSError as error:
-        # Perhaps in the middle of the dataset.
-        association.break_off()
+        if begun:  # the peer waits for the rest of the dataset
+            association.break_off()
         return undelivered(file, f"the file cannot be read: {error.strerror}", transient=True)
     except (InvalidDicomError, ScanError, ValueError, AttributeError) as error:
         # The file cannot be parsed or re-encoded; sending it again cannot help.
@@ -252,70 +255,6 @@ def _context_for(association: RequestedAssociation, file: FileToSend) -> Present
     wanted = [file.transfer_syntax_uid, *(NATIVE if file.transfer_syntax_uid in NATIVE else ())]
     found = (accepted.get((file.sop_class_uid, syntax)) for syntax in wanted)
     return next((context for context in found if context is not None), None)
-
-
-def _dataset_of(opened: BinaryIO, file: FileToSend, context: PresentationContext) -> BinaryIO:
-    """The encoded dataset of an open file, in the context's transfer syntax.
-
-    Raises:
-        OSError: the file cannot be read.
-        InvalidDicomError, ScanError, ValueError, AttributeError: it cannot be parsed or encoded.
-    """
-    head = opened.read(META_BYTES)
-    if head[128:132] != b"DICM":
-        raise InvalidDicomError
-    transfer_syntax, start = read_meta_information(memoryview(head))
-    if transfer_syntax != file.transfer_syntax_uid:
-        raise ScanError("the file has another transfer syntax than was said")
-    if context.transfer_syntax == transfer_syntax:
-        opened.seek(start)
-        return opened
-    opened.seek(0)
-    return io.BytesIO(encode_dataset(dcmread(opened), context.transfer_syntax))
-
-
-def _store(
-    association: RequestedAssociation,
-    context: PresentationContext,
-    file: FileToSend,
-    data: BinaryIO,
-    originator: MoveOriginator | None,
-) -> int:
-    """Send a C-STORE-RQ with its dataset; the status of the response.
-
-    Raises:
-        OSError: the dataset cannot be read; part of it may have been sent.
-        NetworkError: the association cannot go on.
-    """
-    request = Command(
-        command_field=C_STORE_RQ,
-        message_id=association.next_message_id(),
-        affected_sop_class_uid=file.sop_class_uid,
-        priority=MEDIUM_PRIORITY,
-        dataset_type=WITH_DATASET,
-        affected_sop_instance_uid=file.sop_instance_uid,
-        move_originator_ae=originator.ae_title if originator else None,
-        move_originator_message_id=originator.message_id if originator else None,
-    )
-    exchange = MessageExchange(association)
-    exchange.send(context.identifier, request, data)
-    return _response_to(request, C_STORE_RSP, exchange)
-
-
-def _response_to(request: Command, field: int, exchange: MessageExchange) -> int:
-    """The status of the response to a request.
-
-    Raises:
-        NetworkError: there is none.
-    """
-    response = exchange.receive().command
-    if (
-        response.command_field != field
-        or response.message_id_responded_to != request.message_id
-        or response.status is None
-    ):
-        raise ProtocolViolation("the peer sent something else than its answer")
-    return response.status
 
 
 def undelivered(file: FileToSend, reason: str, *, transient: bool, reached: bool = True) -> SendResult:
