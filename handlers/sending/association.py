@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ def open_association(
         if bare is not None:
             # pynetdicom removes the timeout after connecting; a peer that stops reading would block us.
             bare.settimeout(timeouts.network)
+            # Else a dataset waits until the peer has acknowledged its command.
+            bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return association
     if isinstance(answer.first, A_ASSOCIATE_RJ):
         rejection = answer.first

@@ -94,6 +94,8 @@ class ParallelSender:
 
     def put(self, files: Sequence[FileToSend]) -> None:
         """Add files to those that wait."""
+        if not files:
+            return
         for file in files:
             _read_ahead(file)
         with self._changed:
