@@ -62,6 +62,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.durability
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.reports
+	$(BIN)/python -m benchmarks.delivery
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.year
 	$(BIN)/python -m benchmarks.inference

@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, func, select, update
 
 from db.database import Database, now, time_text
+from db.errors import StaleLease
 from db.records import Delivery, DeliveryOutcome, DeliveryRetry, DeliverySummary, HistoryEntry, Sent
 from db.states import DeliveryEvent, DeliveryState
-from db.tables import deliveries, history, results
+from db.tables import deliveries, history, jobs, results
 from db.transitions import DELIVERIES, NO_LEASE, OPERATOR, change, read_entry
 
 ROWS_PER_TRANSACTION = 200
@@ -25,23 +26,15 @@ LEAST_ADVANCED_FIRST = (
     DeliveryState.COMMITTED,
 )
 
+URGENT_FIRST = (jobs.c.priority.desc(), deliveries.c.id)
+"""The order in which deliveries are sent."""
+
 
 class Outbox:
     """The deliveries of all results. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
-
-    def destinations_due(self, moment: datetime) -> list[str]:
-        """The destinations for which a delivery is due."""
-        with self.database.read() as connection:
-            return list(
-                connection.execute(
-                    select(deliveries.c.destination)
-                    .where(DELIVERIES.due(DeliveryState.PENDING, moment))
-                    .distinct()
-                ).scalars()
-            )
 
     def claim(self, destination: str, sender: str, limit: int, lease_seconds: float) -> list[Delivery]:
         """Claim up to ``limit`` due deliveries to one destination under a lease.
@@ -53,18 +46,25 @@ class Outbox:
             lease_seconds: how long nobody else gets them.
 
         Returns:
-            The deliveries, oldest first, and a job's report before its pictures.
+            The deliveries: those of jobs of higher priority first, then the oldest, a job's report before its pictures.
         """
         moment = now()
-        if destination not in self.destinations_due(moment):
+        due = (
+            select(deliveries.c.id, deliveries.c.attempts)
+            .join(jobs, jobs.c.id == deliveries.c.job_id)
+            .where(DELIVERIES.due(DeliveryState.PENDING, moment), deliveries.c.destination == destination)
+            .order_by(*URGENT_FIRST)
+            .limit(limit)
+        )
+        with self.database.read() as connection:
+            # Most often nothing is due, and with many that wait the search takes longer than a writer should.
+            found = [row.id for row in connection.execute(due)]
+        if not found:
             return []
         with self.database.write() as connection:
             rows = connection.execute(
                 select(deliveries.c.id, deliveries.c.attempts)
-                .where(DELIVERIES.due(DeliveryState.PENDING, moment))
-                .where(deliveries.c.destination == destination)
-                .order_by(deliveries.c.id)
-                .limit(limit)
+                .where(deliveries.c.id.in_(found), DELIVERIES.due(DeliveryState.PENDING, moment))
                 .with_for_update(skip_locked=True)
             ).all()
             for row in rows:
@@ -86,42 +86,37 @@ class Outbox:
                 )
             claimed = connection.execute(
                 _select_deliveries()
+                .join(jobs, jobs.c.id == deliveries.c.job_id)
                 .where(deliveries.c.id.in_([row.id for row in rows]))
-                .order_by(deliveries.c.id)
+                .order_by(*URGENT_FIRST)
             ).all()
         return [_read_delivery(row) for row in claimed]
 
-    def settle(self, delivery: Delivery, outcome: DeliveryOutcome) -> None:
-        """Record the outcome of sending one object.
+    def settle(self, outcomes: Sequence[tuple[Delivery, DeliveryOutcome]]) -> list[Delivery]:
+        """Record the outcomes of sending objects, in one transaction.
 
-        Raises:
-            StaleLease: the delivery is no longer held by the caller.
+        Returns:
+            The deliveries that the caller no longer holds; their rows are left as they are.
         """
-        values: dict[str, Any] = {**NO_LEASE, "last_status": outcome.status}
-        if isinstance(outcome, Sent):
-            event, why = DeliveryEvent.SENT, f"status {outcome.status:04X}"
-            values["reason"] = None if outcome.status == 0 else f"warning {outcome.status:04X}"
-        elif isinstance(outcome, DeliveryRetry):
-            event, why = DeliveryEvent.RETRY_LATER, outcome.reason
-            values |= {
-                "reason": outcome.reason,
-                "not_before": time_text(now() + timedelta(seconds=outcome.seconds)),
-            }
-        else:
-            event, why = DeliveryEvent.FAIL, outcome.reason
-            values["reason"] = outcome.reason
+        stale: list[Delivery] = []
         with self.database.write() as connection:
-            change(
-                connection,
-                DELIVERIES,
-                delivery.id,
-                DeliveryState.SENDING,
-                event,
-                who="courier",
-                why=why,
-                lease_token=delivery.lease_token,
-                values=values,
-            )
+            for delivery, outcome in outcomes:
+                event, why, values = _settled(outcome)
+                try:
+                    change(
+                        connection,
+                        DELIVERIES,
+                        delivery.id,
+                        DeliveryState.SENDING,
+                        event,
+                        who="courier",
+                        why=why,
+                        lease_token=delivery.lease_token,
+                        values=values,
+                    )
+                except StaleLease:
+                    stale.append(delivery)
+        return stale
 
     def of_job(self, job_id: int) -> list[DeliverySummary]:
         """A job's deliveries, summed up by destination. Failed counts as the least advanced state."""
@@ -228,6 +223,19 @@ class Outbox:
                 )
             ).all()
         return {(destination, state): count for destination, state, count in rows}
+
+
+def _settled(outcome: DeliveryOutcome) -> tuple[DeliveryEvent, str, dict[str, Any]]:
+    """What an outcome does to its delivery: the event, the reason in the history, the columns to set."""
+    values: dict[str, Any] = {**NO_LEASE, "last_status": outcome.status}
+    if isinstance(outcome, Sent):
+        values["reason"] = None if outcome.status == 0 else f"warning {outcome.status:04X}"
+        return DeliveryEvent.SENT, f"status {outcome.status:04X}", values
+    values["reason"] = outcome.reason
+    if isinstance(outcome, DeliveryRetry):
+        values["not_before"] = time_text(now() + timedelta(seconds=outcome.seconds))
+        return DeliveryEvent.RETRY_LATER, outcome.reason, values
+    return DeliveryEvent.FAIL, outcome.reason, values
 
 
 def _select_deliveries() -> Any:

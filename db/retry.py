@@ -32,6 +32,8 @@ DELIVERY = RetryPolicy(first=1.0, ceiling=600.0, jitter=0.5)
 """For a result, or a report of storage commitment, that did not arrive."""
 DESTINATION = RetryPolicy(first=1.0, ceiling=30.0, jitter=0.5)
 """For a destination that cannot be reached. New results wait as well."""
+ASSOCIATION = RetryPolicy(first=30.0, ceiling=600.0)
+"""For a destination that grants no further association beside the one that there is."""
 COMMITMENT = RetryPolicy(first=60.0, ceiling=3600.0)
 """For a destination that was asked for storage commitment and has not answered."""
 DISK = RetryPolicy(first=5.0, factor=6.0, ceiling=1080.0)

@@ -16,6 +16,7 @@ PUBLIC = (
     "dimse.commitment",
     "sending.acceptance",
     "sending.commitment",
+    "sending.parallel",
     "sending.sender",
     "sending.storage_folder",
     "spool.disk",

@@ -45,6 +45,8 @@ class Destination:
     port: int
     tls: Tls | None = None
     tls_name: str | None = None
+    associations: int = 2
+    """Most associations at any one time that take results to it."""
     commit: bool = False
     """Results count as delivered only after the peer has committed to store them (storage commitment)."""
 

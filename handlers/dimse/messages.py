@@ -18,7 +18,8 @@ from handlers.dimse.commands import (
 )
 from handlers.errors import ProtocolViolation
 from handlers.peer import Peer
-from handlers.upper_layer.association import Association, PresentationContext
+from handlers.upper_layer.association import DataTransfer, PresentationContext
+from handlers.upper_layer.pdu import encode_data
 
 MAXIMUM_IDENTIFIER_LENGTH = 1_048_576
 COMMAND_FRAGMENT = 1
@@ -38,7 +39,7 @@ class Message:
 class MessageExchange:
     """Sends and receives the messages of one established association. For the association's thread only."""
 
-    def __init__(self, association: Association) -> None:
+    def __init__(self, association: DataTransfer) -> None:
         self._association = association
         self._unread_context: int | None = None
         """Identifier of the presentation context whose dataset has not been read to its end."""
@@ -126,16 +127,18 @@ class MessageExchange:
         Raises:
             AssociationAborted, PeerTimeout: the peer does not read it.
         """
-        send = self._association.send_value
-        send(context_id, encode_command(command), command=True, last=True)
+        self._association.send_values(self._values(context_id, command, data))
+
+    def _values(self, context_id: int, command: Command, data: bytes | BinaryIO | None) -> Iterator[bytes]:
+        yield encode_data(context_id, encode_command(command), command=True, last=True)
         if data is None:
             return
         fragments = self._split(data)
         fragment = next(fragments, b"")
         for following in fragments:
-            send(context_id, fragment, command=False, last=False)
+            yield encode_data(context_id, fragment, command=False, last=False)
             fragment = following
-        send(context_id, fragment, command=False, last=True)
+        yield encode_data(context_id, fragment, command=False, last=True)
 
     def _split(self, data: bytes | BinaryIO) -> Iterator[bytes]:
         length = self._association.fragment_length

@@ -1,7 +1,8 @@
-"""Opens associations with pynetdicom, or says why there is none."""
+"""Why there is no association with a peer; and associations for storage commitment, with pynetdicom."""
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +24,19 @@ _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
 _config.LOG_HANDLER_LEVEL = "none"
 
-PERMANENT_REJECTIONS = {
-    3: "calling AE title not recognized",
-    7: "called AE title not recognized",
+REJECTION_REASONS = {
+    (1, 1): "no reason given",
+    (1, 2): "application context name not supported",
+    (1, 3): "calling AE title not recognized",
+    (1, 7): "called AE title not recognized",
+    (2, 1): "no reason given",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
 }
-"""Reasons of a permanent rejection by the service user that waiting does not cure (PS3.8 table 9-21)."""
+"""By source and reason (PS3.8 table 9-21)."""
+PERMANENT_REJECTIONS = {(1, 3), (1, 7)}
+"""Source and reason of the permanent rejections that waiting does not cure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +128,14 @@ def open_association(
         if bare is not None:
             # pynetdicom removes the timeout after connecting; a peer that stops reading would block us.
             bare.settimeout(timeouts.network)
+            # Else a dataset waits until the peer has acknowledged its command.
+            bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return association
     if isinstance(answer.first, A_ASSOCIATE_RJ):
-        raise _rejection_failure(answer.first)
+        rejection = answer.first
+        raise rejection_failure(
+            rejection.result or 0, rejection.source or 0, rejection.reason_diagnostic or 0
+        )
     if association.rejected_contexts:
         raise NothingAccepted
     if secured is not None and secured[0].failure is not None:
@@ -154,13 +168,13 @@ class _PeerAnswer:
         self.first = self.first or event.pdu
 
 
-def _rejection_failure(rejection: A_ASSOCIATE_RJ) -> AssociationFailed:
-    diagnostic = PERMANENT_REJECTIONS.get(rejection.reason_diagnostic or 0)
-    if rejection.result == 1 and rejection.source == 1 and diagnostic is not None:
-        return AssociationFailed(f"the association was rejected: {diagnostic}", transient=False)
-    return AssociationFailed(
-        f"the association was rejected ({rejection.result_str}: {rejection.reason_str})", transient=True
-    )
+def rejection_failure(result: int, source: int, reason: int) -> AssociationFailed:
+    """The failure that an A-ASSOCIATE-RJ with these fields means (PS3.8 table 9-21)."""
+    text = REJECTION_REASONS.get((source, reason), f"reason {source}.{reason}")
+    if result == 1 and (source, reason) in PERMANENT_REJECTIONS:
+        return AssociationFailed(f"the association was rejected: {text}", transient=False)
+    kind = "permanently" if result == 1 else "for now"
+    return AssociationFailed(f"the association was rejected {kind}: {text}", transient=True)
 
 
 def close_association(association: Association) -> None:

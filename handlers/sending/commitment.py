@@ -39,7 +39,8 @@ log = logging.getLogger("overread.commitment")
 
 REPORT_SECONDS = 5.0
 """How long the association of a request stays open for a report over the same association."""
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.02
+"""How soon the wait for a report ends when there is other work."""
 LOST = "the association was lost"
 
 

@@ -1,4 +1,4 @@
-"""Scanning a Part 10 file: the attributes that a receiver would index if it received the file's dataset.
+"""Part 10 files: where the dataset begins, and the attributes that a receiver would index if it received it.
 
 References: PS3.10 section 7.1 (preamble, prefix, file meta information in explicit VR little endian).
 """
@@ -37,7 +37,7 @@ def scan_file(path: Path, extra: Iterable[str] = ()) -> dict[str, AttributeValue
         attributes: dict[str, AttributeValue] = {}
         with memoryview(mapped) as view:
             try:
-                transfer_syntax, start = _read_meta_information(view)
+                transfer_syntax, start = read_meta_information(view)
                 with view[start:] as dataset:
                     attributes = scan(dataset, transfer_syntax, extra)
             except ScanError as error:
@@ -48,8 +48,15 @@ def scan_file(path: Path, extra: Iterable[str] = ()) -> dict[str, AttributeValue
     return attributes
 
 
-def _read_meta_information(data: memoryview) -> tuple[str, int]:
-    """The transfer syntax, and where the dataset begins; a missing or wrong group length does no harm."""
+def read_meta_information(data: memoryview) -> tuple[str, int]:
+    """The transfer syntax, and where the dataset begins; a missing or wrong group length does no harm.
+
+    Args:
+        data: a Part 10 file, or so much of its beginning that the file meta information is in it.
+
+    Raises:
+        ScanError: the file meta information is cut off, or has no transfer syntax.
+    """
     headers = ElementHeaders(data, EXPLICIT_LITTLE)
     position, transfer_syntax = DATASET_AT, ""
     while bytes(data[position : position + 2]) == META_GROUP:

@@ -1,4 +1,4 @@
-"""An association that a peer opens: its request, our answer, and then presentation data values.
+"""Associations: their presentation data values, and for those that a peer opens its request and our answer.
 
 We have our own implementation because this is the hot path and faces every peer: bytes go from the socket to the
 service with as few copies as possible.
@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from handlers.encoding.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -50,8 +50,105 @@ class Acceptance:
     contexts: Mapping[int, PresentationContext]
 
 
-class Association:
-    """An association on a connected socket. For one thread only, except ``abort``."""
+class DataTransfer:
+    """The data transfer phase of an association, whoever opened it. For one thread only, except ``abort``."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        peer: Peer,
+        *,
+        maximum_pdu_length: int,
+        network_seconds: float,
+        idle_seconds: float,
+    ) -> None:
+        self.connection = connection
+        self.peer = peer
+        self.contexts: Mapping[int, PresentationContext] = {}
+        self.fragment_length = SEND_LENGTH - pdu.PDV.size
+        """Most bytes in one fragment that the peer accepts."""
+        self._network_seconds = network_seconds
+        self._idle_seconds = idle_seconds
+        self._buffer = bytearray(maximum_pdu_length)
+        self._values: list[DataValue] = []
+
+    def limit_fragments(self, maximum_length: int) -> None:
+        """Send no longer fragments than the peer's maximum length says; 0 means no limit."""
+        if maximum_length:
+            length = max(min(maximum_length, SEND_LENGTH), LEAST_SEND_LENGTH)
+            self.fragment_length = length - pdu.PDV.size
+
+    def next_value(self) -> DataValue:
+        """The next presentation data value.
+
+        Raises:
+            AssociationReleased: the peer released the association, and we answered.
+            AssociationAborted, ProtocolViolation, PeerTimeout: the association cannot go on.
+        """
+        while not self._values:
+            self._read_data()
+        return self._values.pop()
+
+    def has_pending_data(self) -> bool:
+        """Whether a value, or part of one, has already arrived."""
+        return bool(self._values) or self.connection.readable()
+
+    def send_values(self, values: Iterable[bytes]) -> None:
+        """Send encoded presentation data values, whose fragments have at most ``fragment_length`` bytes.
+
+        Small ones go out together: a command that waits for its dataset costs the peer a wake-up, and each write
+        costs us one.
+        """
+        together: list[bytes] = []
+        length = 0
+        for value in values:
+            together.append(value)
+            length += len(value)
+            if length >= SEND_LENGTH:
+                self._send(b"".join(together))
+                together, length = [], 0
+        if together:
+            self._send(b"".join(together))
+
+    def abort(self, *, by_user: bool = False) -> None:
+        """Send an A-ABORT without waiting; never raises. Callable from any thread."""
+        self.connection.send_at_once(pdu.ABORT_BY_USER if by_user else pdu.ABORT_BY_PROVIDER)
+
+    def _read_data(self) -> None:
+        kind, length = self._read_header(None)
+        deadline = time.monotonic() + self._network_seconds
+        if kind == pdu.P_DATA_TF:
+            if not 6 <= length <= len(self._buffer):
+                raise ProtocolViolation("a P-DATA-TF is longer than was negotiated, or too short")
+            view = self.connection.read_into(memoryview(self._buffer)[:length], deadline)
+            self._values = pdu.split_data(view, self.contexts)
+            self._values.reverse()
+        elif kind == pdu.A_RELEASE_RQ and length == 4:
+            self.connection.read_into(memoryview(bytearray(4)), deadline)
+            self._send(pdu.RELEASE_RP)
+            raise AssociationReleased
+        elif kind == pdu.A_ABORT:
+            raise AssociationAborted("the peer aborted")
+        else:
+            raise ProtocolViolation(f"a PDU of type {kind:02X} was not expected")
+
+    def _read_header(self, deadline: float | None) -> tuple[int, int]:
+        """Read a PDU's type and length; without a deadline the idle timeout applies to the first byte."""
+        head = memoryview(bytearray(pdu.HEADER.size))
+        got = 0
+        if deadline is None:
+            got = self.connection.read_some(head, time.monotonic() + self._idle_seconds)
+            deadline = time.monotonic() + self._network_seconds
+        self.connection.read_into(head[got:], deadline)
+        kind, length = pdu.HEADER.unpack(head)
+        return kind, length
+
+    def _send(self, data: bytes) -> None:
+        self.connection.send(data, time.monotonic() + self._network_seconds)
+
+
+class Association(DataTransfer):
+    """An association that a peer opens on a connected socket. For one thread only, except ``abort``."""
 
     def __init__(
         self,
@@ -60,23 +157,21 @@ class Association:
         settings: ReceiverSettings,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.connection = Connection(connected)
+        super().__init__(
+            Connection(connected),
+            Peer(calling_ae="", called_ae="", address=address, association=uuid.uuid4().hex),
+            maximum_pdu_length=settings.maximum_pdu_length,
+            network_seconds=settings.network_timeout_seconds,
+            idle_seconds=settings.idle_timeout_seconds,
+        )
         self.opened_at = time.monotonic()
         self.settings = settings
-        self.peer = Peer(calling_ae="", called_ae="", address=address, association=uuid.uuid4().hex)
-        self.contexts: Mapping[int, PresentationContext] = {}
-        self.fragment_length = SEND_LENGTH - pdu.PDV.size
-        """Most bytes in one fragment that the peer accepts."""
         self._tls = tls
-        self._buffer = bytearray(settings.maximum_pdu_length)
-        self._values: list[DataValue] = []
 
     @property
     def identifier(self) -> str:
         """The identifier of this association in the log and the index."""
         return self.peer.association
-
-    # Establishing
 
     def read_request(self) -> pdu.AssociateRequest:
         """Do the TLS handshake, if any, and read the A-ASSOCIATE-RQ, which sets the AE titles of ``peer``.
@@ -102,9 +197,7 @@ class Association:
 
     def accept(self, request: pdu.AssociateRequest, acceptance: Acceptance) -> None:
         """Answer with an A-ASSOCIATE-AC, which establishes the association."""
-        if request.maximum_length:
-            length = max(min(request.maximum_length, SEND_LENGTH), LEAST_SEND_LENGTH)
-            self.fragment_length = length - pdu.PDV.size
+        self.limit_fragments(request.maximum_length)
         self.contexts = acceptance.contexts
         self._send(
             pdu.encode_associate_accept(
@@ -128,60 +221,3 @@ class Association:
                 self.connection.read_some(memoryview(self._buffer), deadline)
         except (AssociationAborted, PeerTimeout):
             return
-
-    # Transferring data
-
-    def next_value(self) -> DataValue:
-        """The next presentation data value.
-
-        Raises:
-            AssociationReleased: the peer released the association, and we answered.
-            AssociationAborted, ProtocolViolation, PeerTimeout: the association cannot go on.
-        """
-        while not self._values:
-            self._read_data()
-        return self._values.pop()
-
-    def has_pending_data(self) -> bool:
-        """Whether a value, or part of one, has already arrived."""
-        return bool(self._values) or self.connection.readable()
-
-    def send_value(self, context_id: int, data: bytes, *, command: bool, last: bool) -> None:
-        """Send one presentation data value, of at most ``fragment_length`` bytes."""
-        self._send(pdu.encode_data(context_id, data, command=command, last=last))
-
-    def abort(self, *, by_user: bool = False) -> None:
-        """Send an A-ABORT without waiting; never raises. Callable from any thread."""
-        self.connection.send_at_once(pdu.ABORT_BY_USER if by_user else pdu.ABORT_BY_PROVIDER)
-
-    def _read_data(self) -> None:
-        kind, length = self._read_header(None)
-        deadline = time.monotonic() + self.settings.network_timeout_seconds
-        if kind == pdu.P_DATA_TF:
-            if not 6 <= length <= len(self._buffer):
-                raise ProtocolViolation("a P-DATA-TF is longer than was negotiated, or too short")
-            view = self.connection.read_into(memoryview(self._buffer)[:length], deadline)
-            self._values = pdu.split_data(view, self.contexts)
-            self._values.reverse()
-        elif kind == pdu.A_RELEASE_RQ and length == 4:
-            self.connection.read_into(memoryview(bytearray(4)), deadline)
-            self._send(pdu.RELEASE_RP)
-            raise AssociationReleased
-        elif kind == pdu.A_ABORT:
-            raise AssociationAborted("the peer aborted")
-        else:
-            raise ProtocolViolation(f"a PDU of type {kind:02X} was not expected")
-
-    def _read_header(self, deadline: float | None) -> tuple[int, int]:
-        """Read a PDU's type and length; without a deadline the idle timeout applies to the first byte."""
-        head = memoryview(bytearray(pdu.HEADER.size))
-        got = 0
-        if deadline is None:
-            got = self.connection.read_some(head, time.monotonic() + self.settings.idle_timeout_seconds)
-            deadline = time.monotonic() + self.settings.network_timeout_seconds
-        self.connection.read_into(head[got:], deadline)
-        kind, length = pdu.HEADER.unpack(head)
-        return kind, length
-
-    def _send(self, data: bytes) -> None:
-        self.connection.send(data, time.monotonic() + self.settings.network_timeout_seconds)

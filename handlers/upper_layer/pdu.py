@@ -1,4 +1,4 @@
-"""The protocol data units of the upper layer that the acceptor reads and writes.
+"""The protocol data units of the upper layer that acceptor and requestor read and write.
 
 References: PS3.8 section 9.3 (structure of the PDUs), annex D and PS3.7 annex D (user information).
 """
@@ -27,9 +27,13 @@ APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 MAXIMUM_ASSOCIATE_LENGTH = 262_144
 """Bytes; an A-ASSOCIATE-RQ with 128 contexts, each with every transfer syntax, is shorter."""
 
+DEFAULT_LENGTH = 16_384
+"""The maximum length of a peer that names none, which PS3.8 section D.1 forbids: what most then use."""
+
 HEAD_LENGTH = 68
 """Bytes before the items of an A-ASSOCIATE-RQ or -AC: protocol version, AE titles, reserved bytes."""
 
+RELEASE_RQ = HEADER.pack(A_RELEASE_RQ, 4) + bytes(4)
 RELEASE_RP = HEADER.pack(A_RELEASE_RP, 4) + bytes(4)
 ABORT_BY_PROVIDER = HEADER.pack(A_ABORT, 4) + bytes((0, 0, 2, 0))
 """Source: service provider; reason: unexpected PDU (PS3.8 table 9-26)."""
@@ -76,15 +80,23 @@ class AnsweredContext:
     transfer_syntax: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class AssociateAccept:
+    """What we use of an A-ASSOCIATE-AC. ``maximum_length`` 0 means no limit."""
+
+    contexts: tuple[AnsweredContext, ...]
+    maximum_length: int
+
+
 def _split_items(data: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
     while position < len(data):
         if position + 4 > len(data):
-            raise ProtocolViolation("an item of the A-ASSOCIATE-RQ is cut off")
+            raise ProtocolViolation("an item of the association PDU is cut off")
         kind, length = ITEM.unpack_from(data, position)
         position += 4
         if position + length > len(data):
-            raise ProtocolViolation("an item of the A-ASSOCIATE-RQ is longer than the PDU")
+            raise ProtocolViolation("an item of the association PDU is longer than the PDU")
         yield kind, data[position : position + length]
         position += length
 
@@ -104,7 +116,7 @@ def parse_associate_request(data: bytes) -> AssociateRequest:
     contexts: list[ProposedContext] = []
     roles: list[RoleSelection] = []
     application_context = ""
-    maximum_length = 16384
+    maximum_length = DEFAULT_LENGTH
     for kind, item in _split_items(data[HEAD_LENGTH:]):
         if kind == 0x10:
             application_context = _decode_text(item)
@@ -169,6 +181,55 @@ def encode_associate_accept(
         body += _encode_item(0x21, answer + _encode_item(0x40, context.transfer_syntax.encode()))
     body += _encode_item(0x50, user)
     return HEADER.pack(A_ASSOCIATE_AC, len(body)) + body
+
+
+def encode_associate_request(
+    called_ae: str,
+    calling_ae: str,
+    contexts: Sequence[ProposedContext],
+    maximum_length: int,
+    implementation_class_uid: str,
+    implementation_version_name: str,
+) -> bytes:
+    """Encode an A-ASSOCIATE-RQ without role selections."""
+    body = struct.pack(
+        ">H2x16s16s32x", 1, called_ae.encode("ascii").ljust(16), calling_ae.encode("ascii").ljust(16)
+    ) + _encode_item(0x10, APPLICATION_CONTEXT)
+    for context in contexts:
+        syntaxes = b"".join(_encode_item(0x40, uid.encode()) for uid in context.transfer_syntaxes)
+        abstract = _encode_item(0x30, context.abstract_syntax.encode())
+        body += _encode_item(0x20, bytes((context.identifier, 0, 0, 0)) + abstract + syntaxes)
+    user = (
+        _encode_item(0x51, struct.pack(">I", maximum_length))
+        + _encode_item(0x52, implementation_class_uid.encode())
+        + _encode_item(0x55, implementation_version_name.encode())
+    )
+    body += _encode_item(0x50, user)
+    return HEADER.pack(A_ASSOCIATE_RQ, len(body)) + body
+
+
+def parse_associate_accept(data: bytes) -> AssociateAccept:
+    """Read the variable part of an A-ASSOCIATE-AC.
+
+    Raises:
+        ProtocolViolation: its structure is not that of PS3.8 section 9.3.3.
+    """
+    contexts: list[AnsweredContext] = []
+    maximum_length = DEFAULT_LENGTH
+    for kind, item in _split_items(data[HEAD_LENGTH:]):
+        if kind == 0x21 and len(item) >= 4:
+            # The transfer syntax of a refused context has no meaning, and some peers leave it out.
+            syntaxes = [_decode_text(value) for sub, value in _split_items(item[4:]) if sub == 0x40]
+            contexts.append(
+                AnsweredContext(
+                    identifier=item[0], result=item[2], transfer_syntax=syntaxes[0] if syntaxes else ""
+                )
+            )
+        elif kind == 0x50:
+            for sub, value in _split_items(item):
+                if sub == 0x51 and len(value) == 4:
+                    maximum_length = int.from_bytes(value, "big")
+    return AssociateAccept(contexts=tuple(contexts), maximum_length=maximum_length)
 
 
 def encode_reject(result: int, source: int, reason: int) -> bytes:

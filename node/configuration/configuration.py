@@ -109,6 +109,7 @@ class Configuration(Table):
                 port=d.port,
                 tls=self.tls_settings() if d.tls else None,
                 tls_name=d.tls_name,
+                associations=d.associations,
                 commit=d.commit,
             )
             for d in self.destination

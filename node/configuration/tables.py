@@ -205,6 +205,8 @@ class DestinationTable(Table):
     tls: bool = False
     tls_name: str | None = None
     """The name in the peer's certificate, if it is not ``host``."""
+    associations: Annotated[int, Field(ge=1, le=16)] = 2
+    """Most associations at any one time that take results to it."""
     commit: bool = False
     """Ask for storage commitment. Results then count as delivered once the peer commits to them."""
 

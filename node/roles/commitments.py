@@ -29,10 +29,20 @@ GIVE_UP_AFTER = timedelta(days=3)
 
 
 class DestinationCommitments:
-    """Handles storage commitment with one destination. Used by one thread."""
+    """Handles storage commitment with one destination. Used by one thread.
 
-    def __init__(self, configuration: Configuration, database: Database, destination: Destination) -> None:
+    ``make_room`` is called before an association is opened, for destinations that serve one at a time.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        database: Database,
+        destination: Destination,
+        make_room: Callable[[], None],
+    ) -> None:
         self.destination = destination
+        self.make_room = make_room
         self.calling_ae = configuration.node.ae_title
         self.files = StoredFiles(configuration.data_dir)
         self.commitments = Commitments(database)
@@ -60,6 +70,7 @@ class DestinationCommitments:
         def apply(report: Report) -> bool:
             return self.commitments.apply_report(report.transaction_uid, report.committed, report.failed)
 
+        self.make_room()
         answer = request_commitment(self.destination, self.calling_ae, request, apply, busy)
         if not answer.accepted:
             reason = f"storage commitment could not be asked for: {answer.reason}"
@@ -72,6 +83,7 @@ class DestinationCommitments:
         if owed is None:
             return False
         report = answer_for(owed.transaction_uid, owed.references, self.index, self.files)
+        self.make_room()
         answer = send_report(self.destination, self.calling_ae, report)
         try:
             if answer.accepted:

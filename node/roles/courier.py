@@ -1,20 +1,20 @@
-"""The courier process: sends the results in the outbox, with one thread for each destination."""
+"""The courier process: sends the results in the outbox, with threads of its own for each destination."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterator
 
 from db.database import Database
-from db.errors import DatabaseUnavailable, StaleLease
+from db.errors import DatabaseUnavailable
 from db.outbox import Outbox
 from db.records import Delivery, DeliveryFailed, DeliveryOutcome, DeliveryRetry, Sent
 from db.retry import DELIVERY, DESTINATION
 from db.wakeup import Wakeup
 from handlers.audit.trail import AuditTrail
-from handlers.sending.sender import FileToSend, Sender, SendResult
+from handlers.sending.parallel import ParallelSender
+from handlers.sending.sender import FileToSend, SendResult
 from handlers.settings import Destination
 from handlers.spool.stored_files import PathOutside, StoredFiles
 from node.configuration.configuration import Configuration
@@ -24,10 +24,10 @@ from node.roles.commitments import DestinationCommitments
 log = logging.getLogger("overread.courier")
 
 LEASE_SECONDS = 900.0
-"""Longer than the slowest peer can take for one batch."""
+"""Longer than the slowest peer can take for ``WINDOW`` objects on one association."""
 POLL_SECONDS = 1.0
-BATCH_SIZE = 12
-"""Objects sent over one association, at most."""
+WINDOW = 12
+"""Objects held for each established association, at most."""
 
 
 def outcome_of(result: SendResult, attempts: int) -> DeliveryOutcome:
@@ -40,7 +40,11 @@ def outcome_of(result: SendResult, attempts: int) -> DeliveryOutcome:
 
 
 class DestinationCourier:
-    """Sends results to one destination. A peer that hangs delays no other."""
+    """Sends results to one destination. A peer that hangs delays no other.
+
+    Associations send in threads of their own; the thread of ``serve`` claims for them and records what came of it,
+    many deliveries in one transaction.
+    """
 
     def __init__(
         self,
@@ -54,115 +58,148 @@ class DestinationCourier:
         self.audit = audit
         self.outbox = Outbox(database)
         self.files = StoredFiles(configuration.data_dir)
-        self.sender = Sender(destination, configuration.node.ae_title)
+        self.calling_ae = configuration.node.ae_title
         self.name = f"{name}:{destination.name}"
         self.wake = threading.Event()
-        self.commitments = DestinationCommitments(configuration, database, destination)
+        self.sender = ParallelSender(destination, self.calling_ae, self.wake.set, self._log_fault)
+        self.commitments = DestinationCommitments(
+            configuration, database, destination, self.sender.release_idle
+        )
+        self._held: dict[str, Delivery] = {}
+        """By SOP Instance UID, the deliveries that the sender has and has no result for."""
+        self._outcomes: list[tuple[Delivery, DeliveryOutcome]] = []
+        """What came of deliveries and is not recorded yet."""
+        self._release_reason: str | None = "its sender died"
+        """Why rows that are ours in the database, but not here, have to be given back."""
+        self._look_at = 0.0
+        """When to look for what is due, unless a hint comes."""
         self._failures = 0
-        """How many batches in a row did not reach the destination."""
+        """How many times in a row the destination was not reached."""
         self._not_before = 0.0
+
+    def hint(self) -> None:
+        """Look for what is due at once."""
+        self._look_at = 0.0
+        self.wake.set()
 
     def serve(self, stop: threading.Event) -> None:
         """Send until ``stop`` is set."""
-        release_reason: str | None = "its sender died"
         while not stop.is_set():
             self.wake.clear()  # before the step, so that no hint that comes meanwhile is lost
             try:
-                if release_reason is not None:
-                    self.outbox.release_sender(self.name, release_reason)
-                    release_reason = None
-                sent = time.monotonic() >= self._not_before and (
-                    self.step(stop) or self.commitments.step(lambda: stop.is_set() or self.wake.is_set())
-                )
+                worked = self.step(stop)
             except DatabaseUnavailable as error:
                 log.error("database_unavailable destination=%s error=%s", self.destination.name, error)
-                release_reason, sent = "the database was away", False
+                self._release_reason, worked = "the database was away", False
             except Exception as error:
                 # No fault may end this thread, because no other one serves the destination.
-                release_reason, sent = self._log_fault(error), False
+                self._release_reason, worked = self._log_fault(error), False
+                self._outcomes.clear()
                 self._note_contact(reached=False)
-            if not sent:
+            if not worked:
                 self.wake.wait(POLL_SECONDS)
+        self.sender.close()
+        try:
+            self._take_results()
+            self._settle()
+            self.outbox.release_sender(self.name, "the courier stopped")
+        except DatabaseUnavailable as error:
+            log.error("database_unavailable destination=%s error=%s", self.destination.name, error)
 
     def step(self, stop: threading.Event) -> bool:
-        """Send one batch over one association; False if nothing was due."""
-        # A single object shows whether an unreachable destination is back.
-        size = 1 if self._failures else BATCH_SIZE
-        deliveries = self.outbox.claim(self.destination.name, self.name, size, LEASE_SECONDS)
-        if not deliveries:
-            return False
-        files = self._files_to_send(deliveries)
-        if not files:
+        """Record results, hand the sender what is due, and see to storage commitment if it has nothing to send.
+
+        Returns:
+            False if there was nothing to do.
+        """
+        self._take_results()
+        settled = self._settle()
+        if self._release_reason is not None:
+            if self._held:
+                return settled
+            self.outbox.release_sender(self.name, self._release_reason)
+            self._release_reason = None
+        if self._hand_over() or settled:
             return True
-        delivered: list[Delivery] = []
-        reached = False
-        try:
-            for delivery, result in self._send(files):
-                reached = reached or result.reached
-                if result.delivered:
-                    delivered.append(delivery)
-                self._settle(delivery, result)
-                if stop.is_set():
-                    break
-        finally:
-            # Also if the database failed: the destination has the objects all the same.
-            self.audit.sent(self.sender.calling_ae, self.destination, delivered)
-        self._note_contact(reached)
+        if self._held or time.monotonic() < self._not_before:
+            return False
+        return self.commitments.step(lambda: stop.is_set() or self.wake.is_set())
+
+    def _take_results(self) -> None:
+        """Note what came of deliveries, in the audit trail too: the destination has the objects whatever follows."""
+        results = self.sender.take_results()
+        if not results:
+            return
+        settled = [(self._held.pop(result.file.sop_instance_uid), result) for result in results]
+        self._note_contact(reached=any(result.reached for result in results))
+        self.audit.sent(self.calling_ae, self.destination, [d for d, result in settled if result.delivered])
+        for delivery, result in settled:
+            self._outcomes.append((delivery, outcome_of(result, delivery.attempts)))
+            if not result.delivered or result.status:
+                log.warning(
+                    "delivery_trouble delivery=%d destination=%s status=%s reason=%s",
+                    delivery.id,
+                    self.destination.name,
+                    "none" if result.status is None else f"{result.status:04X}",
+                    result.reason,
+                )
+
+    def _note_contact(self, *, reached: bool) -> None:
+        """Pause if the destination could not be reached: else every waiting object would try it."""
+        if not reached:
+            self._failures += 1
+            self._not_before = time.monotonic() + DESTINATION.pause(self._failures)
+        elif self._failures:
+            self._failures = 0
+            self._not_before = self._look_at = 0.0
+
+    def _settle(self) -> bool:
+        """Record the outcomes; they are kept if the database is away. Whether there were any."""
+        if not self._outcomes:
+            return False
+        for delivery in self.outbox.settle(self._outcomes):
+            log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
+        self._outcomes = []
         return True
 
-    def _note_contact(self, reached: bool) -> None:
-        """Pause if the destination could not be reached: else every waiting object would try it."""
-        self._failures = 0 if reached else self._failures + 1
-        if self._failures:
-            self._not_before = time.monotonic() + DESTINATION.pause(self._failures)
+    def _hand_over(self) -> bool:
+        """Claim what is due, as much as the sender has room for; whether anything was."""
+        now = time.monotonic()
+        if now < max(self._look_at, self._not_before):
+            return False
+        # A single object shows whether an unreachable destination is back.
+        window = 1 if self._failures else WINDOW * max(self.sender.associations, 1)
+        room = window - len(self._held)
+        if 2 * room < window:
+            return False
+        self._look_at = now + POLL_SECONDS  # before the claim, so that no hint that comes meanwhile is lost
+        deliveries = self.outbox.claim(self.destination.name, self.name, room, LEASE_SECONDS)
+        if len(deliveries) == room:
+            self._look_at = 0.0
+        self.sender.put(self._files_to_send(deliveries))
+        return bool(deliveries)
 
-    def _settle(self, delivery: Delivery, result: SendResult) -> None:
-        if not result.delivered or result.status:
-            log.warning(
-                "delivery_trouble delivery=%d destination=%s status=%s reason=%s",
-                delivery.id,
-                self.destination.name,
-                "none" if result.status is None else f"{result.status:04X}",
-                result.reason,
-            )
-        try:
-            self.outbox.settle(delivery, outcome_of(result, delivery.attempts))
-        except StaleLease:
-            log.warning("delivery_no_longer_ours delivery=%d", delivery.id)
-
-    def _files_to_send(self, deliveries: list[Delivery]) -> list[tuple[Delivery, FileToSend]]:
-        """The deliveries with their files. A delivery with a path outside the data folder fails for good."""
-        found: list[tuple[Delivery, FileToSend]] = []
+    def _files_to_send(self, deliveries: list[Delivery]) -> list[FileToSend]:
+        """The files of deliveries. A delivery with a path outside the data folder fails for good."""
+        files: list[FileToSend] = []
         for delivery in deliveries:
             try:
                 path = self.files.local(delivery.path)
             except PathOutside as error:
                 log.error("delivery_refused delivery=%d reason=%s", delivery.id, error.strerror)
-                self.outbox.settle(delivery, DeliveryFailed(reason=str(error.strerror), status=None))
+                refused = DeliveryFailed(reason=str(error.strerror), status=None)
+                self._outcomes.append((delivery, refused))
                 continue
-            file = FileToSend(
-                path=path,
-                sop_class_uid=delivery.sop_class_uid,
-                sop_instance_uid=delivery.sop_instance_uid,
-                transfer_syntax_uid=delivery.transfer_syntax_uid,
-            )
-            found.append((delivery, file))
-        return found
-
-    def _send(self, files: list[tuple[Delivery, FileToSend]]) -> Iterator[tuple[Delivery, SendResult]]:
-        unsent = {delivery.sop_instance_uid: (delivery, file) for delivery, file in files}
-        try:
-            for result in self.sender.send([file for _, file in unsent.values()]):
-                delivery, _ = unsent.pop(result.file.sop_instance_uid)
-                yield delivery, result
-        except Exception as error:
-            # A fault of a library on one object: the remaining ones are tried later.
-            reason = self._log_fault(error)
-            for delivery, file in unsent.values():
-                yield (
-                    delivery,
-                    SendResult(file=file, delivered=False, transient=True, reason=reason, status=None),
+            self._held[delivery.sop_instance_uid] = delivery
+            files.append(
+                FileToSend(
+                    path=path,
+                    sop_class_uid=delivery.sop_class_uid,
+                    sop_instance_uid=delivery.sop_instance_uid,
+                    transfer_syntax_uid=delivery.transfer_syntax_uid,
                 )
+            )
+        return files
 
     def _log_fault(self, error: Exception) -> str:
         """Log an unexpected error; returns the reason for the database."""
@@ -172,7 +209,7 @@ class DestinationCourier:
 
 
 class Courier:
-    """Runs one thread for each destination."""
+    """Runs the threads of all destinations."""
 
     def __init__(self, configuration: Configuration, database: Database, name: str) -> None:
         self.configuration = configuration
@@ -196,7 +233,7 @@ class Courier:
         while not stop.is_set():
             if wakeup.wait(POLL_SECONDS):
                 for courier in self.couriers:
-                    courier.wake.set()
+                    courier.hint()
         wakeup.close()
         for courier in self.couriers:
             courier.wake.set()

@@ -24,7 +24,7 @@ def sent(database: Database, objects: int = 2) -> int:
     job = deliver(database, objects=objects)
     outbox = Outbox(database)
     for delivery in outbox.claim("pacs", "c", 10, 60):
-        outbox.settle(delivery, Sent(status=0))
+        outbox.settle([(delivery, Sent(status=0))])
     return job
 
 
@@ -91,7 +91,7 @@ def test_what_the_destination_does_not_have_is_sent_again_and_at_last_given_up(d
         assert outbox.claim("pacs", "c", 10, 60) == [], "not at once"
         make_due(database)
         (delivery,) = outbox.claim("pacs", "c", 10, 60)
-        outbox.settle(delivery, Sent(status=0))
+        outbox.settle([(delivery, Sent(status=0))])
     assert states(database) == ["failed"]
 
 

@@ -39,14 +39,14 @@ def test_results_are_forgotten_only_when_every_destination_has_them(database: Da
     retention, outbox = Retention(database), Outbox(database)
     assert retention.forget_results(LATER) == []
     (delivery,) = outbox.claim("pacs", "courier", 1, 60)
-    outbox.settle(delivery, Sent(status=0))
+    outbox.settle([(delivery, Sent(status=0))])
     assert retention.forget_results(LATER) == []
     (delivery,) = outbox.claim("second", "courier", 1, 60)
-    outbox.settle(delivery, DeliveryFailed(reason="refused", status=None))
+    outbox.settle([(delivery, DeliveryFailed(reason="refused", status=None))])
     assert retention.forget_results(LATER) == []
     outbox.retry(job.id)
     (delivery,) = outbox.claim("second", "courier", 1, 60)
-    outbox.settle(delivery, Sent(status=0))
+    outbox.settle([(delivery, Sent(status=0))])
     assert len(retention.forget_results(LATER)) == 1
     assert Results(database).of_job(job.id) == []
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,11 @@ from handlers.encoding.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERS
 from handlers.sending.association import Timeouts
 from handlers.sending.sender import FileToSend, Sender, echo
 from handlers.settings import Destination
+from handlers.upper_layer import pdu
+from handlers.upper_layer.connection import Connection
 from tests.handlers.conftest import write_object
 from tests.peers.dcmtk import Storescp
+from tests.peers.raw import item, read_pdu
 from tests.peers.scripted import TITLE, instance_of, scripted_pacs
 from tests.peers.waiting import free_port, wait_until
 
@@ -154,6 +160,111 @@ def test_mute_peer_is_given_up_in_time(tmp_path: Path) -> None:
         assert (result.delivered, result.transient) == (False, True)
         assert "no answer within 1 seconds" in result.reason
         assert not echo(destination(port), "ME", SHORT).ok
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """A peer that answers an association request with these bytes and closes the connection; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                read_pdu(connection)
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                read_pdu(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            thread.join()
+
+
+def accept_of(*items: bytes) -> bytes:
+    """An A-ASSOCIATE-AC with these items."""
+    body = bytes(68) + b"".join(items)
+    return struct.pack(">BxI", 2, len(body)) + body
+
+
+CONTEXT = item(0x21, bytes((1, 0, 0, 0)) + item(0x40, b"1.2.840.10008.1.2.1"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "transient", "reason"),
+    [
+        (b"", True, "the peer closed the connection"),
+        (pdu.ABORT_BY_USER, True, "it aborted"),
+        (pdu.encode_reject(1, 1, 7), False, "called AE title not recognized"),
+        (pdu.encode_reject(2, 3, 2), True, "rejected for now: local limit exceeded"),
+        (pdu.encode_reject(1, 9, 9), True, "rejected permanently: reason 9.9"),
+        (struct.pack(">BxI", 3, 1) + b"!", True, "its answer is a PDU of type 03"),
+        (struct.pack(">BxI", 2, 0x7FFFFFFF), True, "its answer is too long"),
+        (struct.pack(">BxI", 4, 4) + b"data", True, "its answer is a PDU of type 04"),
+        (accept_of(CONTEXT[:-3]), True, "longer than the PDU"),
+        (accept_of(b"!"), True, "cut off"),
+        (accept_of(), False, "does not accept the SOP class"),
+        (accept_of(item(0x21, bytes((99, 0, 0, 0)))), False, "does not accept the SOP class"),
+        (accept_of(CONTEXT), True, "the association was lost"),
+        (accept_of(CONTEXT) + struct.pack(">BxI", 4, 6) + bytes(6), True, "the association was lost"),
+        (accept_of(CONTEXT) + pdu.RELEASE_RQ, True, "the association was lost"),
+    ],
+)
+def test_answer_of_any_kind_ends_with_a_reason(
+    tmp_path: Path, answer: bytes, transient: bool, reason: str
+) -> None:
+    with answering(answer) as port:
+        (result,) = Sender(destination(port), "ME", SHORT).send(objects(tmp_path, 1))
+    assert (result.delivered, result.transient) == (False, transient)
+    assert reason in result.reason
+
+
+def test_small_object_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset that is written after its command waits for the peer's delayed acknowledgement, or wakes it twice."""
+    written: list[int] = []
+    send = Connection.send
+
+    def noted(connection: Connection, data: bytes, deadline: float) -> None:
+        written.append(data[0])
+        send(connection, data, deadline)
+
+    monkeypatch.setattr(Connection, "send", noted)
+    with scripted_pacs(lambda _: 0x0000) as pacs:
+        (result,) = Sender(destination(pacs.port, TITLE), "ME").send(objects(tmp_path, 1))
+    assert result.delivered
+    assert written == [pdu.A_ASSOCIATE_RQ, pdu.P_DATA_TF, pdu.A_RELEASE_RQ]
+
+
+@pytest.mark.parametrize("length", [0, 1, 4096, 131_072])
+def test_fragments_are_no_longer_than_the_peer_takes(tmp_path: Path, length: int) -> None:
+    files = objects(tmp_path, 2)
+    padded = write_object(files[0].path, SOPInstanceUID=files[0].sop_instance_uid, TextValue="x" * 300_000)
+    assert padded.SOPInstanceUID == files[0].sop_instance_uid
+    pdus: list[bytes] = []
+    got: list[bytes] = []
+
+    def store(event: evt.Event) -> int:
+        got.append(event.encoded_dataset(include_meta=False))
+        return 0x0000
+
+    pacs = AE(ae_title="PACS")
+    pacs.maximum_pdu_size = length
+    pacs.supported_contexts = AllStoragePresentationContexts
+    received = (evt.EVT_DATA_RECV, lambda event: pdus.append(event.data))
+    server = pacs.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store), received]
+    )
+    assert server is not None
+    try:
+        results = list(Sender(destination(server.server_address[1]), "ME").send(files))
+    finally:
+        server.shutdown()
+    assert all(r.delivered for r in results)
+    assert all(file.path.read_bytes().endswith(data) for file, data in zip(files, got, strict=True))
+    longest = max(len(data) - pdu.HEADER.size for data in pdus if data[0] == pdu.P_DATA_TF)
+    assert longest <= (max(length, 256) if length else 131_072)
 
 
 def test_object_that_makes_the_peer_abort_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ def jobs(database: Database) -> tuple[int, int]:
     Queue(database).settle(first, Failed(reason=REASON))
     Queue(database).settle(second, Done(model_version="m", results=(new_result("1.2.2"),)))
     (delivery,) = Outbox(database).claim("pacs", "courier", 1, 60)
-    Outbox(database).settle(delivery, DeliveryFailed(reason="called AE title not recognized", status=None))
+    Outbox(database).settle(
+        [(delivery, DeliveryFailed(reason="called AE title not recognized", status=None))]
+    )
     return broken.id, undelivered.id
 
 

@@ -8,18 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.events import Event
+from pynetdicom.events import Event, EventHandlerType
 
 TITLE = "SCRIPTED"
 
 
 @dataclass(frozen=True)
 class ScriptedPacs:
-    """A running one: where it listens, and the SOP Instance UIDs of what came, in that order."""
+    """A running one: where it listens, the SOP Instance UIDs of what came, in that order, and its associations."""
 
     port: int
     received: list[str] = field(default_factory=list)
+    accepted: list[Association] = field(default_factory=list)
+    released: list[Association] = field(default_factory=list)
 
 
 def in_turn(*statuses: int) -> Callable[[Event], int]:
@@ -48,24 +51,33 @@ def scripted_pacs(
     sop_classes: Sequence[str] | None = None,
     transfer_syntaxes: Sequence[str] | None = None,
     require_calling_aet: Sequence[str] = (),
+    maximum_associations: int = 10,
 ) -> Iterator[ScriptedPacs]:
     """A PACS that asks ``answer`` for the status of each C-STORE; it takes everything unless told what to take."""
     entity = AE(ae_title=TITLE)
     entity.require_calling_aet = list(require_calling_aet)
+    entity.maximum_associations = maximum_associations
     for sop_class in sop_classes or [str(c.abstract_syntax) for c in AllStoragePresentationContexts]:
         if transfer_syntaxes is None:
             entity.add_supported_context(sop_class)
         else:
             entity.add_supported_context(sop_class, list(transfer_syntaxes))
     received: list[str] = []
+    accepted: list[Association] = []
+    released: list[Association] = []
 
     def store(event: Event) -> int:
         received.append(instance_of(event))
         return answer(event)
 
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    handlers: list[EventHandlerType] = [
+        (evt.EVT_C_STORE, store),
+        (evt.EVT_ACCEPTED, lambda event: accepted.append(event.assoc)),
+        (evt.EVT_RELEASED, lambda event: released.append(event.assoc)),
+    ]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     assert server is not None
     try:
-        yield ScriptedPacs(server.server_address[1], received)
+        yield ScriptedPacs(server.server_address[1], received, accepted, released)
     finally:
         server.shutdown()
