@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.checking.expectations import CHEST_CT
-from inference.engines.volume import VolumeCase, VolumeEngine, VolumeOutput
+from inference.engines.volume_case import VolumeCase, VolumeOutput
+from inference.engines.windowed import WindowedEngine
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
-from inference.running.calibration import ACTIVATIONS, calibrate, sigmoid
+from inference.running.calibration import ACTIVATIONS, calibrate
 from inference.volumes.normalisation import network_input
 from inference.volumes.resampling import regular_grid, to_grid
 from inference.volumes.segmentation import labelled_segmentation
@@ -42,7 +43,7 @@ class ChestOutput:
     """The value of each voxel's structure on the model's grid, 0 for none."""
 
 
-class CtChestEngine(VolumeEngine):
+class CtChestEngine(WindowedEngine):
     """CT of the chest; a label's certainty is the largest of any window."""
 
     kind: ClassVar[str] = "ct_chest"
@@ -84,16 +85,17 @@ class CtChestEngine(VolumeEngine):
         preprocessing = self.card.volume
         values = lung_phantom(0, (self.card.input_size,) * 3, nodules=2).values
         window = network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation)
-        masks, logits = self.forward(torch.from_numpy(window)[None, None])
-        return [
-            sigmoid(masks.float().cpu().numpy()),
-            ACTIVATIONS[self.card.activation](logits.float().cpu().numpy()),
-        ]
+        masks, logits = self.results(torch.from_numpy(window)[None, None])
+        return [masks.cpu().numpy(), ACTIVATIONS[self.card.activation](logits.float().cpu().numpy())]
+
+    @classmethod
+    def results_of(cls, output: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """The probabilities of the structures in each voxel, and the logits of the labels."""
+        masks, logits = output
+        return masks.float().sigmoid(), logits
 
     def run_volume(self, case: VolumeCase) -> ChestOutput:
         """Run the networks on overlapping windows, and combine their masks and labels."""
-        import torch
-
         from inference.volumes.windows import sliding_window
 
         preprocessing = self.card.volume
@@ -102,9 +104,9 @@ class CtChestEngine(VolumeEngine):
         window_logits: list[NDArray[np.float64]] = []
 
         def predict(windows: Tensor) -> Tensor:
-            masks, logits = self.forward(windows)
+            masks, logits = self.results(windows)
             window_logits.append(logits.double().cpu().numpy())
-            return torch.sigmoid(masks.float())
+            return masks
 
         size = self.card.input_size
         step = max(1, round(size * (1 - OVERLAP)))

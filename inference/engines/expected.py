@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from inference.checking.expectations import with_learned_ranges
 from inference.engine import Case, Engine
 from inference.engines.image import ImageCase, ImageEngine
-from inference.engines.volume import VolumeCase, VolumeEngine
+from inference.engines.volume import VolumeEngine
+from inference.engines.volume_case import VolumeCase
 from inference.errors import EngineMisconfigured
 from inference.store.expects import Expectations
 

@@ -24,7 +24,8 @@ from inference.engines.nodule_results import (
     left_out_sentence,
     nodule_segmentation,
 )
-from inference.engines.volume import VolumeCase, VolumeEngine, VolumeOutput
+from inference.engines.volume_case import VolumeCase, VolumeOutput
+from inference.engines.windowed import WindowedEngine
 from inference.findings import Analysis, Finding, VolumeData
 from inference.running.calibration import calibrate, sigmoid
 from inference.settings import EngineOptions
@@ -68,7 +69,7 @@ class NoduleInput:
     """The network's input, of the same shape."""
 
 
-class LungNoduleEngine(VolumeEngine):
+class LungNoduleEngine(WindowedEngine):
     """CT of the chest; gives one finding for the volume and one detection for each nodule."""
 
     kind: ClassVar[str] = "lung_nodule"
@@ -85,6 +86,14 @@ class LungNoduleEngine(VolumeEngine):
         from inference.networks.weights import load_pivot  # loads torch
 
         return load_pivot(stored)
+
+    @classmethod
+    def results_of(cls, output: PivotOutput) -> tuple[Tensor, ...]:
+        """The heat map of centres and the soft mask as two channels and, with that head, the malignancy's logits."""
+        import torch
+
+        maps = torch.cat([output.centre, output.mask], dim=1).float().sigmoid()
+        return (maps,) if output.triage is None else (maps, output.triage)
 
     def __init__(
         self, settings: EngineSettings, card: ModelCard, network: nn.Module, placement: Placement
@@ -114,9 +123,8 @@ class LungNoduleEngine(VolumeEngine):
         preprocessing = self.card.volume
         values = lung_phantom(0, (self.card.input_size,) * 3, nodules=2, centred=True).values
         window = network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation)
-        output: PivotOutput = self.forward(torch.from_numpy(window)[None, None])
-        parts = (output.centre, output.mask, output.triage)
-        return [sigmoid(part.float().cpu().numpy()) for part in parts if part is not None]
+        maps, *triage = self.results(torch.from_numpy(window)[None, None])
+        return [maps.cpu().numpy(), *(sigmoid(logits.float().cpu().numpy()) for logits in triage)]
 
     def run_volume(self, case: VolumeCase) -> NoduleOutput:
         """Find peaks of the heat map, filter them by certainty and size, and judge the malignancy of the rest."""
@@ -182,16 +190,13 @@ class LungNoduleEngine(VolumeEngine):
 
     def maps(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The heat map of nodule centres and the soft mask, each in [0, 1] and of the image's shape."""
-        import torch
-
         from inference.volumes.windows import AUGMENTATIONS, sliding_window, whole_volume
 
         options = self.nodule_options
         augmentations = [AUGMENTATIONS[name] for name in options.tta.chosen]
 
         def predict(windows: Tensor) -> Tensor:
-            output: PivotOutput = self.forward(windows)
-            return torch.cat([output.centre, output.mask], dim=1).float().sigmoid()
+            return self.results(windows)[0]
 
         if options.mode == "whole_volume":
             both = whole_volume(
@@ -242,9 +247,8 @@ class LungNoduleEngine(VolumeEngine):
         def malignancy_of(part: Sequence[Candidate]) -> list[float]:
             corners = [np.rint(candidate.centre).astype(int) for candidate in part]
             patches = np.stack([padded[tuple(slice(c, c + size) for c in corner)] for corner in corners])
-            output: PivotOutput = self.forward(torch.from_numpy(patches)[:, None])
-            assert output.triage is not None
-            logits = output.triage.double().cpu().numpy()
+            _, triage = self.results(torch.from_numpy(patches)[:, None])
+            logits = triage.double().cpu().numpy()
             calibrated = calibrate(self.card.triage_calibration, logits, sigmoid(logits), "sigmoid")
             return [float(malignancy) for malignancy in calibrated[:, 0]]
 

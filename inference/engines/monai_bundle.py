@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.engines.options import BundleOptions
-from inference.engines.volume import VolumeCase, VolumeEngine, VolumeOutput
+from inference.engines.volume import VolumeEngine
+from inference.engines.volume_case import VolumeCase, VolumeOutput
 from inference.errors import EngineMisconfigured, ModelInvalid, ModelUntrusted, is_out_of_memory
 from inference.findings import Analysis, Finding
 from inference.running.calibration import ACTIVATIONS, SMALLEST, calibrate, logit, sigmoid, softmax

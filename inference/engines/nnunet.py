@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.engines.options import NnunetOptions
-from inference.engines.volume import VolumeCase, VolumeEngine, VolumeOutput
+from inference.engines.volume_case import VolumeCase, VolumeOutput
+from inference.engines.windowed import WindowedEngine
 from inference.errors import ModelInvalid
 from inference.findings import Analysis, Finding
 from inference.running.calibration import softmax
@@ -28,7 +29,7 @@ from inference.volumes.volume import Grid, Volume
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from inference.store import StoredModel
+    from inference.store import ModelCard, StoredModel
     from inference.store.architectures import NnunetArchitecture
 
 SIGMA = 0.125
@@ -50,7 +51,7 @@ class NnunetOutput:
     """The highest probability of each labelled structure, by normalised name."""
 
 
-class NnunetEngine(VolumeEngine):
+class NnunetEngine(WindowedEngine):
     """CT or MR of any body part, one series at a time; the plans say which modality."""
 
     kind: ClassVar[str] = "nnunet"
@@ -78,6 +79,16 @@ class NnunetEngine(VolumeEngine):
         network = networks[0] if len(networks) == 1 else FoldMean(networks)
         load_weights(stored, lambda tensors: fill_dynunet(network, tensors))
         return network
+
+    @classmethod
+    def window_shape(cls, card: ModelCard) -> tuple[int, int, int]:
+        """The patch of the plans."""
+        return cast("NnunetArchitecture", card.architecture).patch_size
+
+    @classmethod
+    def results_of(cls, output: Tensor) -> tuple[Tensor, ...]:
+        """The logits of every class in each voxel."""
+        return (output.float(),)
 
     @property
     def plan(self) -> NnunetArchitecture:
@@ -112,7 +123,7 @@ class NnunetEngine(VolumeEngine):
         head = head_phantom(0, slices, max(rows, columns), lesion=True, haemorrhage=True)
         window = normalised(head.values[:, :rows, :columns], self.plan.normalisation, self.plan.intensity)
         batch = torch.from_numpy(window)[None, None].repeat(1, self.plan.input_channels, 1, 1, 1)
-        logits = cast("Tensor", self.forward(batch)).float().cpu().numpy()
+        logits = self.results(batch)[0].cpu().numpy()
         return [softmax(np.moveaxis(logits, 1, -1))]
 
     def run_volume(self, case: VolumeCase) -> NnunetOutput:
@@ -129,7 +140,7 @@ class NnunetEngine(VolumeEngine):
         ]
 
         def predict(windows: Tensor) -> Tensor:
-            return cast("Tensor", self.forward(windows)).float()
+            return self.results(windows)[0]
 
         logits = sliding_window(
             image,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.engines.volume import VolumeCase, VolumeEngine, VolumeOutput
+from inference.engines.volume import VolumeEngine
+from inference.engines.volume_case import VolumeCase, VolumeOutput
 from inference.findings import Analysis, Finding, Heatmap, KeyImage, Label, Presence
 from inference.running.calibration import ACTIVATIONS, calibrate
 from inference.volumes.normalisation import network_input, resized

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.checking.input_check import InputCheck, check_volume, joined
+from inference.checking.input_check import check_volume, joined
 from inference.checking.plausibility import without_implausible
 from inference.engines.options import FindingOptions, thresholds_of
+from inference.engines.volume_case import VolumeCase, VolumeOutput
 from inference.errors import EngineMisconfigured, ModelInvalid
 from inference.findings import (
     Analysis,
@@ -28,7 +29,6 @@ from inference.findings import (
     ModelIdentity,
     Refusal,
     ScannedVolume,
-    SourceImage,
     VolumeData,
 )
 from inference.headers import ImageHeader, Selection
@@ -49,30 +49,6 @@ if TYPE_CHECKING:
     from inference.store.expects import Expectations
 
 
-@dataclass(frozen=True, kw_only=True)
-class VolumeCase:
-    """One volume of a series."""
-
-    volume: Volume
-    prepared: Any = field(default=None, repr=False)
-    """The preprocessed volume, of a type of the engine's own."""
-    check: InputCheck = field(default_factory=InputCheck, repr=False)
-
-    @property
-    def source(self) -> SourceImage:
-        """The slice in the middle."""
-        return self.volume.source
-
-
-@dataclass(frozen=True, kw_only=True)
-class VolumeOutput:
-    """What the networks gave for one volume, without tensors, so that another process can take it."""
-
-    values: Any = field(repr=False)
-    """Of a type of the engine's own."""
-    inference_time_ms: float
-
-
 class VolumeEngine:
     """An engine for volumes; each kind says which series it takes and what it finds."""
 
@@ -80,6 +56,8 @@ class VolumeEngine:
     header_keywords: ClassVar[frozenset[str]] = frozenset({"Modality", "BodyPartExamined", "ImageType"})
     takes_series: ClassVar[bool] = True
     batch_size: ClassVar[int] = 1
+    backends: ClassVar[tuple[str, ...]] = ("torch",)
+    """Those that the kind runs on."""
     modalities: ClassVar[tuple[str, ...]] = ("CT",)
     body_parts: ClassVar[str] = ".*"
     """Regular expression that Body Part Examined must match, if the series has one."""
@@ -181,19 +159,27 @@ class VolumeEngine:
             raise ModelInvalid(f"the card of model {stored.card.name!r} has no volume preprocessing.")
         from inference.running.device import place  # loads torch: only once the model is known to be there
 
-        placement = place(
-            replace(settings, backend="torch" if settings.backend == "auto" else settings.backend)
-        )
-        if placement.backend != "torch":
+        only = cls.backends[0] if settings.backend == "auto" and len(cls.backends) == 1 else settings.backend
+        placement = place(replace(settings, backend=only))
+        if placement.backend not in cls.backends:
             raise EngineMisconfigured(f"engine {settings.name!r}: {cls.kind} runs on backend torch only.")
         engine = cls(settings, stored.card, cls.build(stored), placement)
+        if placement.backend == "openvino":
+            engine.compile(stored)
         if placement.reduced:
-            exact = copy(engine)
-            exact.placement = placement.exact()
-            check_precision(
-                settings, stored.card.name, engine.phantom_probabilities(), exact.phantom_probabilities()
-            )
+            reduced, exact = engine.phantom_probabilities(), engine.exact().phantom_probabilities()
+            check_precision(settings, stored.card.name, reduced, exact)
         return engine
+
+    def compile(self, stored: StoredModel) -> None:
+        """Prepare the network for backend openvino, for kinds that name it in ``backends``."""
+        raise NotImplementedError
+
+    def exact(self) -> Self:
+        """The same engine in fp32."""
+        exact = copy(self)
+        exact.placement = self.placement.exact()
+        return exact
 
     @property
     def model(self) -> ModelIdentity:

@@ -57,8 +57,12 @@ class CompiledNetwork:
         return logits, features
 
 
-def converted_model(stored: StoredModel) -> Path:
+def converted_model(stored: StoredModel, converter: str = "inference.running.openvino_backend") -> Path:
     """The path of a stored model's converted form, which is made now if the cache does not have it.
+
+    Args:
+        stored: the model.
+        converter: the module that converts it, run with the model's folder and the target.
 
     Raises:
         InferenceError: the network cannot be converted.
@@ -74,7 +78,7 @@ def converted_model(stored: StoredModel) -> Path:
         draft = Path(scratch) / target.name
         arguments = str(stored.weights.parent), str(draft)
         try:
-            failure = run_module("inference.running.openvino_backend", *arguments, seconds=CONVERT_SECONDS)
+            failure = run_module(converter, *arguments, seconds=CONVERT_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise InferenceError(
                 f"{stored.card.name!r} was not converted in time; use backend torch."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import pi
 from typing import Literal
 
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Spacing = tuple[float, float, float]
+
+BLOCK = 32
+"""Edge in voxels of the blocks in which maxima are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +63,7 @@ def local_maxima(
         spacing: of the heat map's voxels.
     """
     reach = [max(1, int(min_distance_mm / s / np.sqrt(3))) for s in spacing]
-    highest = ndimage.maximum_filter(heat, size=[2 * r + 1 for r in reach], mode="constant", cval=0.0)
-    voxels = _highest_first(heat, (heat == highest) & (heat >= threshold))
+    voxels = _highest_first(heat, maxima(heat, reach, threshold))
     return _peaks(heat, _drop_near_voxels(voxels, min_distance_mm, spacing))
 
 
@@ -72,7 +75,8 @@ def peaks_after_suppression(
     Each voxel suppresses the lower ones nearer than ``min_distance_mm``. Unlike with ``local_maxima``, a voxel on
     the slope of a wide peak remains if it is far enough from the top.
     """
-    return _peaks(heat, _drop_near_voxels(_highest_first(heat, heat >= threshold), min_distance_mm, spacing))
+    voxels = _highest_first(heat, np.argwhere(heat >= threshold))
+    return _peaks(heat, _drop_near_voxels(voxels, min_distance_mm, spacing))
 
 
 def filter_maxima(heat: NDArray[np.float32], *, threshold: float, kernel: int) -> list[Peak]:
@@ -80,13 +84,34 @@ def filter_maxima(heat: NDArray[np.float32], *, threshold: float, kernel: int) -
 
     ``kernel`` is the odd side of the filter in voxels. Outside of the map, the filter sees 0.
     """
-    highest = ndimage.maximum_filter(heat, size=kernel, mode="constant", cval=0.0)
-    return _peaks(heat, _highest_first(heat, (heat == highest) & (heat >= threshold) & (heat > 0)))
+    voxels = maxima(heat, [kernel // 2] * 3, threshold)
+    return _peaks(heat, _highest_first(heat, voxels[heat[tuple(voxels.T)] > 0]))
 
 
-def _highest_first(heat: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """The chosen voxels by falling value, shape (n, 3)."""
-    voxels = np.argwhere(chosen)
+def maxima(heat: NDArray[np.float32], reach: Sequence[int], threshold: float) -> NDArray[np.intp]:
+    """Voxels at or above a threshold that no voxel within ``reach`` along the axes exceeds, shape (n, 3).
+
+    Outside of the map is 0. Only blocks with a voxel above the threshold are filtered, and these are few.
+    """
+    found = [np.empty((0, 3), dtype=np.intp)]
+    for corner in product(*(range(0, n, BLOCK) for n in heat.shape)):
+        block = heat[tuple(slice(c, c + BLOCK) for c in corner)]
+        above = block >= threshold
+        if not above.any():
+            continue
+        low = [max(0, c - r) for c, r in zip(corner, reach, strict=True)]
+        around = tuple(
+            slice(start, c + n + r) for start, c, n, r in zip(low, corner, block.shape, reach, strict=True)
+        )
+        highest = ndimage.maximum_filter(heat[around], [2 * r + 1 for r in reach], mode="constant", cval=0.0)
+        inner = tuple(slice(c - a, c - a + n) for c, a, n in zip(corner, low, block.shape, strict=True))
+        found.append(np.argwhere(above & (block == highest[inner])) + corner)
+    voxels = np.concatenate(found)
+    return voxels[np.lexsort(voxels.T[::-1])]
+
+
+def _highest_first(heat: NDArray[np.float32], voxels: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Voxels by falling value; those of equal value stay in their order."""
     return voxels[np.argsort(-heat[tuple(voxels.T)], kind="stable")]
 
 

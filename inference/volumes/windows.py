@@ -7,11 +7,12 @@ code (``pivot_gaussian``, ``pivot_linear``) and nnU-Net's (``nnunet``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from inference.errors import is_out_of_memory
 from inference.running.batches import in_batches
+
+log = logging.getLogger("overread.inference")
 
 Blending = Literal["gaussian", "linear", "average", "pivot_gaussian", "pivot_linear", "nnunet"]
 Size = tuple[int, int, int]
@@ -125,8 +129,8 @@ def sliding_window(
 ) -> NDArray[np.float32]:
     """Blended maps of a volume, shape (channels, slices, rows, columns).
 
-    A volume smaller than a window is padded with zeros on both sides. Only the windows are on the device, so its
-    memory does not grow with the volume.
+    A volume smaller than a window is padded with zeros on both sides. The volume and its maps are on the device, and
+    copied once. If its memory is too small for them, they are on the CPU and only windows are on the device.
 
     Args:
         volume: values, axes (slice, row, column).
@@ -148,23 +152,87 @@ def sliding_window(
     padded, offset = _pad_to(volume, size)
     weights = window_weights(patch, blending, sigma)
     weights = np.maximum(weights, weights[weights > 0].min() if blending == "nnunet" else SMALLEST_WEIGHT)
-    total = np.zeros((channels, *padded.shape), dtype=np.float32)
-    norm = np.zeros(padded.shape, dtype=np.float32)
     lengths = zip(padded.shape, patch, strict=True)
     starts_by_axis = (
         [even_window_starts(n, p) for n, p in lengths]
         if stride is None
         else [window_starts(n, p, s) for (n, p), s in zip(lengths, stride, strict=True)]
     )
-    places = list(product(*starts_by_axis))
-    for chosen, maps in _predict_windows(padded, places, patch, predict, batch_size, augmentations, device):
-        for place, window in zip(chosen, maps, strict=True):
-            part = tuple(slice(a, a + p) for a, p in zip(place, patch, strict=True))
-            total[(slice(None), *part)] += window * weights
-            norm[part] += weights
-    total /= norm
+    windows = _Windows(
+        places=list(product(*starts_by_axis)),
+        patch=patch,
+        weights=torch.from_numpy(weights),
+        batch_size=batch_size,
+        augmentations=augmentations,
+    )
+    cells = torch.from_numpy(padded)
+    try:
+        blended = windows.blended(cells.to(device), predict, channels, device)
+    except RuntimeError as error:
+        if device == "cpu" or not is_out_of_memory(error):
+            raise
+        log.warning("device_memory_short maps=on the CPU")
+        blended = None
+    if blended is None:
+        blended = windows.blended(cells, predict, channels, device)
     original = tuple(slice(o, o + n) for o, n in zip(offset, volume.shape, strict=True))
-    return total[(slice(None), *original)]
+    return blended[(slice(None), *original)].cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Windows:
+    """Windows over a volume, and how their maps become one."""
+
+    places: Sequence[tuple[int, ...]]
+    """The first voxel of each."""
+    patch: Size
+    weights: Tensor
+    """Of the windows' voxels, on the CPU."""
+    batch_size: int
+    augmentations: Sequence[Augmentation]
+
+    def blended(self, cells: Tensor, predict: Predict, channels: int, device: str) -> Tensor:
+        """The blended maps of a padded volume, shape (channels, slices, rows, columns), where its cells are.
+
+        Args:
+            cells: the values of the padded volume, on the device or on the CPU.
+            predict: the network.
+            channels: channels of the maps.
+            device: where windows are predicted.
+        """
+        # NumPy works on the CPU in this thread alone: torch's threads would wait for each other at every window.
+        total = _own_arrays(cells.new_zeros((channels, *cells.shape)))
+        norm = _own_arrays(torch.zeros_like(cells))
+        weights = _own_arrays(self.weights.to(cells.device))
+        source = _own_arrays(cells)
+        stack = torch.stack if isinstance(source, Tensor) else np.stack
+
+        def run(chosen: Sequence[tuple[int, ...]]) -> Tensor:
+            batch = torch.as_tensor(stack([source[self._part(place)] for place in chosen]))[:, None].to(
+                device
+            )
+            maps = predict(batch)
+            for augmentation in self.augmentations:
+                maps = maps + augmentation.undo(predict(augmentation.apply(batch)))
+            if self.augmentations:
+                maps = maps / (1 + len(self.augmentations))
+            return maps.float().to(cells.device)
+
+        for chosen, maps in in_batches(self.places, self.batch_size, run):
+            for place, window in zip(chosen, _own_arrays(maps), strict=True):
+                part = self._part(place)
+                total[(slice(None), *part)] += window * weights
+                norm[part] += weights
+        total /= norm
+        return torch.as_tensor(total)
+
+    def _part(self, place: Sequence[int]) -> tuple[slice, ...]:
+        return tuple(slice(start, start + length) for start, length in zip(place, self.patch, strict=True))
+
+
+def _own_arrays(values: Tensor) -> Any:
+    """The same values as NumPy's array if they are on the CPU, else as they are."""
+    return values.numpy() if values.device.type == "cpu" else values
 
 
 def whole_volume(
@@ -206,25 +274,3 @@ def _pad_to(
     before = [m // 2 for m in missing]
     padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
     return np.pad(volume, padding), (before[0], before[1], before[2])
-
-
-def _predict_windows(
-    volume: NDArray[np.float32],
-    places: Sequence[tuple[int, ...]],
-    patch: Size,
-    predict: Predict,
-    batch_size: int,
-    augmentations: Sequence[Augmentation],
-    device: str,
-) -> Iterator[tuple[Sequence[tuple[int, ...]], NDArray[np.float32]]]:
-    def run(chosen: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
-        windows = np.stack(
-            [volume[tuple(slice(a, a + p) for a, p in zip(place, patch, strict=True))] for place in chosen]
-        )
-        batch = torch.from_numpy(windows)[:, None].to(device)
-        maps = predict(batch)
-        for augmentation in augmentations:
-            maps = maps + augmentation.undo(predict(augmentation.apply(batch)))
-        return (maps / (1 + len(augmentations))).float().cpu().numpy()
-
-    return in_batches(places, batch_size, run)

@@ -15,7 +15,7 @@ from PIL import Image
 from inference.demo.volume_phantoms import lung_phantom, straight_geometry, write_ct_series
 from inference.engines import engine_class
 from inference.engines.lung_nodule import LungNoduleEngine
-from inference.engines.volume import VolumeCase
+from inference.engines.volume_case import VolumeCase
 from inference.findings import Analysis
 from inference.offline.nodule_files import write_nodule_files
 from inference.settings import EngineSettings

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
+from scipy import ndimage
 from torch import Tensor, nn
 
 from inference.volumes.detection import (
@@ -15,6 +18,7 @@ from inference.volumes.detection import (
     filter_maxima,
     intensity,
     local_maxima,
+    maxima,
     peaks_after_suppression,
     without_overlaps,
 )
@@ -216,6 +220,52 @@ def test_maximum_filter_is_the_original_definition() -> None:
         if heat[z, y, x] >= 0.6 and heat[z, y, x] == padded[z : z + 3, y : y + 3, x : x + 3].max()
     }
     assert {peak.voxel for peak in filter_maxima(heat, threshold=0.6, kernel=3)} == expected
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9])
+def test_maxima_of_blocks_are_those_of_the_whole_map(threshold: float) -> None:
+    """With plateaus, with maxima at the edges of blocks, and in the order of the voxels."""
+    random = np.random.default_rng(6)
+    smooth = ndimage.gaussian_filter(random.random((70, 33, 64)), 2)
+    heat = np.round((smooth - smooth.min()) / np.ptp(smooth), 2).astype(np.float32)
+    size = (5, 11, 7)
+    highest = ndimage.maximum_filter(heat, size=size, mode="constant", cval=0.0)
+    expected = np.argwhere((heat == highest) & (heat >= threshold))
+    found = maxima(heat, [n // 2 for n in size], threshold)
+    np.testing.assert_array_equal(found, expected)
+    assert len(maxima(heat, [2, 5, 3], 1.5)) == 0
+
+
+def test_volume_too_large_for_the_device_is_put_together_on_the_cpu(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    volume = np.random.default_rng(7).random((20, 30, 40), dtype=np.float32)
+
+    def maps() -> np.ndarray:
+        return sliding_window(
+            volume,
+            lambda w: network(w.float()).detach(),
+            patch=(16, 16, 16),
+            stride=(8, 8, 8),
+            batch_size=4,
+            channels=2,
+            device="cpu:0",
+        )
+
+    expected = maps()
+    whole = Tensor.new_zeros
+    calls = []
+
+    def short_of_memory(self: Tensor, *arguments: Any) -> Tensor:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Tensor, "new_zeros", short_of_memory)
+    np.testing.assert_array_equal(maps(), expected)
+    assert "device_memory_short maps=on the CPU" in caplog.text
+    assert len(calls) == 2
 
 
 def test_plain_suppression_keeps_slopes_that_are_far_enough_from_the_top() -> None:
