@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,24 +57,38 @@ def _of_process(pid: int) -> Holdings:
     )
 
 
+FORK_SERVER = "forkserver"
+"""The name of a process of the standard library's multiprocessing that others are forked from."""
+STAGE = "stage"
+"""The name of a process that a worker's fork server has forked."""
 TICKS = os.sysconf("SC_CLK_TCK")
+"""The kernel counts processor time in so many parts of a second."""
 _ENDED = (FileNotFoundError, ProcessLookupError)
 """What reading about a process raises once it has ended."""
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """The processes that this one has started, and those that they have, with their names (``name_of``).
+    """The processes that this one has started, and those that they have, with their names (``name_of``)."""
+    return _descendants(pid, name_of(pid))
 
-    A reader or another stage of a worker is one of these: ``kill`` wants its number, a test knows its name.
-    """
+
+def stages_of(worker: int) -> list[int]:
+    """The stage processes of a worker, by number; their readers are ``descendants`` of each."""
+    return sorted(pid for pid, name in descendants(worker).items() if name == STAGE)
+
+
+def _descendants(pid: int, name: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for child in _children(pid):
-        found |= {child: name_of(child)} | descendants(child)
+        own = name_of(child)
+        # A fork of the fork server has its command line.
+        named = STAGE if own == name == FORK_SERVER else own
+        found |= {child: named} | _descendants(child, named)
     return found
 
 
 def name_of(pid: int) -> str:
-    """What a process is: the name that it gave itself, else its role in a node, else the module that it runs.
+    """What a process is: the name that it gave itself, its role in a node, or the module that it runs.
 
     Empty once it has ended.
     """
@@ -88,7 +103,9 @@ def name_of(pid: int) -> str:
     for option in ("--role", "-m"):
         if option in words:
             return words[words.index(option) + 1]
-    return name
+    program = words[words.index("-c") + 1] if "-c" in words else ""
+    library = re.match(r"from multiprocessing\.(\w+) import", program)
+    return name if library is None else library[1]
 
 
 def processor_seconds(pid: int) -> tuple[float, float]:

@@ -6,7 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-if "OVERREAD_FAULTS" in os.environ and "--role" in sys.orig_argv:
-    from tests.peers.faults.steps import install
+if "OVERREAD_FAULTS" in os.environ:
+    from tests.peers.faults.steps import install, role_of
 
-    install(Path(os.environ["OVERREAD_FAULTS"]), sys.orig_argv[sys.orig_argv.index("--role") + 1])
+    role = role_of(sys.orig_argv)
+    if role is not None:
+        install(Path(os.environ["OVERREAD_FAULTS"]), role)
