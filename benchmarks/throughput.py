@@ -196,7 +196,7 @@ def _report(measured: Measured, device: str) -> str:
     for role, cost in measured.costs.items():
         named = f"the PACS ({measured.peer}), apart" if role == "peer" else role
         rows.append((named, f"{1000 * seconds[role]:.1f}"))
-        if len(cost.by_name) > 1:
+        if role != "peer" and len(cost.by_name) > 1:
             rows += [
                 (f"{role}: {'itself' if name == role else name}", f"{1000 * used / count:.1f}")
                 for name, used in sorted(cost.by_name.items(), key=lambda item: -item[1])
