@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pydicom
@@ -15,6 +16,8 @@ PICTURES = 8
 """Different radiographs; every second one has a nodule, so that there is one overlay at most."""
 AT_ONCE = 50
 """Studies in one association, and on the disk before they are sent."""
+TRIES = 5
+"""How often an image is sent at most."""
 SMALL = 4
 """A small radiograph has every fourth row and column: 256 x 256."""
 
@@ -47,13 +50,20 @@ class Radiographs:
         studies: list[str] = []
         while len(studies) < count:
             files = [self._write(attributes) for _ in range(min(AT_ONCE, count - len(studies)))]
-            for result in self._sender.send([file for _, file in files]):
-                if not result.delivered:
-                    raise RuntimeError(f"not received: {result.reason}")
+            self._deliver([file for _, file in files])
             for study, file in files:
                 studies.append(study)
                 file.path.unlink()
         return studies
+
+    def _deliver(self, files: Sequence[FileToSend]) -> None:
+        """Send again what a busy node has not acknowledged, as a modality does."""
+        for _ in range(TRIES):
+            failed = [result for result in self._sender.send(files) if not result.delivered]
+            if not failed:
+                return
+            files = [result.file for result in failed]
+        raise RuntimeError(f"{len(failed)} images are not received: {failed[0].reason}")
 
     def _write(self, attributes: dict[str, object]) -> tuple[str, FileToSend]:
         dataset = self._pictures[self._number % PICTURES]
