@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo quick test test-all serve lint bench soak fuzz
+.PHONY: demo quick test test-all serve lint bench soak fuzz gpu gpu-test gpu-bench
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): a few minutes, once ..."
@@ -63,8 +63,28 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m benchmarks.reports
 	$(BIN)/python -m benchmarks.delivery
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.throughput --urgent
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.year
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.volumes
 	$(BIN)/python -m benchmarks.cuda
+
+# Beside a PyTorch for the machine's CUDA device, which stays as it is: make gpu PYTHON=python3
+GPU_VENV := .venv-gpu
+GPU_PYTHON := $(GPU_VENV)/bin/python
+GPU_READY := $(GPU_VENV)/.ready
+$(GPU_READY): pyproject.toml constraints.txt tests/gpu_environment.py
+	$(PYTHON) tests/gpu_environment.py $(GPU_VENV)
+	@touch $@
+
+gpu: gpu-test gpu-bench
+
+# Other versions of libraries warn of other things, which is no fault of a test here.
+gpu-test: $(GPU_READY)
+	$(GPU_PYTHON) -m pytest -W default tests/inference/test_cuda.py
+
+gpu-bench: $(GPU_READY)
+	$(GPU_PYTHON) -m benchmarks.cuda
+	$(GPU_PYTHON) -m benchmarks.throughput --device cuda

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ from inference.store import ModelStore
 from tests.seeded import seeded_densenet
 
 BATCHES = (1, 8, 32, 128, 256)
+CASES = (1, 8, 32)
+"""Batches of prepared cases for the whole engine."""
 PRECISIONS = ("fp32", "fp16", "bf16")
 SECONDS = 0.4
 """How long each measurement goes on."""
@@ -88,7 +91,7 @@ def _inference(name: str, folder: Path) -> None:
         f"results go over the bus each time, and batches up to {LARGEST_BATCH} run as recorded graphs. Grad-CAM is "
         f"for {LABELS} labels. The ceiling is a product of bf16 matrices of {PRODUCT} x {PRODUCT}: "
         f"{ceiling / 1e12:.0f} TFLOP/s. The last column is the largest difference of a probability from fp32; an "
-        "engine refuses more than 0.01.\n\n" + table(headings, rows) + "\n\n" + _single_image(folder, store)
+        "engine refuses more than 0.01.\n\n" + table(headings, rows) + "\n\n" + _engine(folder, store)
     )
     write_section("Inference on CUDA", body)
 
@@ -142,10 +145,11 @@ def _seconds(run: Callable[[], object]) -> float:
     return statistics.median(took)
 
 
-def _single_image(folder: Path, store: ModelStore) -> str:
-    """One radiograph at a time from its file to its analysis."""
-    path = folder / "radiograph.dcm"
-    phantom_dicom(7).save_as(path, enforce_file_format=True)
+def _engine(folder: Path, store: ModelStore) -> str:
+    """The whole engine: from prepared cases to findings with heat maps, and one radiograph from its file on."""
+    paths = [folder / f"{number}.dcm" for number in range(max(CASES))]
+    for number, path in enumerate(paths):
+        phantom_dicom(number).save_as(path, enforce_file_format=True)
     shown = {
         name: {"low": 0.5, "high": 0.999, "critical": 0.9999} for name in xrv.datasets.default_pathologies
     }
@@ -153,12 +157,20 @@ def _single_image(folder: Path, store: ModelStore) -> str:
         name="x", kind="chest_xray", model="seeded", device="cuda", options={"thresholds": shown}
     )
     engine = engine_class("chest_xray").load(settings, store)
-    reading = _seconds(lambda: engine.prepare([path]))
-    whole = _seconds(lambda: engine.infer(engine.prepare([path])))
+    cases = engine.prepare(paths)
+    maps = sum(len(analysis.heatmaps) for analysis in engine.infer(cases)) / len(cases)
+    rows: list[tuple[str, ...]] = []
+    for size in CASES:
+        seconds = _seconds(partial(engine.infer, cases[:size])) / size
+        rows.append((str(size), f"{1 / seconds:.0f} ({seconds * 1000:.2f} ms)"))
+    reading = _seconds(lambda: engine.prepare(paths[:1]))
+    whole = _seconds(lambda: engine.infer(engine.prepare(paths[:1])))
     return (
-        f"One radiograph of 1024 x 1024 with 12 bits by the engine, from its file to findings with a heat map of "
-        f"the most probable one, fp32: {whole * 1000:.1f} ms, of which {reading * 1000:.1f} ms are reading and "
-        "preprocessing."
+        f"The engine from prepared cases to findings with heat maps, radiographs of 1024 x 1024 with 12 bits, fp32, "
+        f"{maps:.1f} heat maps a case:\n\n"
+        + table(("batch", "cases/s"), rows)
+        + f"\n\nOne radiograph by the engine from its file to findings with heat maps: {whole * 1000:.1f} ms, of which "
+        f"{reading * 1000:.1f} ms are reading and preprocessing."
     )
 
 

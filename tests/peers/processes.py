@@ -1,8 +1,9 @@
-"""What a process holds, as /proc says: threads, file handles, sockets, resident memory."""
+"""What /proc says of processes: what one holds, which ones it started and what they are called, what they cost."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,3 +55,92 @@ def _of_process(pid: int) -> Holdings:
         sockets=sum(link.startswith("socket:") for link in links),
         memory=pages * os.sysconf("SC_PAGE_SIZE"),
     )
+
+
+FORK_SERVER = "forkserver"
+"""The name of a process of the standard library's multiprocessing that others are forked from."""
+STAGE = "stage"
+"""The name of a process that a worker's fork server has forked."""
+TICKS = os.sysconf("SC_CLK_TCK")
+"""The kernel counts processor time in so many parts of a second."""
+_ENDED = (FileNotFoundError, ProcessLookupError)
+"""What reading about a process raises once it has ended."""
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes that this one has started, and those that they have, with their names (``name_of``)."""
+    return _descendants(pid, name_of(pid))
+
+
+def stages_of(worker: int) -> list[int]:
+    """The stage processes of a worker, by number; their readers are ``descendants`` of each."""
+    return sorted(pid for pid, name in descendants(worker).items() if name == STAGE)
+
+
+def _descendants(pid: int, name: str) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for child in _children(pid):
+        own = name_of(child)
+        # A fork of the fork server has its command line.
+        named = STAGE if own == name == FORK_SERVER else own
+        found |= {child: named} | _descendants(child, named)
+    return found
+
+
+def name_of(pid: int) -> str:
+    """What a process is: the name that it gave itself, its role in a node, or the module that it runs.
+
+    Empty once it has ended.
+    """
+    process = Path(f"/proc/{pid}")
+    try:
+        name = (process / "comm").read_text().strip()
+        words = (process / "cmdline").read_text().split("\0")
+    except _ENDED:
+        return ""
+    if not name.startswith("python"):
+        return name
+    for option in ("--role", "-m"):
+        if option in words:
+            return words[words.index(option) + 1]
+    program = words[words.index("-c") + 1] if "-c" in words else ""
+    library = re.match(r"from multiprocessing\.(\w+) import", program)
+    return name if library is None else library[1]
+
+
+def processor_seconds(pid: int) -> tuple[float, float]:
+    """Seconds of processor time of a process itself, and of those that it started and that have ended.
+
+    Both are 0 once it has ended: then they belong to the second figure of the process that started it (proc(5)).
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except _ENDED:
+        return 0.0, 0.0
+    # The name, in parentheses, may have spaces; utime, stime, cutime and cstime are the fields 14 to 17.
+    own, system, ended, ended_system = map(int, stat.rpartition(")")[2].split()[11:15])
+    return (own + system) / TICKS, (ended + ended_system) / TICKS
+
+
+def proportional_memory(pid: int) -> int:
+    """Resident memory of a process in bytes, with its share of what it has in common with others (PSS of proc(5))."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except _ENDED:
+        return 0
+    return 1024 * int(text.split("Pss:")[1].split()[0])
+
+
+def _children(pid: int) -> list[int]:
+    """Those of all its threads: each has a list of its own."""
+    found: list[int] = []
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except _ENDED:
+        return found
+    for thread in threads:
+        try:
+            found += map(int, (thread / "children").read_text().split())
+        except _ENDED:
+            continue
+    return found

@@ -12,6 +12,7 @@ import importlib
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 from tests.peers.waiting import wait_until
 
 FOLDER_VARIABLE = "OVERREAD_FAULTS"
+FORK_SERVER = "from multiprocessing.forkserver import main"
+"""The program of a fork server, as the standard library starts it."""
 ARMED = ".armed"
 STRUCK = ".struck"
 
@@ -140,6 +143,16 @@ class _Switch:
                 raise OSError(int(number), os.strerror(int(number)))
             os.kill(os.getpid(), int(number))
             threading.Event().wait()  # a stop takes a moment to reach this thread
+
+
+def role_of(command: Sequence[str]) -> str | None:
+    """The role whose steps belong into a process that was started so; None for one without steps.
+
+    A worker's fork server gets those of its stage processes, which have its memory.
+    """
+    if "--role" in command:
+        return command[command.index("--role") + 1]
+    return "stage" if any(word.startswith(FORK_SERVER) for word in command) else None
 
 
 def install(folder: Path, role: str) -> None:
