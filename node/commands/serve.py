@@ -15,10 +15,10 @@ from handlers.spool.stored_files import StoredFiles
 from node.commands.common import ConfigOption, load_configuration
 from node.configuration.configuration import Configuration
 from node.errors import CommandError
+from node.log import configure_log
 from node.processes.engine_keywords import engine_keywords
 from node.processes.libraries import Role
 from node.processes.process import (
-    configure_log,
     hold_data_folder,
     keep_caches_in_data_folder,
     make_folders,

@@ -14,7 +14,7 @@ from typing import Any
 
 from inference.engine import Engine, StagedEngine
 from node.line.stage_child import StageSettings
-from node.line.stage_process import StageFailed, StageProcess
+from node.line.stage_process import StageFailed, StageProcess, Template
 from node.line.tasks import Prepare, Task
 
 log = logging.getLogger("overread.line")
@@ -51,6 +51,8 @@ class StagePool:
         """
         self._most = max(1, lanes)
         self._settings = settings
+        self._template: Template | None = None
+        self._starting = threading.Lock()
         self._waiting: list[Errand] = []
         self._changed = threading.Condition()
         self._lanes = self._idle = 0
@@ -64,7 +66,7 @@ class StagePool:
             OSError: no process can be started.
         """
         if self._settings is not None:
-            process = StageProcess(self._settings)
+            process = self._start(self._settings)
             try:
                 process.warm()
             except StageFailed as error:
@@ -81,14 +83,26 @@ class StagePool:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the lanes once they have done what they do now; what waits is given up."""
+        """End the lanes and their processes; what is not done yet is given up."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._changed.notify_all()
             spare, self._spare = self._spare, None
+        with self._starting:
+            template, self._template = self._template, None
         if spare is not None:
             spare.end()
+        if template is not None:
+            template.end()
+
+    def _start(self, settings: StageSettings) -> StageProcess:
+        with self._starting:
+            if self._closed:
+                raise StageFailed("ends with the worker")
+            if self._template is None or not self._template.usable:
+                self._template = Template(settings)
+            return StageProcess(self._template)
 
     def _serve(self) -> None:
         with self._changed:
@@ -127,7 +141,7 @@ class StagePool:
             if here or self._settings is None:
                 result = errand.task(errand.engine)
             else:
-                process = process or StageProcess(self._settings)
+                process = process or self._start(self._settings)
                 result = process.run(errand.task, errand.engine, errand.deadline_seconds)
         except StageFailed as error:
             errand.failed(str(error))

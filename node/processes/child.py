@@ -29,7 +29,8 @@ def main() -> None:
         hide_pixel_libraries()
     from node.configuration.loading import load
     from node.errors import ConfigurationError
-    from node.processes.process import configure_log, die_with_parent, keep_caches_in_data_folder
+    from node.log import configure_log
+    from node.processes.process import die_with_parent, keep_caches_in_data_folder
     from node.processes.serving import serve_role
 
     try:

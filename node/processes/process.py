@@ -8,17 +8,14 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from handlers.spool.folders import make_durable
 from node.configuration.configuration import Configuration
 from node.errors import ENDED_ITSELF, CommandError
-from node.processes.log_format import LogFormatter, LogStyle
 
 log = logging.getLogger("overread.processes")
 
@@ -43,31 +40,6 @@ def process_name(configuration: Configuration, role: str, number: int | None) ->
     """
     instance = f"pid{os.getpid()}" if number is None else number
     return f"{socket.gethostname()}:{configuration.node.port}:{role}-{instance}"
-
-
-def configure_log(process: str, style: LogStyle = "text") -> None:
-    """Log to standard error, one record a line. Libraries that might log values of datasets log only errors.
-
-    Args:
-        process: the name in each line: the role, with its number if there are several.
-        style: key=value pairs or JSON.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormatter(process, style))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # Python prints warnings to standard error too, and pydicom's quote values of datasets.
-    warnings.simplefilter("ignore")
-    for name in (
-        "pynetdicom",
-        "pydicom",
-        "apscheduler",
-        "alembic",
-        "httpx",
-        "PIL",
-        "highdicom",
-        "matplotlib",
-    ):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def stop_event_on_signals(also: Callable[[], None] | None = None) -> threading.Event:

@@ -20,9 +20,10 @@ from db.retry import PROCESS
 from node.configuration.configuration import Configuration
 from node.configuration.loading import load
 from node.errors import ConfigurationError
+from node.log import configure_log
 from node.processes.engine_keywords import engine_keywords
 from node.processes.libraries import Role
-from node.processes.process import STOP_SECONDS, configure_log
+from node.processes.process import STOP_SECONDS
 from node.processes.serving import worker_groups
 
 log = logging.getLogger("overread.supervisor")

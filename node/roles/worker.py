@@ -7,9 +7,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from db.database import Database
-from db.errors import Contended, DatabaseUnavailable, StaleLease
+from db.errors import DatabaseUnavailable, StaleLease
 from db.queue import Queue
 from db.records import Job, Outcome, WaitingFor
 from db.wakeup import Wakeup, notify
@@ -18,12 +19,14 @@ from inference.engines import engine_class
 from inference.errors import DeviceLost, InferenceError, ModelAbsent, is_out_of_memory
 from inference.reading.pool import close_readers, limit_readers
 from inference.store import ModelStore
+from inference.threads import usable_cores
 from node.configuration.configuration import Configuration
 from node.errors import ENDED_ITSELF, raised_at
 from node.line.device import ensure_device_works
 from node.line.line import Line
 from node.line.pool import StagePool
 from node.line.stage_child import StageSettings
+from node.log import configure_log
 from node.steps.pipeline import Pipeline
 from node.steps.written_job import WrittenJob
 
@@ -45,6 +48,8 @@ MOST_AT_ONCE = 16
 URGENT_AHEAD = 4
 """Jobs of higher priority than all on the line that are claimed although it is full."""
 MOST_LANES = 16
+STAGE_MODULES = ("node.steps.written_job", "scipy.ndimage", "PIL.ImageFont")
+"""What stage processes need for every engine, loaded before the first job."""
 DRAIN_SECONDS = 25.0
 """How long a worker that stops waits for the jobs on its line. The others are queued again."""
 
@@ -65,14 +70,13 @@ class Worker:
         self.store = ModelStore(configuration.models_dir)
         limits = configuration.reader_limits()
         limit_readers(limits)
-        self.stages = StagePool(
-            min(MOST_LANES, len(os.sched_getaffinity(0))),
-            StageSettings(
-                name=f"{name.rpartition(':')[2]}-stage",
-                log_style=configuration.log.format,
-                reader_limits=limits,
-            ),
+        kinds = {configuration.engine_named(engine).kind for engine in engines}
+        settings = StageSettings(
+            modules=(*STAGE_MODULES, *sorted(engine_class(kind).__module__ for kind in kinds)),
+            begin=partial(configure_log, f"{name.rpartition(':')[2]}-stage", configuration.log.format),
+            reader_limits=limits,
         )
+        self.stages = StagePool(min(MOST_LANES, usable_cores()), settings)
         self.line: Line[Job, WrittenJob] = Line(self.stages)
         self.loaded: dict[str, Engine] = {}
         self.absent: dict[str, str] = {}
@@ -162,7 +166,7 @@ class Worker:
                 try:
                     self._record(outcomes)
                     break
-                except (Contended, DatabaseUnavailable) as error:
+                except DatabaseUnavailable as error:
                     log.error("database_unavailable error=%s", error)
                     time.sleep(POLL_SECONDS)
             for work in works:

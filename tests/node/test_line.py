@@ -29,7 +29,9 @@ from node.line.stage_child import StageSettings
 from node.line.work import Cause, Failure, Result, Work
 
 SECONDS = 60.0
-SETTINGS = StageSettings(name="test-stage", log_style="text", reader_limits=ReaderLimits(processes=1))
+SETTINGS = StageSettings(
+    modules=("tests.node.test_line",), begin=os.getpid, reader_limits=ReaderLimits(processes=1)
+)
 
 
 @dataclass(frozen=True)

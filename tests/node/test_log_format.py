@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.processes.log_format import LogFormatter, LogStyle, parse_template, quoted
+from node.log import LogFormatter, LogStyle, parse_template, quoted
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("db", "handlers", "inference", "node", "sr_writer")

@@ -15,7 +15,7 @@ from node.processes.process import hold_data_folder, process_name
 from node.processes.serving import worker_groups
 
 ODD_VALUE = """
-from node.processes.process import configure_log
+from node.log import configure_log
 configure_log("test")
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +56,10 @@ def _of_process(pid: int) -> Holdings:
     )
 
 
-FORK_SERVER = "forkserver"
-"""The name of a process of the standard library's multiprocessing that others are forked from."""
+TEMPLATE = "node.line.template"
+"""The name of the process that a worker's stage processes are forked from."""
 STAGE = "stage"
-"""The name of a process that a worker's fork server has forked."""
+"""The name of a stage process."""
 TICKS = os.sysconf("SC_CLK_TCK")
 """The kernel counts processor time in so many parts of a second."""
 _ENDED = (FileNotFoundError, ProcessLookupError)
@@ -81,8 +80,8 @@ def _descendants(pid: int, name: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for child in _children(pid):
         own = name_of(child)
-        # A fork of the fork server has its command line.
-        named = STAGE if own == name == FORK_SERVER else own
+        # A fork of the template has its command line.
+        named = STAGE if own == name == TEMPLATE else own
         found |= {child: named} | _descendants(child, named)
     return found
 
@@ -103,9 +102,7 @@ def name_of(pid: int) -> str:
     for option in ("--role", "-m"):
         if option in words:
             return words[words.index(option) + 1]
-    program = words[words.index("-c") + 1] if "-c" in words else ""
-    library = re.match(r"from multiprocessing\.(\w+) import", program)
-    return name if library is None else library[1]
+    return name
 
 
 def processor_seconds(pid: int) -> tuple[float, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import pytest
 
 from tests.peers.faults.steps import role_of
@@ -16,15 +14,10 @@ from tests.peers.faults.steps import role_of
             ["python", "-m", "node.processes.child", "config.toml", "--role", "worker", "--number", "0"],
             "worker",
         ),
+        (["python", "-m", "node.line.template", "5", "scipy"], "stage"),
         (["python", "-m", "node.cli", "serve", "-c", "config.toml"], None),
         (["python", "-P", "-m", "inference.parsing.child", "7", "8"], None),
     ],
 )
 def test_role_is_that_of_the_command(command: list[str], role: str | None) -> None:
     assert role_of(command) == role
-
-
-def test_processes_of_a_fork_server_are_stages() -> None:
-    with multiprocessing.get_context("forkserver").Pool(1) as pool:
-        command = pool.apply(eval, ("__import__('sys').orig_argv",))
-    assert role_of(command) == "stage"

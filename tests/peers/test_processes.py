@@ -19,7 +19,10 @@ from tests.peers.processes import (
 )
 
 STARTER = """
-import multiprocessing, subprocess, sys, threading, time
+import os, subprocess, sys, threading, time
+from inference.reading.limits import ReaderLimits
+from node.line.stage_child import StageSettings
+from node.line.stage_process import StageProcess, Template
 spent = [sys.executable, "-c", "import time\\nwhile time.process_time() < 0.5: pass"]
 waits = "import sys; sys.stdin.read()"
 named = f"import ctypes; ctypes.CDLL(None).prctl(15, b'writer', 0, 0, 0); print(flush=True); {waits}"
@@ -29,12 +32,12 @@ def start():
     own_name = subprocess.Popen([sys.executable, "-c", named], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     own_name.stdout.readline()
     by_program = subprocess.Popen(["sleep", "60"])
-    stage = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(60,))
-    stage.start()
+    template = Template(StageSettings(modules=(), begin=os.getpid, reader_limits=ReaderLimits()))
+    stage = StageProcess(template)
     print(own_name.pid, by_program.pid, stage.pid, flush=True)
     sys.stdin.read()
     by_program.kill()
-    stage.kill()
+    template.end()
 
 thread = threading.Thread(target=start)
 thread.start()
@@ -59,7 +62,7 @@ def test_processes_of_every_thread_are_found_by_name(starter: tuple[int, ...]) -
     pid, named, sleeping, stage = starter
     found = descendants(pid)
     assert (found.pop(named), found.pop(sleeping), found.pop(stage)) == ("writer", "sleep", "stage")
-    assert sorted(found.values()) == ["forkserver", "resource_tracker"]
+    assert sorted(found.values()) == ["node.line.template"]
     assert stages_of(pid) == [stage]
 
 

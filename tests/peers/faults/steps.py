@@ -20,8 +20,8 @@ from typing import Any
 from tests.peers.waiting import wait_until
 
 FOLDER_VARIABLE = "OVERREAD_FAULTS"
-FORK_SERVER = "from multiprocessing.forkserver import main"
-"""The program of a fork server, as the standard library starts it."""
+TEMPLATE = "node.line.template"
+"""The program that stage processes are forked from."""
 ARMED = ".armed"
 STRUCK = ".struck"
 
@@ -148,11 +148,11 @@ class _Switch:
 def role_of(command: Sequence[str]) -> str | None:
     """The role whose steps belong into a process that was started so; None for one without steps.
 
-    A worker's fork server gets those of its stage processes, which have its memory.
+    The template of a worker's stage processes gets theirs, since they have its memory.
     """
     if "--role" in command:
         return command[command.index("--role") + 1]
-    return "stage" if any(word.startswith(FORK_SERVER) for word in command) else None
+    return "stage" if TEMPLATE in command else None
 
 
 def install(folder: Path, role: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +22,10 @@ LogValue = str | int | float
 
 OWN_PREFIX = "overread."
 """The prefix of our own loggers' names."""
+QUOTING = frozenset(
+    {"pynetdicom", "pydicom", "apscheduler", "alembic", "httpx", "PIL", "highdicom", "matplotlib"}
+)
+"""Libraries whose records below an error might quote values, or say nothing to an administrator."""
 RESERVED = frozenset({"at", "level", "process", "logger", "event", "message", "exception"})
 """Keys that a template must not use, because the line has them anyway."""
 _NAME = "[a-z][a-z0-9_]*"
@@ -117,3 +123,19 @@ def _value(conversion: str, argument: object) -> LogValue:
     if conversion[-1] not in "df" or not text.strip("-").replace(".", "", 1).isdecimal():
         return text
     return float(text) if "." in text else int(text)
+
+
+def configure_log(process: str, style: LogStyle = "text") -> None:
+    """Log to standard error, one record a line. Libraries that might log values of datasets log only errors.
+
+    Args:
+        process: the name in each line: the role, with its number if there are several.
+        style: key=value pairs or JSON.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter(process, style))
+    # Not by their levels, which some libraries set again when they are loaded.
+    handler.addFilter(lambda r: r.levelno >= logging.ERROR or r.name.partition(".")[0] not in QUOTING)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # Python prints warnings to standard error too, and pydicom's quote values of datasets.
+    warnings.simplefilter("ignore")
