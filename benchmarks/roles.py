@@ -24,7 +24,8 @@ START_SECONDS = 300.0
 STOP_SECONDS = 120.0
 LOOK_SECONDS = 0.005
 """Short, since a worker works from the moment that it is ready, and that is what is measured."""
-SAMPLE_SECONDS = 0.25
+SAMPLE_SECONDS = 0.5
+"""Looking at the memory of many processes costs the machine milliseconds for each."""
 STARTED = {
     "receiver": "receiver_started",
     "ticker": "ticker_started",
@@ -123,7 +124,7 @@ class Cost:
 
 
 class Meter:
-    """Looks at processes and their descendants four times a second, between ``start`` and ``stop``.
+    """Looks at processes and their descendants twice a second from when it is made until ``stop``.
 
     Args:
         roots: processes by what they are called in the result. They outlive the meter.
