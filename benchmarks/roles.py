@@ -24,7 +24,8 @@ START_SECONDS = 300.0
 STOP_SECONDS = 120.0
 LOOK_SECONDS = 0.005
 """Short, since a worker works from the moment that it is ready, and that is what is measured."""
-SAMPLE_SECONDS = 0.25
+SAMPLE_SECONDS = 0.5
+"""Looking at the memory of many processes costs the machine milliseconds for each."""
 STARTED = {
     "receiver": "receiver_started",
     "ticker": "ticker_started",
@@ -123,7 +124,7 @@ class Cost:
 
 
 class Meter:
-    """Looks at processes and their descendants four times a second, between ``start`` and ``stop``.
+    """Looks at processes and their descendants twice a second while its context lasts.
 
     Args:
         roots: processes by what they are called in the result. They outlive the meter.
@@ -133,30 +134,34 @@ class Meter:
     def __init__(self, roots: Mapping[str, int], memory_of: Sequence[str]) -> None:
         self._roots = dict(roots)
         self._memory_of = tuple(memory_of)
-        self._former = {name: _seconds(pid) for name, pid in self._roots.items()}
-        self._latest = {name: dict(former) for name, former in self._former.items()}
         self._names = {pid: name for name, pid in self._roots.items()}
-        for pid in self._roots.values():
-            self._names |= descendants(pid)
-        self._before = {name: _total(pid) for name, pid in self._roots.items()}
+        self._latest: dict[str, dict[int, float]] = {root: {} for root in self._roots}
+        """Seconds of each process when it was last looked at, by root."""
+        self.costs: dict[str, Cost] = {}
+        """By root, once the context has ended."""
         self.largest_memory = 0
         """Largest sum of the proportional memory of the processes that are looked at, in bytes."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
 
-    def stop(self) -> dict[str, Cost]:
-        """Stop looking; the costs of each root since the meter was made."""
+    def __enter__(self) -> Meter:
+        self._look()
+        self._former = {root: dict(seconds) for root, seconds in self._latest.items()}
+        self._before = {root: _total(pid) for root, pid in self._roots.items()}
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._over.set()
         self._thread.join()
         self._look()
-        costs: dict[str, Cost] = {}
         for root, pid in self._roots.items():
             by_name: dict[str, float] = defaultdict(float)
             for process, seconds in self._latest[root].items():
                 by_name[self._names[process]] += seconds - self._former[root].get(process, 0.0)
-            costs[root] = Cost(total=_total(pid) - self._before[root], by_name=by_name)
-        return costs
+            self.costs[root] = Cost(total=_total(pid) - self._before[root], by_name=by_name)
 
     def _watch(self) -> None:
         while not self._over.wait(SAMPLE_SECONDS):
@@ -165,19 +170,15 @@ class Meter:
     def _look(self) -> None:
         memory = 0
         for root, pid in self._roots.items():
-            names = descendants(pid)
-            self._names |= {process: name for process, name in names.items() if name}
-            for process in (pid, *names):
+            found = descendants(pid)
+            self._names |= {process: name for process, name in found.items() if name}
+            for process in (pid, *found):
                 own, _ = processor_seconds(process)
                 if own and process in self._names:
                     self._latest[root][process] = own
                 if root in self._memory_of:
                     memory += proportional_memory(process)
         self.largest_memory = max(self.largest_memory, memory)
-
-
-def _seconds(root: int) -> dict[int, float]:
-    return {pid: processor_seconds(pid)[0] for pid in (root, *descendants(root))}
 
 
 def _total(root: int) -> float:

@@ -40,6 +40,7 @@ BEHIND = 10_000
 WARM = 20
 """Jobs that the node has settled before the first urgent study comes."""
 QUEUED_SECONDS = 3600.0
+REPORTED_SECONDS = 600.0
 LOOK_SECONDS = 0.01
 STATION = "EMERGENCY"
 CONFIGURATION = """
@@ -125,6 +126,17 @@ def _fill(site: Site, count: int) -> list[str]:
     return studies
 
 
+def _arrival(site: Site, study: str) -> float:
+    """Wait for a study's report at the PACS; when it came, in seconds since the epoch."""
+    deadline = time.monotonic() + REPORTED_SECONDS
+    while (arrived := site.peer.report_arrived(study)) is None:
+        site.roles.check()
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"a study has no report after {REPORTED_SECONDS:g} s")
+        time.sleep(LOOK_SECONDS)
+    return arrived
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """What became of the studies. Times are seconds since the worker was ready; ``jobs`` as ``show --json`` says."""
@@ -151,18 +163,12 @@ def _run(site: Site, studies: Sequence[str]) -> Measured:
     before = time.time()
     site.roles.start("worker")
     ready = time.time()
-    meter = Meter({**site.roles.pids(), "peer": site.peer.pid}, memory_of=("worker",))
-    arrived: dict[str, float] = {}
-    # The order in which they come is about that of the queue, so that one look at the first that lacks does.
-    for study in studies:
-        while (moment := site.peer.report_arrived(study)) is None:
-            site.roles.check()
-            time.sleep(LOOK_SECONDS)
-        arrived[study] = moment
     outbox = Outbox(site.database)
     sent = ("pacs", str(DeliveryState.SENT))
-    wait_until(lambda: set(outbox.counts()) == {sent}, QUEUED_SECONDS, "all overlays are sent")
-    costs = meter.stop()
+    with Meter({**site.roles.pids(), "peer": site.peer.pid}, memory_of=("worker",)) as meter:
+        # The order in which they come is about that of the queue, so that one look at the first that lacks does.
+        arrived = max(_arrival(site, study) for study in studies)
+        wait_until(lambda: set(outbox.counts()) == {sent}, QUEUED_SECONDS, "all overlays are sent")
     jobs = site.node.jobs()
     failed = [f"{job['state']}: {job['reason']}" for job in jobs if job["state"] != "succeeded"]
     if failed:
@@ -171,8 +177,8 @@ def _run(site: Site, studies: Sequence[str]) -> Measured:
     return Measured(
         loading=ready - before,
         settled=settled.astimezone(UTC).timestamp() - ready,
-        arrived=max(arrived.values()) - ready,
-        costs=costs,
+        arrived=arrived - ready,
+        costs=meter.costs,
         memory=meter.largest_memory,
         jobs=jobs,
         peer=site.peer.name,
@@ -240,10 +246,7 @@ def _measure_urgent(device: str, behind: int) -> None:
         for _ in range(URGENT_STUDIES):
             (study,) = site.radiographs.send(1, StationName=STATION)
             sent = time.time()
-            while (arrived := site.peer.report_arrived(study)) is None:
-                site.roles.check()
-                time.sleep(LOOK_SECONDS)
-            took.append(arrived - sent)
+            took.append(_arrival(site, study) - sent)
         rate = (settled() - former) / (time.time() - started)
         waiting = queue.counts()[JobState.QUEUED]
     if not waiting:
