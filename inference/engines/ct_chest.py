@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 AIR_HU = -1024.0
 OVERLAP = 0.5
 """Of neighbouring windows, as a share of their size."""
-WINDOWS_AT_ONCE = 4
 MASK_LEVEL = 0.5
 """A voxel belongs to its most probable structure if that probability is at least this."""
 
@@ -115,7 +114,7 @@ class CtChestEngine(WindowedEngine):
             predict,
             patch=(size, size, size),
             stride=(step, step, step),
-            batch_size=WINDOWS_AT_ONCE,
+            batch_size=self.windows_at_once((size, size, size)),
             channels=len(self.card.structures),
             device=str(self.placement.device),
         )

@@ -215,7 +215,7 @@ class LungNoduleEngine(WindowedEngine):
                 predict,
                 patch=patch,
                 stride=(stride[0], stride[1], stride[2]),
-                batch_size=options.batch_size,
+                batch_size=self._batch_size(patch),
                 channels=2,
                 blending=options.blending.method,
                 sigma=options.blending.sigma,
@@ -224,6 +224,10 @@ class LungNoduleEngine(WindowedEngine):
                 whole_strides=options.padding == "stride",
             )
         return both[0], both[1]
+
+    def _batch_size(self, shape: tuple[int, int, int]) -> int:
+        chosen = self.nodule_options.batch_size
+        return self.windows_at_once(shape) if chosen == "auto" else chosen
 
     def _peaks(self, heat: NDArray[np.float32], spacing: tuple[float, float, float]) -> list[Peak]:
         options = self.nodule_options.peak_detection
@@ -252,5 +256,5 @@ class LungNoduleEngine(WindowedEngine):
             calibrated = calibrate(self.card.triage_calibration, logits, sigmoid(logits), "sigmoid")
             return [float(malignancy) for malignancy in calibrated[:, 0]]
 
-        parts = in_batches(nodules, self.nodule_options.batch_size, malignancy_of)
+        parts = in_batches(nodules, self._batch_size((size, size, size)), malignancy_of)
         return [malignancy for _, part in parts for malignancy in part]

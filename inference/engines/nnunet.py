@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 SIGMA = 0.125
 """Standard deviation of the windows' Gaussian weights, as a share of the window (nnU-Net's own)."""
-WINDOWS_AT_ONCE = 1
 _PROBABILITY_MARGIN = 1e-6
 """Distance of probabilities from 0 and 1 in logits, which keeps these finite."""
 _SPACING_DECIMALS = 6
@@ -147,7 +146,7 @@ class NnunetEngine(WindowedEngine):
             predict,
             patch=self.plan.patch_size,
             stride=None,
-            batch_size=WINDOWS_AT_ONCE,
+            batch_size=self.windows_at_once(self.plan.patch_size),
             channels=1 + len(self.card.structures),
             blending="nnunet",
             sigma=SIGMA,

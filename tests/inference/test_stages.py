@@ -49,7 +49,8 @@ def loaded_engine(folder: Path, kind: str) -> Any:
     else:
         bundle_folder(folder / "bundle", TISSUES)
         import_model(store, folder / "bundle", name=model, kind=kind, trust=True)
-    return engine_class(kind).load(EngineSettings(name="x", kind=kind, model=model, device="cpu"), store)
+    settings = EngineSettings(name="x", kind=kind, model=model, device="cpu", backend="torch")
+    return engine_class(kind).load(settings, store)
 
 
 def series(folder: Path, kind: str) -> list[Path]:

@@ -57,7 +57,13 @@ TISSUES = {"0": "background", "1": "spleen", "2": "kidney_left"}
 
 
 def engine(store: ModelStore, kind: str, model: str, **options: Any) -> Any:
-    settings = EngineSettings(name="x", kind=kind, model=model, device="cpu", options=options)
+    return engine_on("torch", store, kind, model, **options)
+
+
+def engine_on(backend: str, store: ModelStore, kind: str, model: str, **options: Any) -> Any:
+    settings = EngineSettings(
+        name="x", kind=kind, model=model, device="cpu", backend=backend, options=options
+    )
     return engine_class(kind).load(settings, store)
 
 
@@ -723,6 +729,58 @@ def test_ct_chest_finds_no_class_for_nothing_found(tmp_path: Path, store: ModelS
     analysis = analysed(engine(store, "ct_chest", "chest"), paths)
     assert analysis.labels == ("Pulmonary_Embolism",)
     assert analysis.absence is not None and analysis.absence.name == "Normal"
+
+
+# OpenVINO
+
+
+def backends_of(store: ModelStore, kind: str, model: str, **options: Any) -> tuple[Any, Any]:
+    """The engine by OpenVINO and by torch; the setting that names none takes OpenVINO."""
+    compiled = engine_on("auto", store, kind, model, **options)
+    assert compiled.compiled is not None
+    return compiled, engine(store, kind, model, **options)
+
+
+def test_nodules_by_openvino_are_those_of_torch(tmp_path: Path, store: ModelStore) -> None:
+    compiled, reference = backends_of(store, "lung_nodule", "demo")
+    windows = torch.rand(5, 1, 48, 48, 48)
+    for ours, theirs in zip(compiled.results(windows), reference.results(windows), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    odd = torch.rand(1, 1, 24, 24, 24)  # not the model's window: by torch
+    torch.testing.assert_close(compiled.results(odd)[0], reference.results(odd)[0], atol=1e-4, rtol=0)
+    _, paths = lung_series(tmp_path / "in", nodules=2)
+    ours, theirs = analysed(compiled, paths), analysed(reference, paths)
+    assert [d.voxel for d in detected(ours)] == [d.voxel for d in detected(theirs)] != []
+    for one, other in zip(detected(ours), detected(theirs), strict=True):
+        assert one.certainty == pytest.approx(other.certainty, abs=1e-4)
+        assert one.malignancy == pytest.approx(other.malignancy, abs=1e-4)
+        assert one.diameter_mm == pytest.approx(other.diameter_mm, abs=0.05)
+    assert ours.volume is not None and ours.volume.data is not None
+    assert theirs.volume is not None and theirs.volume.data is not None
+    np.testing.assert_allclose(ours.volume.data.heat, theirs.volume.data.heat, atol=1e-4)
+
+
+def test_chest_windows_by_openvino_are_those_of_torch(tmp_path: Path, store: ModelStore) -> None:
+    add_ct_chest(store, "chest")
+    compiled, reference = backends_of(store, "ct_chest", "chest")
+    _, paths = lung_series(tmp_path / "in")
+    for one, other in zip(
+        analysed(compiled, paths).findings, analysed(reference, paths).findings, strict=True
+    ):
+        assert one.logit == pytest.approx(other.logit, abs=1e-4)
+
+
+def test_nnunet_by_openvino_is_that_of_torch(tmp_path: Path, store: ModelStore) -> None:
+    nnunet_folder(tmp_path / "results", {"background": 0, "brain": 1, "Hemorrhage": 2}, channel="CT")
+    import_model(store, tmp_path / "results", name="ct", kind="nnunet", trust=True)
+    compiled, reference = backends_of(store, "nnunet", "ct")
+    windows = torch.randn(3, 1, 8, 24, 24)
+    torch.testing.assert_close(compiled.results(windows)[0], reference.results(windows)[0], atol=1e-4, rtol=0)
+
+
+def test_bundles_and_slices_do_not_run_by_openvino(store: ModelStore) -> None:
+    with pytest.raises(EngineMisconfigured, match="brain_metastasis runs on backend torch only"):
+        engine_on("openvino", store, "brain_metastasis", "demo")
 
 
 VOLUME_KINDS = (
