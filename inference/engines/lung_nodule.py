@@ -59,14 +59,12 @@ OVERLAYS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoduleInput:
+class GridValues:
     """A volume on the model's grid."""
 
     grid: Grid
     values: NDArray[np.float32] = field(repr=False)
     """Hounsfield units, shape (slices, rows, columns)."""
-    image: NDArray[np.float32] = field(repr=False)
-    """The network's input, of the same shape."""
 
 
 class LungNoduleEngine(WindowedEngine):
@@ -111,7 +109,7 @@ class LungNoduleEngine(WindowedEngine):
         grid = regular_grid(volume, preprocessing.spacing)
         values = to_grid(volume, grid, outside=AIR_HU)
         image = network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation)
-        return VolumeCase(volume=volume, prepared=NoduleInput(grid=grid, values=values, image=image))
+        return VolumeCase(volume=volume, inputs=image, prepared=GridValues(grid=grid, values=values))
 
     def phantom_probabilities(self) -> list[NDArray[np.floating]]:
         """The probabilities of centre and mask in each voxel of a phantom's window, and of malignancy."""
@@ -128,9 +126,9 @@ class LungNoduleEngine(WindowedEngine):
 
     def run_volume(self, case: VolumeCase) -> NoduleOutput:
         """Find peaks of the heat map, filter them by certainty and size, and judge the malignancy of the rest."""
-        options, prepared = self.nodule_options, cast("NoduleInput", case.prepared)
-        heat, mask = self.maps(prepared.image)
-        spacing = prepared.grid.spacing
+        options, image = self.nodule_options, case.network_inputs
+        heat, mask = self.maps(image)
+        spacing = cast("GridValues", case.prepared).grid.spacing
         nodules = candidates(self._peaks(heat, spacing), mask, spacing=spacing, shared=options.components)
         if options.nms.enabled:
             nodules = without_overlaps(nodules, iou=options.nms.iou_threshold)
@@ -140,14 +138,14 @@ class LungNoduleEngine(WindowedEngine):
         return NoduleOutput(
             heat=heat,
             nodules=tuple(reported),
-            malignancies=tuple(self.malignancy(prepared.image, reported)),
+            malignancies=tuple(self.malignancy(image, reported)),
             too_small=tuple(c.diameter_mm for c in certain if c.diameter_mm < limits.min_diameter),
             too_large=tuple(c.diameter_mm for c in certain if c.diameter_mm > limits.max_diameter),
         )
 
     def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
         """Describe each nodule, with its segmentation and the slices that show it."""
-        options, prepared = self.nodule_options, cast("NoduleInput", case.prepared)
+        options, prepared = self.nodule_options, cast("GridValues", case.prepared)
         found = cast("NoduleOutput", output.values)
         scan = Scan(volume=case.volume, grid=prepared.grid, values=prepared.values)
         (label, *_) = self.reported.values()

@@ -109,7 +109,9 @@ class NnunetEngine(WindowedEngine):
         box, mask = nonzero(values)
         image = normalised(values[box], plan.normalisation, plan.intensity, mask if plan.masked else None)
         return VolumeCase(
-            volume=volume, prepared=(grid, box, resampled(image, _spacing(grid), self._trained_spacing))
+            volume=volume,
+            inputs=resampled(image, _spacing(grid), self._trained_spacing),
+            prepared=(grid, box),
         )
 
     def phantom_probabilities(self) -> list[NDArray[np.floating]]:
@@ -132,7 +134,7 @@ class NnunetEngine(WindowedEngine):
         """
         from inference.volumes.windows import Augmentation, sliding_window
 
-        grid, box, image = cast("tuple[Grid, Box, NDArray[np.float32]]", case.prepared)
+        grid, box = cast("tuple[Grid, Box]", case.prepared)
         axes = self._mirrored_axes
         mirrored = [
             Augmentation(flips=flips) for n in range(len(axes)) for flips in combinations(axes, n + 1)
@@ -142,7 +144,7 @@ class NnunetEngine(WindowedEngine):
             return self.results(windows)[0]
 
         logits = sliding_window(
-            image,
+            case.network_inputs,
             predict,
             patch=self.plan.patch_size,
             stride=None,
@@ -159,7 +161,7 @@ class NnunetEngine(WindowedEngine):
 
     def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
         """A finding for each labelled structure, and the segmentation."""
-        grid, box, _ = cast("tuple[Grid, Box, NDArray[np.float32]]", case.prepared)
+        grid, box = cast("tuple[Grid, Box]", case.prepared)
         decided = cast("NnunetOutput", output.values)
         classes = np.zeros(grid.shape, dtype=np.uint16)
         classes[box] = decided.classes

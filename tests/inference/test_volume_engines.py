@@ -491,7 +491,7 @@ def test_every_aggregator_runs_in_the_hybrid_engine(
     if (aggregator, mean_of) == ("mean", "predictions"):
         assert volume == pytest.approx(by_slice.mean(axis=0), abs=1e-6)
     if aggregator == "attention":
-        slices = loaded.prepare(paths)[0].prepared
+        slices = loaded.prepare(paths)[0].inputs
         with torch.no_grad():
             _, _, described = loaded.hybrid.describe(
                 torch.from_numpy(loaded.stacks(slices, range(len(slices))))
