@@ -71,6 +71,7 @@ class LungNoduleEngine(WindowedEngine):
     """CT of the chest; gives one finding for the volume and one detection for each nodule."""
 
     kind: ClassVar[str] = "lung_nodule"
+    backends: ClassVar[tuple[str, ...]] = ("torch", "openvino")
     calibrates: ClassVar[bool] = False
     body_parts: ClassVar[str] = ".*(CHEST|THORAX|LUNG|ABDOMEN|BODY|TRUNK).*"
     expects: ClassVar[Expectations | None] = CHEST_CT

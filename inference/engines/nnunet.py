@@ -29,7 +29,7 @@ from inference.volumes.volume import Grid, Volume
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from inference.store import ModelCard, StoredModel
+    from inference.store import StoredModel
     from inference.store.architectures import NnunetArchitecture
 
 SIGMA = 0.125
@@ -78,11 +78,6 @@ class NnunetEngine(WindowedEngine):
         network = networks[0] if len(networks) == 1 else FoldMean(networks)
         load_weights(stored, lambda tensors: fill_dynunet(network, tensors))
         return network
-
-    @classmethod
-    def window_shape(cls, card: ModelCard) -> tuple[int, int, int]:
-        """The patch of the plans."""
-        return cast("NnunetArchitecture", card.architecture).patch_size
 
     @classmethod
     def results_of(cls, output: Tensor) -> tuple[Tensor, ...]:

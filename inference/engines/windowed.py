@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from inference.engines.volume import VolumeEngine
 
@@ -22,9 +22,11 @@ MOST_WINDOWS = 64
 
 
 class WindowedEngine(VolumeEngine):
-    """An engine whose network can be compiled by OpenVINO for its windows."""
+    """An engine whose network can be compiled by OpenVINO for its windows.
 
-    backends: ClassVar[tuple[str, ...]] = ("torch", "openvino")
+    A kind names openvino in ``backends`` if the logits are then those of torch to 1e-4 (docs/decisions/0009).
+    """
+
     compiled: CompiledWindows | None = None
     """The network for windows of :meth:`window_shape`, on backend openvino; other shapes run by torch."""
 

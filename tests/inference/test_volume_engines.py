@@ -320,14 +320,14 @@ def test_network_sees_the_normalisation_of_its_card(tmp_path: Path, store: Model
     loaded = engine(store, kind, "demo" if kind == "lung_nodule" else "chest")
     wanted = loaded.card.volume.model_copy(update={"normalisation": "zscore"})
     loaded.card = loaded.card.model_copy(update={"volume": wanted})
-    run: Callable[[Tensor], Any] = loaded.run
+    results: Callable[[Tensor], Any] = loaded.results
     seen: list[Tensor] = []
 
     def noted(windows: Tensor) -> Any:
         seen.append(windows)
-        return run(windows)
+        return results(windows)
 
-    loaded.run = noted
+    loaded.results = noted
     analysed(loaded, paths)
     windows = torch.cat(seen)
     assert windows.min() < -0.5 and windows.max() > 1
@@ -734,15 +734,12 @@ def test_ct_chest_finds_no_class_for_nothing_found(tmp_path: Path, store: ModelS
 # OpenVINO
 
 
-def backends_of(store: ModelStore, kind: str, model: str, **options: Any) -> tuple[Any, Any]:
-    """The engine by OpenVINO and by torch; the setting that names none takes OpenVINO."""
-    compiled = engine_on("auto", store, kind, model, **options)
-    assert compiled.compiled is not None
-    return compiled, engine(store, kind, model, **options)
-
-
 def test_nodules_by_openvino_are_those_of_torch(tmp_path: Path, store: ModelStore) -> None:
-    compiled, reference = backends_of(store, "lung_nodule", "demo")
+    compiled, reference = (
+        engine_on("auto", store, "lung_nodule", "demo"),
+        engine(store, "lung_nodule", "demo"),
+    )
+    assert compiled.compiled is not None
     windows = torch.rand(5, 1, 48, 48, 48)
     for ours, theirs in zip(compiled.results(windows), reference.results(windows), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
@@ -760,27 +757,10 @@ def test_nodules_by_openvino_are_those_of_torch(tmp_path: Path, store: ModelStor
     np.testing.assert_allclose(ours.volume.data.heat, theirs.volume.data.heat, atol=1e-4)
 
 
-def test_chest_windows_by_openvino_are_those_of_torch(tmp_path: Path, store: ModelStore) -> None:
-    add_ct_chest(store, "chest")
-    compiled, reference = backends_of(store, "ct_chest", "chest")
-    _, paths = lung_series(tmp_path / "in")
-    for one, other in zip(
-        analysed(compiled, paths).findings, analysed(reference, paths).findings, strict=True
-    ):
-        assert one.logit == pytest.approx(other.logit, abs=1e-4)
-
-
-def test_nnunet_by_openvino_is_that_of_torch(tmp_path: Path, store: ModelStore) -> None:
-    nnunet_folder(tmp_path / "results", {"background": 0, "brain": 1, "Hemorrhage": 2}, channel="CT")
-    import_model(store, tmp_path / "results", name="ct", kind="nnunet", trust=True)
-    compiled, reference = backends_of(store, "nnunet", "ct")
-    windows = torch.randn(3, 1, 8, 24, 24)
-    torch.testing.assert_close(compiled.results(windows)[0], reference.results(windows)[0], atol=1e-4, rtol=0)
-
-
-def test_bundles_and_slices_do_not_run_by_openvino(store: ModelStore) -> None:
-    with pytest.raises(EngineMisconfigured, match="brain_metastasis runs on backend torch only"):
-        engine_on("openvino", store, "brain_metastasis", "demo")
+@pytest.mark.parametrize("kind", ["brain_metastasis", "hybrid_volume"])
+def test_other_kinds_do_not_run_by_openvino(store: ModelStore, kind: str) -> None:
+    with pytest.raises(EngineMisconfigured, match=f"{kind} runs on backend torch only"):
+        engine_on("openvino", store, kind, "demo")
 
 
 VOLUME_KINDS = (
