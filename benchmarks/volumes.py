@@ -1,4 +1,4 @@
-"""Time and peak memory of volumes of 100, 300 and 2000 slices by stage, and loading beside a bare read.
+"""Wall and processor time by stage and peak memory of volumes, and loading beside a bare read.
 
 Each size runs in a process of its own, so that its peak of memory is its own.
 
@@ -38,7 +38,8 @@ SPACING = (1.0, 0.7, 0.7)
 TILE = (50, 128, 128)
 LARGEST_FOR_NODULES = 300
 """Nodules of more slices take a CPU longer than anyone waits."""
-HEADINGS = ("slices", "engine", "load and preprocess", "infer", "write", "peak memory, MB")
+STAGES = ("prepare", "run", "conclude", "write")
+HEADINGS = ("slices", "engine", *STAGES, "together", "peak memory, MB")
 ROUNDS = 5
 
 
@@ -61,7 +62,9 @@ def main() -> None:
             loading.append((str(count), f"{bare:.3f}", f"{load:.3f}", f"{load / bare:.2f}"))
             rows += [stages(Path(folder), kind, count, "cpu")[:-1] for kind in kinds(count)]
     body = (
-        f"CT of {SIZE} x {SIZE} with 16 bit, generated; seconds by stage on the CPU, demonstration models. "
+        f"CT of {SIZE} x {SIZE} with 16 bit, generated; on the CPU, demonstration models. Seconds by stage, then "
+        "those of the processor, with the reader processes; the stages follow each other. Load of the machine by "
+        f"others when it ended: {os.getloadavg()[0]:.1f}. "
         "hybrid_volume judges every slice with its neighbours, lung_nodule resamples to 1 mm and slides windows "
         "of 48 voxels with overlap 0.25.\n\n"
         + table(HEADINGS, rows)
@@ -130,7 +133,7 @@ def stages(folder: Path, kind: str, count: int, device: str) -> tuple[str, ...]:
         check=True,
     )
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    seconds = (f"{found[stage]:.2f}" for stage in ("prepare", "infer", "write"))
+    seconds = (f"{wall:.2f} / {cpu:.2f}" for wall, cpu in found["stages"])
     return (str(count), kind, *seconds, f"{found['memory']:.0f}", f"{found['device_memory']:.0f}")
 
 
@@ -140,31 +143,45 @@ def _stages(folder: Path, kind: str, device: str) -> dict[str, Any]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     options = {"overlap": 0.25} if kind == "lung_nodule" else {}
     settings = EngineSettings(name="x", kind=kind, model="demo", device=device, options=options)
-    engine = engine_class(kind).load(settings, ModelStore(folder / "models"))
+    engine: Any = engine_class(kind).load(settings, ModelStore(folder / "models"))
     files = sorted(folder.glob("*.dcm"))
     readers().warm()
     # The hybrid demonstration model is for heads; here it only has to take its time.
-    marks = [time.perf_counter()]
+    marks = [_clocks()]
     cases: Any = engine.prepare(files)
-    marks.append(time.perf_counter())
-    analyses = engine.infer(cases)
-    marks.append(time.perf_counter())
+    marks.append(_clocks())
+    outputs = engine.run(cases)
+    marks.append(_clocks())
+    analyses = [engine.conclude(case, output) for case, output in zip(cases, outputs, strict=True)]
+    marks.append(_clocks())
     written = write_results(
         analyses, ReportContext(job_seed="bench", engine_name="x", content_datetime=datetime.now(UTC))
     )
     for item in written:
         item.dataset.save_as(folder / f"{item.dataset.SOPInstanceUID}.out", enforce_file_format=True)
-    marks.append(time.perf_counter())
+    marks.append(_clocks())
     memory = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-    prepare, infer, write = (b - a for a, b in pairwise(marks))
-    device_memory = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
+    took = [
+        tuple(b - a for a, b in zip(*pair, strict=True)) for pair in (*pairwise(marks), (marks[0], marks[-1]))
+    ]
     return {
-        "prepare": prepare,
-        "infer": infer,
-        "write": write,
+        "stages": took,
         "memory": memory,
-        "device_memory": device_memory,
+        "device_memory": torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0,
     }
+
+
+def _clocks() -> tuple[float, float]:
+    """The wall clock, and the processor seconds of this process with the children that still run."""
+    seconds = time.process_time()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except FileNotFoundError:  # a process that has just ended
+            continue
+        if int(fields[1]) == os.getpid():
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), seconds
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 AIR_HU = -1024.0
 OVERLAP = 0.5
 """Of neighbouring windows, as a share of their size."""
-WINDOWS_AT_ONCE = 4
 MASK_LEVEL = 0.5
 """A voxel belongs to its most probable structure if that probability is at least this."""
 
@@ -73,7 +72,7 @@ class CtChestEngine(WindowedEngine):
         """Resample the volume to the model's spacing in mm."""
         assert self.card.volume is not None
         grid = regular_grid(volume, self.card.volume.spacing)
-        return VolumeCase(volume=volume, prepared=(grid, to_grid(volume, grid, outside=AIR_HU)))
+        return VolumeCase(volume=volume, inputs=to_grid(volume, grid, outside=AIR_HU), prepared=grid)
 
     def phantom_probabilities(self) -> list[NDArray[np.floating]]:
         """The probabilities of the structures in each voxel of a phantom's window, and of its labels."""
@@ -100,7 +99,6 @@ class CtChestEngine(WindowedEngine):
 
         preprocessing = self.card.volume
         assert preprocessing is not None
-        _, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
         window_logits: list[NDArray[np.float64]] = []
 
         def predict(windows: Tensor) -> Tensor:
@@ -111,11 +109,13 @@ class CtChestEngine(WindowedEngine):
         size = self.card.input_size
         step = max(1, round(size * (1 - OVERLAP)))
         masks = sliding_window(
-            network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation),
+            network_input(
+                case.network_inputs, preprocessing.low, preprocessing.high, preprocessing.normalisation
+            ),
             predict,
             patch=(size, size, size),
             stride=(step, step, step),
-            batch_size=WINDOWS_AT_ONCE,
+            batch_size=self.windows_at_once((size, size, size)),
             channels=len(self.card.structures),
             device=str(self.placement.device),
         )
@@ -125,7 +125,7 @@ class CtChestEngine(WindowedEngine):
 
     def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
         """A finding for each label, and the segmentation."""
-        grid, _ = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
+        grid = cast("Grid", case.prepared)
         decided = cast("ChestOutput", output.values)
         logits = decided.logits[None]
         probabilities = ACTIVATIONS[self.card.activation](logits)

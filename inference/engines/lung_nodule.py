@@ -59,20 +59,19 @@ OVERLAYS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoduleInput:
+class GridValues:
     """A volume on the model's grid."""
 
     grid: Grid
     values: NDArray[np.float32] = field(repr=False)
     """Hounsfield units, shape (slices, rows, columns)."""
-    image: NDArray[np.float32] = field(repr=False)
-    """The network's input, of the same shape."""
 
 
 class LungNoduleEngine(WindowedEngine):
     """CT of the chest; gives one finding for the volume and one detection for each nodule."""
 
     kind: ClassVar[str] = "lung_nodule"
+    backends: ClassVar[tuple[str, ...]] = ("torch", "openvino")
     calibrates: ClassVar[bool] = False
     body_parts: ClassVar[str] = ".*(CHEST|THORAX|LUNG|ABDOMEN|BODY|TRUNK).*"
     expects: ClassVar[Expectations | None] = CHEST_CT
@@ -111,7 +110,7 @@ class LungNoduleEngine(WindowedEngine):
         grid = regular_grid(volume, preprocessing.spacing)
         values = to_grid(volume, grid, outside=AIR_HU)
         image = network_input(values, preprocessing.low, preprocessing.high, preprocessing.normalisation)
-        return VolumeCase(volume=volume, prepared=NoduleInput(grid=grid, values=values, image=image))
+        return VolumeCase(volume=volume, inputs=image, prepared=GridValues(grid=grid, values=values))
 
     def phantom_probabilities(self) -> list[NDArray[np.floating]]:
         """The probabilities of centre and mask in each voxel of a phantom's window, and of malignancy."""
@@ -128,9 +127,9 @@ class LungNoduleEngine(WindowedEngine):
 
     def run_volume(self, case: VolumeCase) -> NoduleOutput:
         """Find peaks of the heat map, filter them by certainty and size, and judge the malignancy of the rest."""
-        options, prepared = self.nodule_options, cast("NoduleInput", case.prepared)
-        heat, mask = self.maps(prepared.image)
-        spacing = prepared.grid.spacing
+        options, image = self.nodule_options, case.network_inputs
+        heat, mask = self.maps(image)
+        spacing = cast("GridValues", case.prepared).grid.spacing
         nodules = candidates(self._peaks(heat, spacing), mask, spacing=spacing, shared=options.components)
         if options.nms.enabled:
             nodules = without_overlaps(nodules, iou=options.nms.iou_threshold)
@@ -140,14 +139,14 @@ class LungNoduleEngine(WindowedEngine):
         return NoduleOutput(
             heat=heat,
             nodules=tuple(reported),
-            malignancies=tuple(self.malignancy(prepared.image, reported)),
+            malignancies=tuple(self.malignancy(image, reported)),
             too_small=tuple(c.diameter_mm for c in certain if c.diameter_mm < limits.min_diameter),
             too_large=tuple(c.diameter_mm for c in certain if c.diameter_mm > limits.max_diameter),
         )
 
     def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
         """Describe each nodule, with its segmentation and the slices that show it."""
-        options, prepared = self.nodule_options, cast("NoduleInput", case.prepared)
+        options, prepared = self.nodule_options, cast("GridValues", case.prepared)
         found = cast("NoduleOutput", output.values)
         scan = Scan(volume=case.volume, grid=prepared.grid, values=prepared.values)
         (label, *_) = self.reported.values()
@@ -215,7 +214,7 @@ class LungNoduleEngine(WindowedEngine):
                 predict,
                 patch=patch,
                 stride=(stride[0], stride[1], stride[2]),
-                batch_size=options.batch_size,
+                batch_size=self._batch_size(patch),
                 channels=2,
                 blending=options.blending.method,
                 sigma=options.blending.sigma,
@@ -224,6 +223,10 @@ class LungNoduleEngine(WindowedEngine):
                 whole_strides=options.padding == "stride",
             )
         return both[0], both[1]
+
+    def _batch_size(self, shape: tuple[int, int, int]) -> int:
+        chosen = self.nodule_options.batch_size
+        return self.windows_at_once(shape) if chosen == "auto" else chosen
 
     def _peaks(self, heat: NDArray[np.float32], spacing: tuple[float, float, float]) -> list[Peak]:
         options = self.nodule_options.peak_detection
@@ -252,5 +255,5 @@ class LungNoduleEngine(WindowedEngine):
             calibrated = calibrate(self.card.triage_calibration, logits, sigmoid(logits), "sigmoid")
             return [float(malignancy) for malignancy in calibrated[:, 0]]
 
-        parts = in_batches(nodules, self.nodule_options.batch_size, malignancy_of)
+        parts = in_batches(nodules, self._batch_size((size, size, size)), malignancy_of)
         return [malignancy for _, part in parts for malignancy in part]

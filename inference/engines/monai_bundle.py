@@ -97,7 +97,7 @@ class MonaiBundleEngine(VolumeEngine):
             return f"the model is for {' or '.join(self.card.modalities)}, not for {modality}"
         grid = regular_grid(volume)
         outside = AIR_HU if modality == "CT" else float(volume.values.min())
-        return VolumeCase(volume=volume, prepared=(grid, to_grid(volume, grid, outside=outside)))
+        return VolumeCase(volume=volume, inputs=to_grid(volume, grid, outside=outside), prepared=grid)
 
     def phantom_probabilities(self) -> list[NDArray[np.floating]]:
         """The probabilities of every class for a phantom of a lung, without the bundle's postprocessing."""
@@ -116,11 +116,11 @@ class MonaiBundleEngine(VolumeEngine):
         Returns:
             The label map on the volume's grid, or the values of the labels, shape (labels,).
         """
-        grid, values = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
+        grid = cast("Grid", case.prepared)
         with warnings.catch_warnings():
             # MONAI's warnings are for the bundle's author: defaults that will change, readers not installed.
             warnings.simplefilter("ignore")
-            prediction = self._run_bundle(values, grid)
+            prediction = self._run_bundle(case.network_inputs, grid)
         if self.bundle.output == "segmentation":
             return _label_map(prediction, grid)
         return prediction.ravel().astype(np.float64)
@@ -128,7 +128,7 @@ class MonaiBundleEngine(VolumeEngine):
     def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
         """Make a segmentation or findings of the bundle's result."""
         if self.bundle.output == "segmentation":
-            grid, _ = cast("tuple[Grid, NDArray[np.float32]]", case.prepared)
+            grid = cast("Grid", case.prepared)
             segmentation = labelled_segmentation(
                 output.values, grid, case.volume.frames, self.card.structures
             )

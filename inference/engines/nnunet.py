@@ -29,12 +29,11 @@ from inference.volumes.volume import Grid, Volume
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from inference.store import ModelCard, StoredModel
+    from inference.store import StoredModel
     from inference.store.architectures import NnunetArchitecture
 
 SIGMA = 0.125
 """Standard deviation of the windows' Gaussian weights, as a share of the window (nnU-Net's own)."""
-WINDOWS_AT_ONCE = 1
 _PROBABILITY_MARGIN = 1e-6
 """Distance of probabilities from 0 and 1 in logits, which keeps these finite."""
 _SPACING_DECIMALS = 6
@@ -81,11 +80,6 @@ class NnunetEngine(WindowedEngine):
         return network
 
     @classmethod
-    def window_shape(cls, card: ModelCard) -> tuple[int, int, int]:
-        """The patch of the plans."""
-        return cast("NnunetArchitecture", card.architecture).patch_size
-
-    @classmethod
     def results_of(cls, output: Tensor) -> tuple[Tensor, ...]:
         """The logits of every class in each voxel."""
         return (output.float(),)
@@ -110,7 +104,9 @@ class NnunetEngine(WindowedEngine):
         box, mask = nonzero(values)
         image = normalised(values[box], plan.normalisation, plan.intensity, mask if plan.masked else None)
         return VolumeCase(
-            volume=volume, prepared=(grid, box, resampled(image, _spacing(grid), self._trained_spacing))
+            volume=volume,
+            inputs=resampled(image, _spacing(grid), self._trained_spacing),
+            prepared=(grid, box),
         )
 
     def phantom_probabilities(self) -> list[NDArray[np.floating]]:
@@ -133,7 +129,7 @@ class NnunetEngine(WindowedEngine):
         """
         from inference.volumes.windows import Augmentation, sliding_window
 
-        grid, box, image = cast("tuple[Grid, Box, NDArray[np.float32]]", case.prepared)
+        grid, box = cast("tuple[Grid, Box]", case.prepared)
         axes = self._mirrored_axes
         mirrored = [
             Augmentation(flips=flips) for n in range(len(axes)) for flips in combinations(axes, n + 1)
@@ -143,11 +139,11 @@ class NnunetEngine(WindowedEngine):
             return self.results(windows)[0]
 
         logits = sliding_window(
-            image,
+            case.network_inputs,
             predict,
             patch=self.plan.patch_size,
             stride=None,
-            batch_size=WINDOWS_AT_ONCE,
+            batch_size=self.windows_at_once(self.plan.patch_size),
             channels=1 + len(self.card.structures),
             blending="nnunet",
             sigma=SIGMA,
@@ -160,7 +156,7 @@ class NnunetEngine(WindowedEngine):
 
     def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:
         """A finding for each labelled structure, and the segmentation."""
-        grid, box, _ = cast("tuple[Grid, Box, NDArray[np.float32]]", case.prepared)
+        grid, box = cast("tuple[Grid, Box]", case.prepared)
         decided = cast("NnunetOutput", output.values)
         classes = np.zeros(grid.shape, dtype=np.uint16)
         classes[box] = decided.classes

@@ -94,7 +94,8 @@ class NoduleOptions(FindingOptions):
     overlap: float = Field(default=0.5, ge=0, lt=1)
     padding: Literal["patch", "stride"] = "patch"
     """Pad volumes to the size of one patch, or to a whole number of strides as PIVOT does."""
-    batch_size: int = Field(default=4, gt=0)
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
+    """Windows in one pass; ``auto``: some for each core of a CPU, or as many as a device's free memory takes."""
     blending: BlendingOptions = BlendingOptions()
     tta: TtaOptions = TtaOptions()
     peak_detection: PeakOptions = PeakOptions()

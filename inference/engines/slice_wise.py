@@ -106,7 +106,7 @@ class SliceWiseEngine(VolumeEngine):
 
     def prepare_volume(self, volume: Volume) -> VolumeCase | str:
         """Clip, normalise and resize every slice."""
-        return VolumeCase(volume=volume, prepared=prepared_slices(volume.values, self.card))
+        return VolumeCase(volume=volume, inputs=prepared_slices(volume.values, self.card))
 
     def phantom_probabilities(self) -> list[NDArray[np.floating]]:
         """The probabilities of the slices of a head phantom, and of its volume."""
@@ -119,9 +119,9 @@ class SliceWiseEngine(VolumeEngine):
 
     def run_volume(self, case: VolumeCase) -> ExplainedDecision:
         """Classify the slices and the volume, and explain the slices that decided."""
-        decision = self.decide(case.prepared)
+        decision = self.decide(case.network_inputs)
         shown = self._judge(decision).to_show
-        maps = {judged.output: self._grad_cam(case.prepared, judged) for judged in shown}
+        maps = {judged.output: self._grad_cam(case.network_inputs, judged) for judged in shown}
         return ExplainedDecision(decision=decision, maps=maps)
 
     def conclude_volume(self, case: VolumeCase, output: VolumeOutput) -> Analysis:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from math import prod
+from typing import TYPE_CHECKING, Any, Self
 
 from inference.engines.volume import VolumeEngine
 
@@ -14,10 +15,18 @@ if TYPE_CHECKING:
     from inference.store import ModelCard, StoredModel
 
 
-class WindowedEngine(VolumeEngine):
-    """An engine whose network can be compiled by OpenVINO for its windows."""
+WINDOWS_FOR_A_CORE = 4
+"""Of a CPU, in one pass: cores wait for the last one of a pass, so that few would leave them idle."""
+MOST_WINDOWS = 64
+"""In one pass; more would not be faster."""
 
-    backends: ClassVar[tuple[str, ...]] = ("torch", "openvino")
+
+class WindowedEngine(VolumeEngine):
+    """An engine whose network can be compiled by OpenVINO for its windows.
+
+    A kind names openvino in ``backends`` if the logits are then those of torch to 1e-4 (docs/decisions/0009).
+    """
+
     compiled: CompiledWindows | None = None
     """The network for windows of :meth:`window_shape`, on backend openvino; other shapes run by torch."""
 
@@ -54,6 +63,18 @@ class WindowedEngine(VolumeEngine):
         if self.compiled is None or tuple(windows.shape[2:]) != self.compiled.shape:
             return self.results_of(self.forward(windows))
         return self.compiled(windows)
+
+    def windows_at_once(self, shape: tuple[int, int, int]) -> int:
+        """Windows in one pass: some for each core of a CPU, or as many as a device's free memory takes."""
+        import torch
+
+        from inference.running.batches import fitting
+        from inference.running.openvino_windows import LARGEST_FOR_ONE_CORE
+
+        if self.placement.device.type == "cpu":
+            return WINDOWS_FOR_A_CORE * torch.get_num_threads() if prod(shape) <= LARGEST_FOR_ONE_CORE else 1
+        window = torch.zeros(1, 1, *shape)
+        return fitting(self.placement.device, lambda: self.results(window), MOST_WINDOWS)
 
     def exact(self) -> Self:
         """The same engine in fp32, by torch."""

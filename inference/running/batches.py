@@ -1,17 +1,23 @@
-"""Many inputs in batches, which become smaller when the device's memory runs out."""
+"""Many inputs in batches, as large as the device's memory allows, and smaller when it runs out."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from inference.errors import is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("overread.inference")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+SHARE_OF_FREE_MEMORY = 0.5
+"""Of a device, that a batch may take: others use it too, and its memory falls into pieces."""
 
 
 def in_batches(
@@ -37,3 +43,21 @@ def in_batches(
             continue
         first += len(batch)
         yield batch, result
+
+
+def fitting(device: torch.device, run_one: Callable[[], object], most: int) -> int:
+    """How many inputs a CUDA device's free memory takes at once, by what one of them takes; 1 to ``most``.
+
+    ``run_one`` is called twice: the first call may take memory that later ones find taken. The estimate may be too
+    high for kernels that need more for more inputs, which :func:`in_batches` sees.
+    """
+    import torch
+
+    run_one()
+    held = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run_one()
+    each = max(1, torch.cuda.max_memory_allocated(device) - held)
+    unused = torch.cuda.memory_reserved(device) - held
+    free = torch.cuda.mem_get_info(device)[0] + unused
+    return max(1, min(most, int(SHARE_OF_FREE_MEMORY * free / each)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inference.errors import DeviceLost
-from inference.running.batches import in_batches
+from inference.running.batches import fitting, in_batches
 from inference.running.device import check_device
 
 
@@ -30,6 +30,23 @@ def test_one_that_does_not_fit_alone_is_an_error() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         list(in_batches([1, 2], 2, too_large))
+
+
+@pytest.mark.parametrize(("free", "fits"), [(1000, 5), (10_000, 16), (10, 1)])
+def test_batch_fills_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch, free: int, fits: int) -> None:
+    """One input takes 100 of the device's bytes besides the 50 that are held; 30 more are reserved and unused."""
+    figures = {
+        "memory_allocated": 50,
+        "max_memory_allocated": 150,
+        "memory_reserved": 80,
+        "reset_peak_memory_stats": None,
+        "mem_get_info": (free, 10**6),
+    }
+    for name, figure in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, figure=figure: figure)
+    runs: list[int] = []
+    assert fitting(torch.device("cuda", 0), lambda: runs.append(1), most=16) == fits
+    assert len(runs) == 2
 
 
 def test_device_that_is_not_there_does_not_answer() -> None:

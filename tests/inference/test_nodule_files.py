@@ -32,7 +32,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     phantom = lung_phantom(10_000_003, (48, 100, 110), (1.5, 0.9, 0.8), nodules=2)
     geometry = straight_geometry(phantom.values.shape, phantom.spacing)
     series = write_ct_series(folder / "in", phantom.values, geometry, body_part="CHEST")
-    settings = EngineSettings(name="x", kind="lung_nodule", model="demo", device="cpu")
+    settings = EngineSettings(name="x", kind="lung_nodule", model="demo", device="cpu", backend="torch")
     engine = engine_class("lung_nodule").load(settings, ModelStore(folder / "models"))
     (analysis,) = engine.infer(engine.prepare(series))
     assert analysis.detections
@@ -95,7 +95,7 @@ def test_heat_map_of_an_irregular_series_lies_on_every_slice(
     chest[:, 4:26, 4:30] = 40.0
     chest[:, 10:18, 10:24] = -800.0
     series = write_ct_series(tmp_path / "in", chest, geometry, body_part="CHEST")
-    settings = EngineSettings(name="x", kind="lung_nodule", model="demo", device="cpu")
+    settings = EngineSettings(name="x", kind="lung_nodule", model="demo", device="cpu", backend="torch")
     engine = engine_class("lung_nodule").load(settings, ModelStore(tmp_path / "models"))
     assert isinstance(engine, LungNoduleEngine)
     (case,) = engine.prepare(series)

@@ -49,7 +49,8 @@ def loaded_engine(folder: Path, kind: str) -> Any:
     else:
         bundle_folder(folder / "bundle", TISSUES)
         import_model(store, folder / "bundle", name=model, kind=kind, trust=True)
-    return engine_class(kind).load(EngineSettings(name="x", kind=kind, model=model, device="cpu"), store)
+    settings = EngineSettings(name="x", kind=kind, model=model, device="cpu", backend="torch")
+    return engine_class(kind).load(settings, store)
 
 
 def series(folder: Path, kind: str) -> list[Path]:
@@ -86,9 +87,11 @@ def test_copy_without_networks_prepares_and_concludes(tmp_path: Path, kind: str)
     analyses = [engine.conclude(case, output) for case, output in zip(cases, outputs, strict=True)]
     lean = pickle.loads(pickle.dumps(engine.without_networks()))
     assert not hasattr(lean, "network")
+    with pytest.raises(ValueError, match="without its networks' inputs"):
+        engine.run([cases[0].without_inputs()])
     assert (lean.device, lean.model) == (engine.device, engine.model)
     assert_equal(lean.prepare(paths), cases)
-    taken = pickle.loads(pickle.dumps((cases, outputs)))
+    taken = pickle.loads(pickle.dumps(([case.without_inputs() for case in cases], outputs)))
     assert_equal([lean.conclude(case, output) for case, output in zip(*taken, strict=True)], analyses)
     inferred = engine.infer(cases)
     assert [a.findings for a in inferred] == [a.findings for a in analyses]

@@ -57,7 +57,13 @@ TISSUES = {"0": "background", "1": "spleen", "2": "kidney_left"}
 
 
 def engine(store: ModelStore, kind: str, model: str, **options: Any) -> Any:
-    settings = EngineSettings(name="x", kind=kind, model=model, device="cpu", options=options)
+    return engine_on("torch", store, kind, model, **options)
+
+
+def engine_on(backend: str, store: ModelStore, kind: str, model: str, **options: Any) -> Any:
+    settings = EngineSettings(
+        name="x", kind=kind, model=model, device="cpu", backend=backend, options=options
+    )
     return engine_class(kind).load(settings, store)
 
 
@@ -314,14 +320,14 @@ def test_network_sees_the_normalisation_of_its_card(tmp_path: Path, store: Model
     loaded = engine(store, kind, "demo" if kind == "lung_nodule" else "chest")
     wanted = loaded.card.volume.model_copy(update={"normalisation": "zscore"})
     loaded.card = loaded.card.model_copy(update={"volume": wanted})
-    run: Callable[[Tensor], Any] = loaded.run
+    results: Callable[[Tensor], Any] = loaded.results
     seen: list[Tensor] = []
 
     def noted(windows: Tensor) -> Any:
         seen.append(windows)
-        return run(windows)
+        return results(windows)
 
-    loaded.run = noted
+    loaded.results = noted
     analysed(loaded, paths)
     windows = torch.cat(seen)
     assert windows.min() < -0.5 and windows.max() > 1
@@ -485,7 +491,7 @@ def test_every_aggregator_runs_in_the_hybrid_engine(
     if (aggregator, mean_of) == ("mean", "predictions"):
         assert volume == pytest.approx(by_slice.mean(axis=0), abs=1e-6)
     if aggregator == "attention":
-        slices = loaded.prepare(paths)[0].prepared
+        slices = loaded.prepare(paths)[0].inputs
         with torch.no_grad():
             _, _, described = loaded.hybrid.describe(
                 torch.from_numpy(loaded.stacks(slices, range(len(slices))))
@@ -723,6 +729,38 @@ def test_ct_chest_finds_no_class_for_nothing_found(tmp_path: Path, store: ModelS
     analysis = analysed(engine(store, "ct_chest", "chest"), paths)
     assert analysis.labels == ("Pulmonary_Embolism",)
     assert analysis.absence is not None and analysis.absence.name == "Normal"
+
+
+# OpenVINO
+
+
+def test_nodules_by_openvino_are_those_of_torch(tmp_path: Path, store: ModelStore) -> None:
+    compiled, reference = (
+        engine_on("auto", store, "lung_nodule", "demo"),
+        engine(store, "lung_nodule", "demo"),
+    )
+    assert compiled.compiled is not None
+    windows = torch.rand(5, 1, 48, 48, 48)
+    for ours, theirs in zip(compiled.results(windows), reference.results(windows), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    odd = torch.rand(1, 1, 24, 24, 24)  # not the model's window: by torch
+    torch.testing.assert_close(compiled.results(odd)[0], reference.results(odd)[0], atol=1e-4, rtol=0)
+    _, paths = lung_series(tmp_path / "in", nodules=2)
+    ours, theirs = analysed(compiled, paths), analysed(reference, paths)
+    assert [d.voxel for d in detected(ours)] == [d.voxel for d in detected(theirs)] != []
+    for one, other in zip(detected(ours), detected(theirs), strict=True):
+        assert one.certainty == pytest.approx(other.certainty, abs=1e-4)
+        assert one.malignancy == pytest.approx(other.malignancy, abs=1e-4)
+        assert one.diameter_mm == pytest.approx(other.diameter_mm, abs=0.05)
+    assert ours.volume is not None and ours.volume.data is not None
+    assert theirs.volume is not None and theirs.volume.data is not None
+    np.testing.assert_allclose(ours.volume.data.heat, theirs.volume.data.heat, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["brain_metastasis", "hybrid_volume"])
+def test_other_kinds_do_not_run_by_openvino(store: ModelStore, kind: str) -> None:
+    with pytest.raises(EngineMisconfigured, match=f"{kind} runs on backend torch only"):
+        engine_on("openvino", store, kind, "demo")
 
 
 VOLUME_KINDS = (
