@@ -30,7 +30,7 @@ STARTED = {
     "receiver": "receiver_started",
     "ticker": "ticker_started",
     "courier": "courier_started",
-    "worker": "model_loaded",
+    "worker": "worker_ready",
 }
 """What a role logs once it works."""
 

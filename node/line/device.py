@@ -134,6 +134,9 @@ class Device:
             cases = [entry.case for entry in batch]
             run = engine.run if isinstance(engine, StagedEngine) else engine.infer
             outputs = run(cases)
+            share = 1000 * (time.monotonic() - self.running.since) / len(batch)
+            for entry in batch:
+                entry.work.times.device_ms += share
             for entry, output in zip(batch, outputs, strict=True):
                 yield entry, NetworkOutput(case=_slim(entry.case, engine), value=output)
             return

@@ -67,6 +67,8 @@ class StageTimes:
 
     prepare_ms: float = 0.0
     """Reading and preparing its files."""
+    device_ms: float = 0.0
+    """Its share of the batches that its cases were in, on the device."""
     wait_ms: float = 0.0
     """In the queues between the stages."""
     write_ms: float = 0.0

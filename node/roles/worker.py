@@ -93,14 +93,17 @@ class Worker:
         settled = self._start("settling", lambda: self._settle_until(stop, wakeup))
         warm = self._start("warming", self.stages.warm)
         try:
-            jobs_lost = False
+            jobs_lost = ready = False
             while not stop.is_set():
                 try:
                     if jobs_lost and self.line.wait_empty(POLL_SECONDS):
                         self.queue.release_worker(self.name, "the database was away", blameless=True)
                         jobs_lost = False
                     self._load_models()
-                    warm.join()
+                    if not ready:
+                        warm.join()
+                        ready = True
+                        log.info("worker_ready name=%s engines=%d", self.name, len(self.loaded))
                     claimed = not jobs_lost and self.claim()
                 except DatabaseUnavailable as error:
                     log.error("database_unavailable error=%s", error)
@@ -122,18 +125,20 @@ class Worker:
         if not jobs:
             return False
         self._claimed = list(jobs)
-        if jobs[0].attempts > 1:
-            # It failed or killed a process before. Nothing else may be on the line with it.
-            while not self.line.wait_empty(POLL_SECONDS):
-                pass
-        absent = [job for job in jobs if job.engine not in self.loaded]
-        if absent:
-            self._record([(job, WaitingFor(reason=self.absent[str(job.engine)])) for job in absent])
-        for job in jobs:
-            if job not in absent:
-                table = self.configuration.engine_named(str(job.engine))
-                self.line.put(self.pipeline.work(self.loaded[table.name], table, job))
-        self._claimed = []
+        try:
+            if jobs[0].attempts > 1:
+                # It failed or killed a process before. Nothing else may be on the line with it.
+                while not self.line.wait_empty(POLL_SECONDS):
+                    pass
+            table = self.configuration.engine_named(str(jobs[0].engine))
+            engine = self.loaded.get(table.name)
+            if engine is None:
+                self._record([(job, WaitingFor(reason=self.absent[table.name])) for job in jobs])
+                return True
+            for job in jobs:
+                self.line.put(self.pipeline.work(engine, table, job))
+        finally:
+            self._claimed = []
         return True
 
     def _claim(self) -> list[Job]:
@@ -170,6 +175,8 @@ class Worker:
                     log.error("database_unavailable error=%s", error)
                     time.sleep(POLL_SECONDS)
             for work in works:
+                if isinstance(work.made, WrittenJob):
+                    self.queue.measured([work.item], work.times.device_ms / 1000)
                 self.line.release(work)
             wakeup.hint()
 

@@ -9,6 +9,11 @@ from handlers.spool.stored_files import UnsyncedFiles
 from sr_writer import WrittenObject, encode, result_attributes
 
 
+def folder_of(job: Job) -> str:
+    """The folder of a job's results, relative to the data folder."""
+    return f"results/{job.id % 256:02x}/{job.id}"
+
+
 def store(written: WrittenObject, job: Job, files: UnsyncedFiles) -> NewResult:
     """Write one DICOM object to the results folder, and describe it for the database.
 
@@ -17,7 +22,7 @@ def store(written: WrittenObject, job: Job, files: UnsyncedFiles) -> NewResult:
     """
     dataset = written.dataset
     data = encode(written)
-    path = f"results/{job.id % 256:02x}/{job.id}/{dataset.SOPInstanceUID}.dcm"
+    path = f"{folder_of(job)}/{dataset.SOPInstanceUID}.dcm"
     files.put(path, data)
     return NewResult(
         kind=written.kind,

@@ -17,6 +17,7 @@ from inference.engine import Engine
 from inference.findings import Refusal, mixed_patients
 from node.configuration.tables import EngineTable
 from node.line.work import Cause, Failure, Inputs, Work
+from node.steps.artifacts import folder_of
 from node.steps.reports import series_number
 from node.steps.written_job import WriteJob, WrittenJob, not_written, outcome_of
 from sr_writer import OverlayCompression, PredecessorReport, ReportContext
@@ -37,7 +38,10 @@ class Pipeline:
         self.overlay_compression = overlay_compression
 
     def work(self, engine: Engine, table: EngineTable, job: Job) -> JobWork:
-        """A job as work for the line: where its files are, and how its results are written."""
+        """A job as work for the line: where its files are, and how its results are written.
+
+        Files that an earlier attempt left unfinished are removed.
+        """
         version = engine.model.version
         seed = (
             job.study_instance_uid,
@@ -95,6 +99,8 @@ class Pipeline:
             reason = f"{len(missing)} of {len(wanted)} inputs are not indexed"
             return Failure(path=self.files.root, reason=reason, cause=Cause.INPUT)
         try:
+            if job.attempts > 1:
+                self.files.clear_up(folder_of(job))
             files = [self.files.local(instances[uid].path) for uid in job.inputs]
         except OSError as error:
             reason = f"the inputs cannot be read: {error.strerror}"

@@ -24,6 +24,7 @@ import pydicom
 from tests.peers.dcmtk import storescu
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
+from tests.peers.processes import stages_of
 from tests.peers.spool import filled
 from tests.peers.waiting import wait_until
 from tests.system.conftest import write_radiograph
@@ -34,7 +35,7 @@ KILL_SECONDS = 20.0
 PAUSE_SECONDS = 0.5
 OUTAGE_SECONDS = (90.0, 15.0)
 """A PACS that is up for the first time goes away for the second."""
-ROLES = ("receiver", "worker", "courier", "ticker", "web")
+ROLES = ("receiver", "worker", "stage", "courier", "ticker", "web")
 SETTLE_SECONDS = 900.0
 TELL_SECONDS = 60.0
 
@@ -167,7 +168,8 @@ class Soak:
 
     def _kill(self) -> None:
         role = self.chance.choice(ROLES)
-        for pid in self.node.pids(role)[:1]:
+        stages = [pid for worker in self.node.pids("worker") for pid in stages_of(worker)]
+        for pid in (stages if role == "stage" else self.node.pids(role))[:1]:
             os.kill(pid, signal.SIGKILL)
             self.tally.counts[f"killed {role}"] += 1
 

@@ -66,12 +66,8 @@ STEPS = {
     "preparing": Step(role="stage", module="node.line.tasks", function="Prepare.__call__", after=False),
     "prepared": Step(role="stage", module="node.line.tasks", function="Prepare.__call__", after=True),
     "concluding": Step(role="stage", module="node.line.tasks", function="Conclude.__call__", after=False),
-    "result file written": Step(
-        role="stage", module="handlers.spool.stored_files", function="StoredFiles.write", after=True
-    ),
-    "all results written": Step(
-        role="stage", module="node.line.tasks", function="Conclude.__call__", after=True
-    ),
+    "result file unsynced": Step(role="stage", module="node.steps.artifacts", function="store", after=True),
+    "outcome due": Step(role="stage", module="node.line.tasks", function="Conclude.__call__", after=True),
     # The worker itself.
     "inferring": Step(
         role="worker", module="inference.engines.image", function="ImageEngine._predict", after=True

@@ -19,7 +19,6 @@ LEFT = {
     "fragments written": "partial",
     "file complete": "unknown",
     "file synced": "unknown",
-    "result file unnamed": "unfinished",
 }
 """What a kill at a step leaves in the spool or among the results until the node starts again."""
 WHOLE_NODE = (
@@ -102,4 +101,3 @@ def note_what_is_left(witness: Witness, step: str) -> None:
     left = LEFT.get(step)
     witness.partial += left == "partial"
     witness.unknown += left == "unknown"
-    witness.unfinished += left == "unfinished"
