@@ -76,7 +76,7 @@ class Worker:
             begin=partial(configure_log, f"{name.rpartition(':')[2]}-stage", configuration.log.format),
             reader_limits=limits,
         )
-        self.stages = StagePool(min(MOST_LANES, usable_cores()), settings)
+        self.stages = StagePool(min(MOST_LANES, usable_cores() + 1), settings)
         self.line: Line[Job, WrittenJob] = Line(self.stages)
         self.loaded: dict[str, Engine] = {}
         self.absent: dict[str, str] = {}
