@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import func, select
 
 from db.database import Database, now, read_optional_time, read_time, time_text
 from db.tables import deliveries, instances, jobs, quarantine, results, studies
+
+SUMMARIES = 500
+"""Of how many jobs the stages are read at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,8 @@ class Statistics:
     """From the job's creation to its start."""
     running: Latency
     """From the job's start to its end."""
+    stages: dict[str, Latency]
+    """By stage of a worker, as the summaries of the latest jobs say (their members that end in ``_ms``)."""
 
 
 def gather(database: Database) -> Statistics:
@@ -81,6 +88,13 @@ def gather(database: Database) -> Statistics:
                 jobs.c.finished_at >= since, jobs.c.started_at.is_not(None)
             )
         ).all()
+        summaries = connection.execute(
+            select(jobs.c.summary)
+            .where(jobs.c.finished_at >= since, jobs.c.summary.is_not(None))
+            .order_by(jobs.c.finished_at.desc())
+            .limit(SUMMARIES)
+        ).scalars()
+        stages = _stages([json.loads(summary) for summary in summaries])
     return Statistics(
         studies={state: count for state, count in study_states},
         instances=int(received[0]),
@@ -96,13 +110,23 @@ def gather(database: Database) -> Statistics:
             if (oldest := read_optional_time(text)) is not None
         },
         deliveries={(destination, state): count for destination, state, count in delivery_counts},
-        waiting=_latency([(read_time(c), read_time(s)) for c, s, _ in times]),
-        running=_latency([(read_time(s), read_time(f)) for _, s, f in times]),
+        waiting=_latency([(read_time(s) - read_time(c)).total_seconds() for c, s, _ in times]),
+        running=_latency([(read_time(f) - read_time(s)).total_seconds() for _, s, f in times]),
+        stages=stages,
     )
 
 
-def _latency(spans: list[tuple[datetime, datetime]]) -> Latency:
-    seconds = sorted((end - start).total_seconds() for start, end in spans)
+def _stages(summaries: list[dict[str, Any]]) -> dict[str, Latency]:
+    seconds: dict[str, list[float]] = {}
+    for summary in summaries:
+        for name, value in summary.items():
+            if name.endswith("_ms") and isinstance(value, int | float):
+                seconds.setdefault(name.removesuffix("_ms"), []).append(value / 1000)
+    return {name: _latency(values) for name, values in sorted(seconds.items())}
+
+
+def _latency(unordered: list[float]) -> Latency:
+    seconds = sorted(unordered)
     if not seconds:
         return Latency(count=0, median_seconds=0.0, p95_seconds=0.0)
     return Latency(

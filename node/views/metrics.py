@@ -50,7 +50,8 @@ class DatabaseCollector(Collector):
         yield from _queue_metrics(statistics)
         yield from _received_metrics(statistics)
         yield from self._delivery_metrics(statistics)
-        yield _latency_metric({"waiting": statistics.waiting, "running": statistics.running})
+        lasting = {"waiting": statistics.waiting, "running": statistics.running}
+        yield _latency_metric(lasting | statistics.stages)
         disk = GaugeMetricFamily("overread_disk_free_bytes", "Free space below the data folder.")
         disk.add_metric([], shutil.disk_usage(self.configuration.data_dir).free)
         yield disk
