@@ -64,8 +64,7 @@ def main() -> None:
             rows += [stages(Path(folder), kind, count, "cpu")[:-1] for kind in kinds(count)]
     body = (
         f"CT of {SIZE} x {SIZE} with 16 bit, generated; on the CPU, demonstration models. Seconds by stage, then "
-        "those of the processor, with the reader processes; the stages follow each other. Load of the machine by "
-        f"others when it ended: {os.getloadavg()[0]:.1f}. "
+        "those of the processor, with the reader processes; the stages follow each other. "
         "hybrid_volume judges every slice with its neighbours, lung_nodule resamples to 1 mm and slides windows "
         "of 48 voxels with overlap 0.25.\n\n"
         + table(HEADINGS, rows)
