@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,7 @@ def test_job_that_is_not_done_when_the_worker_stops_is_given_back_without_blame(
         prepare=prepare,
     )
     worker.loaded["cxr"] = engine
+    monkeypatch.setattr(worker.pipeline, "_inputs", lambda _job: [Path("image.dcm")])
     stop = threading.Event()
     serving = threading.Thread(target=worker.serve, args=(stop,))
     serving.start()
