@@ -1,4 +1,4 @@
-"""The format of the log: each record is one line, of key=value pairs or of one JSON object.
+"""The log: how it is set up, and its format. A record is a line of key=value pairs or one JSON object.
 
 Our own modules call ``log.info("event_name key=%s other=%d", value, number)``. The keys come from the template, so each
 value can be quoted by itself. A record of a library has the event ``message`` and its text under the key ``message``.

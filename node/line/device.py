@@ -135,11 +135,11 @@ class Device:
             run = engine.run if isinstance(engine, StagedEngine) else engine.infer
             outputs = run(cases)
             share = 1000 * (time.monotonic() - self.running.since) / len(batch)
-            for entry in batch:
-                entry.work.times.device_ms += share
-            for entry, output in zip(batch, outputs, strict=True):
-                yield entry, NetworkOutput(case=_slim(entry.case, engine), value=output)
-            return
+            # All before the first is given away: one that is run again must not have been.
+            results = [
+                (entry, NetworkOutput(case=_slim(entry.case, engine), value=output))
+                for entry, output in zip(batch, outputs, strict=True)
+            ]
         except InferenceError as error:
             log.warning("batch_failed engine=%s cases=%d", engine.settings.name, len(batch))
             reason, cause = str(error), Cause.ENGINE
@@ -156,6 +156,11 @@ class Device:
             reason = f"the engine failed on this input ({kind} at {place})"
             if is_out_of_memory(error):
                 reason = TOO_LITTLE_MEMORY
+        else:
+            for entry in batch:
+                entry.work.times.device_ms += share
+            yield from results
+            return
         # Only here, where the error is released: its frames keep the batch's memory on the device.
         ensure_device_works(engine.device)
         if len(batch) == 1:

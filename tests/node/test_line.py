@@ -273,6 +273,21 @@ def test_memory_of_a_failed_batch_is_free_before_its_halves_run() -> None:
     assert [failure.reason for failure in failures] == ["later"] * 4
 
 
+def test_engine_with_too_few_outputs_fails_its_inputs_and_the_line_goes_on() -> None:
+    with line_of(processes=False) as (line, put):
+        engine = put()
+        run = engine.run
+        engine.run = lambda cases: run(cases)[:-1]
+        engine.gate.clear()
+        put("blocks", "a", "b", most_in_batch=2)
+        engine.gate.set()
+        made = made_by(line)
+        assert {failure.cause for (failure,) in made.values()} == {Cause.INPUT}
+        del engine.run
+        put("c")
+        assert made_by(line) == {"c": ["c concluded"]}
+
+
 @pytest.mark.parametrize("shape", [(3,), (300, 300), (0,)])
 def test_arrays_pass_through_shared_memory(shape: tuple[int, ...]) -> None:
     ours, theirs = socket.socketpair()
