@@ -26,9 +26,10 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.events import Event
 
 from benchmarks.report import table, write_section
-from handlers.sending.sender import FileToSend, Sender
+from handlers.sending.sender import Sender
 from handlers.settings import Destination
 from inference.demo.phantoms import phantom_dicom
+from tests.peers.files import file_to_send
 from tests.peers.node import Node
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -134,12 +135,7 @@ def _measure(folder: Path, backend: str, pacs: Pacs, runs: int) -> list[Row]:
 def _send(node: Node, pacs: Pacs, number: int) -> tuple[float, float]:
     """Send a study; the seconds from its last C-STORE response to its report and to its overlay at the PACS."""
     path, dataset = _study(node.folder, number)
-    file = FileToSend(
-        path=path,
-        sop_class_uid=str(dataset.SOPClassUID),
-        sop_instance_uid=str(dataset.SOPInstanceUID),
-        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-    )
+    file = file_to_send(path, dataset)
     study = str(dataset.StudyInstanceUID)
     receiver = Destination(name="node", ae_title="OVERREAD", host="127.0.0.1", port=node.port)
     for result in Sender(receiver, "BENCH").send([file]):

@@ -11,6 +11,7 @@ from pydicom.uid import generate_uid
 from handlers.sending.sender import FileToSend, Sender
 from handlers.settings import Destination
 from inference.demo.phantoms import phantom_dicom
+from tests.peers.files import file_to_send
 
 PICTURES = 8
 """Different radiographs; every second one has a nodule, so that there is one overlay at most."""
@@ -75,12 +76,7 @@ class Radiographs:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"{self._number}.dcm"
         dataset.save_as(path, enforce_file_format=True)
-        return str(dataset.StudyInstanceUID), FileToSend(
-            path=path,
-            sop_class_uid=str(dataset.SOPClassUID),
-            sop_instance_uid=str(dataset.SOPInstanceUID),
-            transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-        )
+        return str(dataset.StudyInstanceUID), file_to_send(path, dataset)
 
 
 def _make_small(dataset: pydicom.Dataset) -> None:

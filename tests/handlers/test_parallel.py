@@ -18,6 +18,7 @@ from handlers.sending.sender import FileToSend, SendResult
 from handlers.settings import Destination
 from tests.handlers.conftest import write_object
 from tests.peers.dcmtk import Storescp
+from tests.peers.files import file_to_send
 from tests.peers.scripted import TITLE, in_turn, instance_of, scripted_pacs
 from tests.peers.waiting import free_port, wait_until
 
@@ -71,14 +72,7 @@ def written(folder: Path, count: int, sop_class: str | None = None) -> list[File
     for number in range(count):
         path = folder / f"{len(list(folder.iterdir()))}-{number}.dcm"
         dataset = write_object(path) if sop_class is None else write_object(path, sop_class)
-        files.append(
-            FileToSend(
-                path=path,
-                sop_class_uid=str(dataset.SOPClassUID),
-                sop_instance_uid=str(dataset.SOPInstanceUID),
-                transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-            )
-        )
+        files.append(file_to_send(path, dataset))
     return files
 
 

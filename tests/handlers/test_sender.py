@@ -25,6 +25,7 @@ from handlers.upper_layer import pdu
 from handlers.upper_layer.connection import Connection
 from tests.handlers.conftest import write_object
 from tests.peers.dcmtk import Storescp
+from tests.peers.files import file_to_send
 from tests.peers.raw import item, read_pdu
 from tests.peers.scripted import TITLE, instance_of, scripted_pacs
 from tests.peers.waiting import free_port, wait_until
@@ -41,14 +42,7 @@ def objects(folder: Path, count: int) -> list[FileToSend]:
     for number in range(count):
         path = folder / f"{number}.dcm"
         dataset = write_object(path)
-        files.append(
-            FileToSend(
-                path=path,
-                sop_class_uid=str(dataset.SOPClassUID),
-                sop_instance_uid=str(dataset.SOPInstanceUID),
-                transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-            )
-        )
+        files.append(file_to_send(path, dataset))
     return files
 
 
@@ -111,12 +105,7 @@ def test_class_that_the_peer_does_not_take_is_permanent_also_when_it_is_alone(tm
     path = tmp_path / "private.dcm"
     private = generate_uid()
     dataset = write_object(path, private)
-    file = FileToSend(
-        path=path,
-        sop_class_uid=private,
-        sop_instance_uid=str(dataset.SOPInstanceUID),
-        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-    )
+    file = file_to_send(path, dataset)
     with Storescp(tmp_path / "pacs", "PACS") as pacs:
         results = list(Sender(destination(pacs.port), "ME").send([file, *objects(tmp_path, 1)]))
         (alone,) = Sender(destination(pacs.port), "ME").send([file])
@@ -293,14 +282,7 @@ def test_more_classes_than_one_association_has_contexts_for(tmp_path: Path) -> N
     for number, sop_class in enumerate(classes):
         path = tmp_path / f"{number}.dcm"
         dataset = write_object(path, sop_class)
-        files.append(
-            FileToSend(
-                path=path,
-                sop_class_uid=sop_class,
-                sop_instance_uid=str(dataset.SOPInstanceUID),
-                transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-            )
-        )
+        files.append(file_to_send(path, dataset))
     received: list[str] = []
     lock = threading.Lock()
 

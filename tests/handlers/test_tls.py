@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from handlers.sending.association import Timeouts
-from handlers.sending.sender import FileToSend, Sender, SendResult, echo
+from handlers.sending.sender import Sender, SendResult, echo
 from handlers.settings import Destination, Tls
 from tests.handlers.conftest import StartReceiver, write_object
 from tests.handlers.test_audit import codes, kept_in, messages
 from tests.peers.certificates import Authority, Certificate
 from tests.peers.dcmtk import run, storescu
+from tests.peers.files import file_to_send
 from tests.peers.programs import program
 from tests.peers.waiting import answers, free_port, wait_until
 
@@ -174,16 +175,7 @@ def to_pacs(port: int, tls: Tls, name: str | None = None) -> Destination:
 
 def sent(destination: Destination, path: Path) -> SendResult:
     dataset = write_object(path)
-    (result,) = Sender(destination, "OVERREAD").send(
-        [
-            FileToSend(
-                path=path,
-                sop_class_uid=str(dataset.SOPClassUID),
-                sop_instance_uid=str(dataset.SOPInstanceUID),
-                transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-            )
-        ]
-    )
+    (result,) = Sender(destination, "OVERREAD").send([file_to_send(path, dataset)])
     return result
 
 
