@@ -93,17 +93,11 @@ class Line(Generic[Item, Made]):
     def _submit(
         self, work: Work[Item, Made], rank: int, task: Any, done: Callable[[float, Any], None]
     ) -> None:
-        entered = [0.0]
-
-        def started() -> None:
-            entered[0] = work.enter_stage()
-
         def failed(what: str) -> None:
             path = work.inputs[0] if not isinstance(work.inputs, (Refusal, Failure)) else work.inputs.path
             reason = f"the process that {'prepares' if rank == PREPARE else 'writes'} it {what}"
             failure = Failure(path=path, reason=reason, cause=Cause.PROCESS)
-            milliseconds = work.leave_stage(entered[0])
-            done(milliseconds, [failure] if rank == PREPARE else failure)
+            done(work.leave_stage(), [failure] if rank == PREPARE else failure)
 
         self._pool.submit(
             Errand(
@@ -111,8 +105,8 @@ class Line(Generic[Item, Made]):
                 task=task,
                 engine=work.engine,
                 deadline_seconds=work.deadline_seconds,
-                started=started,
-                done=lambda result: done(work.leave_stage(entered[0]), result),
+                started=work.enter_stage,
+                done=lambda result: done(work.leave_stage(), result),
                 failed=failed,
             )
         )
@@ -137,7 +131,7 @@ class Line(Generic[Item, Made]):
         work = entry.work
         work.outputs[entry.place] = output
         if None not in work.outputs:
-            work.leave_stage(0.0)
+            work.leave_stage()
             self._conclude(work)
 
     def _device_lost(self, error: DeviceLost) -> None:

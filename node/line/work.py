@@ -100,20 +100,19 @@ class Work(Generic[Item, Made]):
     """One for each case; None while the device has not run it."""
     made: Made | Failure | None = None
     """What became of it, once it has left the line."""
-    _left_stage: float = field(default_factory=time.monotonic)
+    _since: float = field(default_factory=time.monotonic)
+    """When it last entered or left a stage."""
 
     @property
     def order(self) -> tuple[int, int]:
         """The smallest goes first."""
         return -self.priority, self.number
 
-    def enter_stage(self) -> float:
-        """Note the time spent waiting; gives the present moment."""
-        now = time.monotonic()
-        self.times.wait_ms += 1000 * (now - self._left_stage)
-        return now
+    def enter_stage(self) -> None:
+        """Note that it has waited until now."""
+        self.times.wait_ms += self.leave_stage()
 
-    def leave_stage(self, entered: float) -> float:
-        """Note that a stage is over that began at ``entered``; gives its milliseconds."""
-        self._left_stage = time.monotonic()
-        return 1000 * (self._left_stage - entered)
+    def leave_stage(self) -> float:
+        """The milliseconds since it entered the stage, which is over now."""
+        since, self._since = self._since, time.monotonic()
+        return 1000 * (self._since - since)
