@@ -89,8 +89,9 @@ class Worker:
         released = self.queue.release_worker(self.name)
         log.info("worker_started name=%s released=%d", self.name, released)
         wakeup = Wakeup(self.configuration.run_dir, "worker")
-        self._start("leases", lambda: self._watch(stop))
-        settled = self._start("settling", lambda: self._settle_until(stop, wakeup))
+        ended = threading.Event()
+        watched = self._start("leases", lambda: self._watch_until(ended))
+        settled = self._start("settling", lambda: self._settle_until(ended, wakeup))
         warm = self._start("warming", self.stages.warm)
         try:
             jobs_lost = ready = False
@@ -111,9 +112,15 @@ class Worker:
                 if not claimed:
                     wakeup.wait(POLL_SECONDS)
             self.line.wait_empty(DRAIN_SECONDS)
-            settled.join(POLL_SECONDS)
-            self.queue.release_worker(self.name, "its worker stopped", blameless=True)
+            ended.set()
+            settled.join()
+            watched.join()
+            try:
+                self.queue.release_worker(self.name, "its worker stopped", blameless=True)
+            except DatabaseUnavailable as error:
+                log.error("database_unavailable error=%s", error)  # the next worker of this name releases them
         finally:
+            ended.set()
             wakeup.close()
             self.line.close()
             close_readers()
@@ -155,9 +162,9 @@ class Worker:
             return self.queue.claim(self.name, self.engines, 1, LEASE_SECONDS, urgent_over=urgent_over)
         return []
 
-    def _settle_until(self, stop: threading.Event, wakeup: Wakeup) -> None:
-        """Settle finished jobs, those together that finish while others are being settled, until all are."""
-        while not (stop.is_set() and self.line.wait_empty(0.0)):
+    def _settle_until(self, ended: threading.Event, wakeup: Wakeup) -> None:
+        """Settle finished jobs, those together that finish while others are being settled."""
+        while not ended.is_set():
             try:
                 works = self.line.take(POLL_SECONDS)
             except DeviceLost as error:
@@ -167,7 +174,7 @@ class Worker:
             if not works:
                 continue
             outcomes = self.pipeline.outcomes(works)
-            while True:
+            while not ended.is_set():
                 try:
                     self._record(outcomes)
                     break
@@ -251,13 +258,13 @@ class Worker:
             log.log(level, "model_not_loaded engine=%s reason=%s", name, logged)
         self.absent[name] = reason
 
-    def _watch(self, stop: threading.Event) -> None:
+    def _watch_until(self, ended: threading.Event) -> None:
         """Renew leases, and exit if the device hangs, because nothing else stops native code that does.
 
         The supervisor starts a new process. It releases the jobs, and each is tried again alone.
         """
         renewed_at = time.monotonic()
-        while not (stop.wait(WATCH_SECONDS) and self.line.wait_empty(WATCH_SECONDS)):
+        while not ended.wait(WATCH_SECONDS):
             overdue = self.line.overdue()
             if overdue:
                 log.critical("worker_hangs engine=%s jobs=%d", overdue[0].item.engine, len(overdue))

@@ -47,6 +47,7 @@ def test_job_that_is_not_done_when_the_worker_stops_is_given_back_without_blame(
     assert started.wait(SECONDS)
     stop.set()
     serving.join(SECONDS)
+    assert not {"settling", "leases"}.intersection(thread.name for thread in threading.enumerate())
     gate.set()
     given_back = Queue(database).get(job.id)
     assert given_back is not None
