@@ -118,7 +118,9 @@ class Worker:
             try:
                 self.queue.release_worker(self.name, "its worker stopped", blameless=True)
             except DatabaseUnavailable as error:
-                log.error("database_unavailable error=%s", error)  # the next worker of this name releases them
+                log.error(
+                    "database_unavailable error=%s", error
+                )  # the next worker of this name releases them
         finally:
             ended.set()
             wakeup.close()
