@@ -72,7 +72,12 @@ class StoredFiles:
 
     def put(self, path: str, data: bytes) -> None:
         """Write a file so that it survives a power cut."""
-        self.put_all([self.write(path, data)])
+        written = self.write(path, data)
+        try:
+            self.put_all([written])
+        except OSError:
+            self.discard([written])
+            raise
 
     def write(self, path: str, data: bytes) -> UnsyncedFile:
         """Write a file under a temporary name, for :meth:`put_all`, which another process may call."""
@@ -105,6 +110,12 @@ class StoredFiles:
             above = self._folders_above({target.parent for _, target in names})
             list(threads.map(sync_folder, above))
         self._durable |= above
+
+    def discard(self, written: Sequence[UnsyncedFile]) -> None:
+        """Remove files that were written and are not to be put."""
+        for file in written:
+            with contextlib.suppress(OSError):  # a disk that fails; ``clear_up`` finds it later
+                self.local(file.path).with_name(file.temporary).unlink(missing_ok=True)
 
     def _folders_above(self, folders: set[Path]) -> set[Path]:
         """Folders of files and what contains these, up to folders that are known to be durable."""
@@ -151,8 +162,7 @@ class UnsyncedFiles:
 
     def discard(self) -> None:
         """Remove what was written."""
-        for file in self.written:
-            self._files.local(file.path).with_name(file.temporary).unlink(missing_ok=True)
+        self._files.discard(self.written)
 
 
 def _sync_first_that_exists(names: tuple[Path, Path]) -> None:

@@ -73,18 +73,21 @@ class Pipeline:
     def outcomes(self, works: Sequence[JobWork]) -> list[tuple[Job, Outcome]]:
         """The outcome of each finished work, after the files of all of them were made durable together."""
         started = perf_counter()
-        failed: dict[int, OSError] = {}
-        try:
-            self.files.put_all([file for work in works for file in _files_of(work)])
-        except OSError:
-            # One job's files must not fail another one.
-            for work in works:
-                try:
-                    self.files.put_all(_files_of(work))
-                except OSError as error:
-                    failed[work.number] = error
+        failed = self._put_files(works)
         sync_ms = 1000 * (perf_counter() - started)
         return [(work.item, _outcome(work, failed.get(work.number), sync_ms)) for work in works]
+
+    def _put_files(self, works: Sequence[JobWork]) -> dict[int, OSError]:
+        """Make the files of works durable together; the errors of those for which that fails, by their numbers."""
+        try:
+            self.files.put_all([file for work in works for file in _files_of(work)])
+            return {}
+        except OSError as error:
+            if len(works) == 1:
+                self.files.discard(_files_of(works[0]))
+                return {works[0].number: error}
+        # One job's files must not fail another one.
+        return {number: error for work in works for number, error in self._put_files([work]).items()}
 
     def _inputs(self, job: Job) -> Inputs:
         """The files of a job. A series with several patients is refused."""
