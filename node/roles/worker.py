@@ -113,8 +113,8 @@ class Worker:
                     wakeup.wait(POLL_SECONDS)
             self.line.wait_empty(DRAIN_SECONDS)
             ended.set()
-            settled.join()
-            watched.join()
+            for thread in (warm, settled, watched):
+                thread.join()
             try:
                 self.queue.release_worker(self.name, "its worker stopped", blameless=True)
             except DatabaseUnavailable as error:
